@@ -1,0 +1,154 @@
+"""How `inspect` draws a bundle: what it is, where its bytes go, what they cost, how it came to be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..manifest import printable
+from ._tables import console, percent, plain_table, print_evaluations, readable_bytes
+
+if TYPE_CHECKING:
+    from ..bundle import Bundle
+    from ..manifest import Manifest, Section
+
+__all__ = ["print_bundle", "print_diff"]
+
+PRIVATE = {
+    "teacher": "holds teacher weights: they can reveal training data; publish without them where that matters",
+    "trajectory": "holds expert trajectories: they can reveal training data",
+}
+
+
+def print_bundle(bundle: Bundle, *, verified: bool) -> None:
+    """One bundle: headline, bytes, overheads, history, scores."""
+    out = console()
+    manifest = bundle.manifest
+    out.print(_headline(bundle, verified), style="bold", overflow="fold")
+    for line in _facts(manifest):
+        out.print("  " + printable(line), overflow="fold")
+    out.print(plain_table("", *_byte_table(manifest)))
+    for line in _costs(manifest.storage):
+        out.print("  " + line)
+    out.print("  history: " + printable(" → ".join(_step(entry) for entry in manifest.history)), overflow="fold")
+    for kind, warning in PRIVATE.items():
+        if any(section.kind == kind for section in manifest.sections):
+            out.print(f"  note: {warning}", overflow="fold")
+    if manifest.evaluations:
+        print_evaluations([(f"score {number}", score) for number, score in enumerate(manifest.evaluations, start=1)])
+    out.print()
+
+
+def print_diff(left: str, right: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The differences of two bundles side by side."""
+    out = console()
+    if not rows:
+        out.print(f"{printable(left)} and {printable(right)} hold the same content")
+        return
+    cells = [(row["field"], _cell(row["left"]), _cell(row["right"])) for row in rows]
+    out.print(plain_table("", [("field", "left"), (printable(left), "left"), (printable(right), "left")], cells))
+
+
+def _headline(bundle: Bundle, verified: bool) -> str:
+    version = ".".join(str(part) for part in bundle.manifest.format)
+    seal = ", every digest verified" if verified else ""
+    size = readable_bytes(bundle.manifest.storage["total"])
+    return printable(f"{bundle.name}: {bundle.kind}, {size}, format {version}, content {bundle.content[:16]}{seal}")
+
+
+def _facts(manifest: Manifest) -> list[str]:
+    data = manifest.data
+    if data is None:
+        return ["data: not recorded"]
+    shape = f"{data['channels']}x{data['height']}x{data['width']}"
+    lines = [f"data: {data['name']}, {len(data['classes'])} classes of {shape}, {data['space']['kind']} space"]
+    classes = ", ".join(data["classes"])
+    lines.append("classes: " + (classes if len(classes) <= 200 else classes[:197] + "..."))
+    if manifest.requires:
+        lines.append("requires: " + ", ".join(manifest.requires))
+    return lines
+
+
+def _byte_table(manifest: Manifest) -> tuple[list[tuple[str, str]], list[tuple[str, ...]]]:
+    storage = manifest.storage
+    columns = [
+        ("section", "left"),
+        ("holds", "left"),
+        ("codec", "left"),
+        ("raw", "right"),
+        ("stored", "right"),
+        ("share", "right"),
+        ("bits/view", "right"),
+    ]
+    rows = [_section_row(section, storage) for section in _grouped(manifest.sections)]
+    container = storage["container"]
+    for part in ("header", "manifest", "padding"):
+        rows.append((part, "container", "", "", readable_bytes(container[part]), _share(container[part], storage), ""))
+    rows.append(("total", "", "", "", readable_bytes(storage["total"]), "100.0 %", ""))
+    return columns, rows
+
+
+def _grouped(sections: Sequence[Section]) -> list[Section]:
+    """All sections; the checkpoints of a teacher beyond the first ten are left to `--json`."""
+    teachers = [section for section in sections if section.kind == "teacher"]
+    hidden = {section.name for section in teachers[10:]}
+    return [section for section in sections if section.name not in hidden]
+
+
+def _section_row(section: Section, storage: Mapping[str, Any]) -> tuple[str, ...]:
+    report = storage["sections"][section.name]
+    bits = storage["bits_per_view"].get(section.name)
+    return (
+        section.name,
+        _holds(section) + (", STALE" if section.stale else ""),
+        str((section.codec or {}).get("name", "")),
+        readable_bytes(report["raw"]),
+        readable_bytes(report["stored"]),
+        _share(report["stored"], storage),
+        "" if bits is None else f"{bits:.1f}",
+    )
+
+
+def _holds(section: Section) -> str:
+    shapes = [record.get("packed", record)["shape"] for record in section.tensors.values()]
+    first = "x".join(str(size) for size in shapes[0]) if shapes else "-"
+    if section.kind == "images":
+        return f"{first} {section.range}"
+    if section.kind == "labels":
+        views = f", {section.views} views" if section.views and section.views > 1 else ""
+        refined = ", refined" if section.refined else ""
+        return f"{section.role} labels{views}{', ' + section.domain if section.domain else ''}{refined}"
+    if section.kind == "teacher":
+        accuracy = section.parameters.get("accuracy", {})
+        shown = ", ".join(f"{name} {percent(value, 1)}" for name, value in accuracy.items())
+        return f"{section.parameters.get('arch', 'net')}, epoch {section.parameters.get('epoch', '?')}, {shown}"
+    return f"{section.kind}, {len(shapes)} tensor(s)"
+
+
+def _share(stored: int, storage: Mapping[str, Any]) -> str:
+    return f"{100 * stored / storage['total']:.1f} %"
+
+
+def _costs(storage: Mapping[str, Any]) -> list[str]:
+    overhead = storage["overhead"]
+    lines = []
+    if any(overhead[rule] is not None for rule in ("raw", "stored", "ladd_zip")):
+        rules = (("raw", "raw/raw"), ("stored", "stored/stored"), ("ladd_zip", "LADD zip"))
+        lines.append("label overhead: " + ", ".join(f"{name} {percent(overhead[rule])}" for rule, name in rules))
+    if storage.get("equivalent_ipc") is not None:
+        lines.append(f"equivalent ipc: {storage['equivalent_ipc']:.2f} plain images per class for the same bytes")
+    return lines
+
+
+def _step(entry: Mapping[str, Any]) -> str:
+    config = entry["config"]
+    named = config.get("method") or config.get("kind") or config.get("arch") or config.get("protocol") or ""
+    if isinstance(named, list):
+        named = ",".join(str(item) for item in named)
+    seconds = entry["time"]["seconds"]
+    return f"{entry['stage']}{f' {named}' if named else ''} ({seconds:.0f} s)"
+
+
+def _cell(value: Any) -> str:
+    text = "-" if value is None else str(value)
+    return text if len(text) <= 80 else text[:77] + "..."

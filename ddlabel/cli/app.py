@@ -1,0 +1,158 @@
+"""The `ddlabel` command: the one place that catches errors, prints them and chooses the exit code.
+
+Importing this module costs typer and nothing heavier; each subcommand imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+
+from .. import __version__
+from ..errors import CheckFailedError, DdlabelError, InterruptedRunError, ResourceError, UsageError, suggest
+from ._options import Command, register, split_unknown
+from ._report import say
+from .augment_labels import COMMAND as AUGMENT_LABELS
+from .demo import COMMAND as DEMO
+from .distill import COMMAND as DISTILL
+from .evaluate import COMMAND as EVALUATE
+from .inspect import COMMAND as INSPECT
+from .methods import COMMAND as METHODS
+from .refine import COMMAND as REFINE
+from .train_teacher import COMMAND as TRAIN_TEACHER
+from .version import COMMAND as VERSION
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS: tuple[Command, ...] = (
+    TRAIN_TEACHER,
+    DISTILL,
+    AUGMENT_LABELS,
+    REFINE,
+    EVALUATE,
+    INSPECT,
+    DEMO,
+    METHODS,
+    VERSION,
+)
+
+_HELP = """Label-rich dataset distillation: distil, label, refine and score image sets, one .ddset file per stage.
+
+\b
+A pipeline, start to end:
+  ddlabel train-teacher  --data digits --epochs 20 -o teacher.ddset
+  ddlabel distill        --data digits --method dm --ipc 10 --set steps=200 -o base.ddset
+  ddlabel augment-labels base.ddset --teacher teacher.ddset --kind dense -o dense.ddset
+  ddlabel refine         dense.ddset --method gift -o gift.ddset
+  ddlabel evaluate       gift.ddset --data digits --seeds 3 -o scored.ddset
+  ddlabel inspect        base.ddset dense.ddset gift.ddset scored.ddset
+
+\b
+Environment: DDLABEL_DATA_DIR (where named data sets lie), DDLABEL_CACHE_DIR (decoded images), NO_COLOR,
+SOURCE_DATE_EPOCH (fixed clock in bundles).
+"""
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _run(given)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence_stdout()
+        return 141
+    except KeyboardInterrupt:
+        return _fail(InterruptedRunError(2), given)
+    except DdlabelError as error:
+        return _fail(error, given)
+    except MemoryError:
+        return _fail(ResourceError("out of memory", hint="lower --ipc, --size or the width of --arch"), given)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        _silence_stdout()
+        return _fail(ResourceError(f"cannot write: {error.strerror}", hint="free some space or write elsewhere"), given)
+    return 0
+
+
+def _run(arguments: list[str]) -> None:
+    by_name = {command.name: command for command in COMMANDS}
+    if not arguments:
+        arguments = ["--help"]
+    problems: list[str] = []
+    name = arguments[0]
+    if name in by_name:
+        rest, problems = split_unknown(by_name[name], arguments[1:])
+        arguments = [name, *rest]
+    elif name == "--version":
+        print(f"ddlabel {__version__}")
+        return
+    elif not name.startswith("-"):
+        raise UsageError(f"unknown command '{name[:80]}'{suggest(name, by_name)}", field="command")
+    elif name not in {"--help", "-h"}:
+        raise UsageError(f"unknown option '{name[:80]}', expected a command first", hint="run 'ddlabel --help'")
+    try:
+        _application()(arguments, standalone_mode=False, prog_name="ddlabel", obj=problems)
+    except Exception as error:
+        # typer's own parse errors carry exit code 2 and a method that words them; nothing else does
+        if getattr(error, "exit_code", None) == 2 and hasattr(error, "format_message"):
+            raise UsageError(_lower(error.format_message())) from error
+        raise
+
+
+def _application() -> typer.Typer:
+    app = typer.Typer(
+        help=_HELP,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    )
+    for command in COMMANDS:
+        register(app, command)
+    return app
+
+
+def _fail(error: DdlabelError, arguments: Sequence[str]) -> int:
+    """Print an error where its reader looks for it, and choose the exit code."""
+    code = 128 + error.signum if isinstance(error, InterruptedRunError) else error.exit_code
+    if "--debug" in arguments:
+        traceback.print_exception(error)
+    if "--json" in arguments:
+        body = {"code": code, "message": error.message, "field": error.field, "hint": error.hint}
+        print(json.dumps({"schema": "ddlabel.error", "version": 1, "error": body}, sort_keys=True, indent=2))
+    if not (isinstance(error, CheckFailedError) and "--json" in arguments):
+        for line in error.problems if isinstance(error, UsageError) else (str(error),):
+            say(f"error: {_printable(line)}")
+    return code
+
+
+def _printable(text: str) -> str:
+    from ..manifest import printable
+
+    return printable(text)
+
+
+def _lower(sentence: str) -> str:
+    text = sentence.strip().rstrip(".")
+    return text[:1].lower() + text[1:]
+
+
+def _silence_stdout() -> None:
+    """Point stdout at nothing, so that the interpreter does not complain when it flushes at exit."""
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(descriptor, sys.stdout.fileno())
+    os.close(descriptor)
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())

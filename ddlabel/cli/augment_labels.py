@@ -1,0 +1,39 @@
+"""`ddlabel augment-labels`."""
+
+from __future__ import annotations
+
+from ..config import AugmentLabelsConfig
+from ._options import Command, Invocation, Output, Talk
+from ._stage import SET_HELP, TEACHER_HELP, Stage, run_stage
+
+__all__ = ["COMMAND"]
+
+
+def run(invocation: Invocation) -> None:
+    """Let teachers label the images of a bundle: one soft label each, or dense labels of sub-crops.
+
+    \b
+    Example:
+      ddlabel augment-labels base.ddset --teacher teacher.ddset --kind dense --codec q8 -o dense.ddset
+    """
+    run_stage(
+        invocation,
+        AugmentLabelsConfig,
+        _stage,
+        options=lambda config: [("labels", config.kind, "KIND"), ("codecs", config.codec, "CODEC")],
+    )
+
+
+def _stage() -> Stage:
+    from ..stages.augment_labels import run as stage
+
+    return stage
+
+
+COMMAND = Command(
+    name="augment-labels",
+    run=run,
+    records=(AugmentLabelsConfig, Output, Talk),
+    files="BUNDLE",
+    lists={"teacher": TEACHER_HELP + " (logits are averaged)", "set": SET_HELP},
+)

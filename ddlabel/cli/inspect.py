@@ -1,0 +1,136 @@
+"""`ddlabel inspect`: reads header and manifest only, so it costs the same for 10 kB and 10 GB."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..config import opt
+from ..errors import CheckFailedError
+from ._options import Command, Invocation, Talk
+from ._report import print_json, say
+
+if TYPE_CHECKING:
+    from ..bundle import Bundle
+
+__all__ = ["COMMAND"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InspectOptions:
+    """What to show of a bundle."""
+
+    verify: bool = opt(False, "read every tensor and check its digest; exit 7 when one is wrong")
+    grid: str | None = opt(None, "also draw the images, class by class, into this PNG file")
+    diff: bool = opt(False, "compare two bundles: sections, bytes, history")
+    force: bool = opt(False, "overwrite an existing picture")
+
+
+def run(invocation: Invocation) -> None:
+    """Show what bundles hold and what every byte is spent on; `-` reads stdin.
+
+    \b
+    Example:
+      ddlabel inspect base.ddset dense.ddset
+      ddlabel inspect dense.ddset --verify --grid dense.png
+    """
+    talk, options = invocation.record(Talk), invocation.record(InspectOptions)
+    problems, files = invocation.problems, invocation.files
+    if not files and not problems:
+        problems.append("no bundle given, expected FILE..., or - for stdin")
+    if options is not None and options.diff and len(files) != 2:
+        problems.append(f"--diff compares two bundles, {len(files)} were given")
+    if options is not None and options.grid and len(files) != 1:
+        problems.append(f"--grid draws one bundle, {len(files)} were given")
+    if files.count("-") > 1:
+        problems.append("two inputs are '-', expected stdin at most once")
+    invocation.fail_if_any()
+    from ..bundle import Bundle
+
+    bundles = [Bundle.open(file) for file in files]
+    damage = {bundle.name: bundle.verify() for bundle in bundles} if options.verify else {}
+    if options.grid:
+        from ._grid import write_grid
+
+        write_grid(bundles[0], options.grid, force=options.force)
+        say(f"wrote {options.grid}")
+    _show(bundles, talk, options, damage)
+    broken = [f"{name}: {problem}" for name, problems in damage.items() for problem in problems]
+    if broken:
+        raise CheckFailedError("; ".join(broken[:10]), hint="write the bundle again, or fetch another copy")
+
+
+def _show(
+    bundles: Sequence[Bundle], talk: Talk, options: InspectOptions, damage: Mapping[str, Sequence[str]]
+) -> None:
+    from . import _inspect_tables as tables
+
+    if talk.json:
+        document: dict[str, Any] = {"bundles": [_document(bundle, damage) for bundle in bundles]}
+        if options.diff:
+            document["diff"] = differences(*bundles)
+        print_json("inspect", document)
+    elif options.diff:
+        tables.print_diff(bundles[0].name, bundles[1].name, differences(*bundles))
+    else:
+        for bundle in bundles:
+            tables.print_bundle(bundle, verified=bundle.name in damage and not damage[bundle.name])
+
+
+def _document(bundle: Bundle, damage: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Everything known of a bundle without reading its tensors, as JSON."""
+    manifest = bundle.manifest
+    return {
+        "name": bundle.name,
+        "content": bundle.content,
+        "kind": bundle.kind,
+        "verified": None if bundle.name not in damage else not damage[bundle.name],
+        "problems": list(damage.get(bundle.name, ())),
+        "manifest": json.loads(manifest.to_json()),
+    }
+
+
+def differences(left: Bundle, right: Bundle) -> list[dict[str, Any]]:
+    """What differs between two bundles: one entry per field, `left` and `right` None where absent."""
+    rows: list[dict[str, Any]] = []
+
+    def compare(field: str, ours: Any, theirs: Any) -> None:
+        if ours != theirs:
+            rows.append({"field": field, "left": ours, "right": theirs})
+
+    compare("content", left.content, right.content)
+    compare("kind", left.kind, right.kind)
+    ours, theirs = left.manifest.data or {}, right.manifest.data or {}
+    for key in sorted({*ours, *theirs}):
+        compare(f"data.{key}", ours.get(key), theirs.get(key))
+    for name in sorted({*_sections(left), *_sections(right)}):
+        mine, other = _sections(left).get(name), _sections(right).get(name)
+        if mine is None or other is None:
+            compare(name, mine and mine["bytes"], other and other["bytes"])
+            continue
+        for key in mine:
+            compare(f"{name}.{key}", mine[key], other[key])
+    histories = [[entry["stage"] for entry in bundle.manifest.history] for bundle in (left, right)]
+    compare("history", " > ".join(histories[0]), " > ".join(histories[1]))
+    compare("bytes", left.manifest.storage["total"], right.manifest.storage["total"])
+    return rows
+
+
+def _sections(bundle: Bundle) -> dict[str, dict[str, Any]]:
+    return {
+        section.name: {
+            "bytes": sum(record["bytes"] for record in section.tensors.values()),
+            "codec": (section.codec or {}).get("name"),
+            "domain": section.domain,
+            "views": section.views,
+            "parameters": section.parameters,
+            "stale": section.stale,
+            "tensors": {name: record["sha256"][:12] for name, record in section.tensors.items()},
+        }
+        for section in bundle.manifest.sections
+    }
+
+
+COMMAND = Command(name="inspect", run=run, records=(InspectOptions, Talk), files="FILE...")

@@ -1,0 +1,75 @@
+"""`ddlabel methods`: every plugin with its source, and the options of one."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from .._plugins import load, names, summary
+from ..config import describe
+from ..errors import UsageError, suggest
+from ._options import Command, Invocation, Talk
+from ._report import print_json
+
+__all__ = ["COMMAND", "ROOMS"]
+
+ROOMS = {
+    "distill": ("METHOD", "distill --method"),
+    "labels": ("KIND", "augment-labels --kind"),
+    "codecs": ("CODEC", "augment-labels --codec"),
+    "refine": ("REFINEMENT", "refine --method"),
+    "losses": ("LOSS", "evaluate --loss"),
+    "protocols": ("PROTOCOL", "evaluate --protocol"),
+    "nets": ("NET", "--arch"),
+    "augment": ("AUGMENT", "--set augment="),
+    "data": ("DATASET", "--data"),
+}
+"""Rooms of plugins: the name each module defines, and where a user types the plugin's name."""
+
+
+def run(invocation: Invocation) -> None:
+    """List every method, label kind, codec, loss, protocol, net and data set, or the options of the ones named.
+
+    \b
+    Example:
+      ddlabel methods
+      ddlabel methods dm
+    """
+    talk = invocation.record(Talk)
+    invocation.fail_if_any()
+    known = [(room, name) for room in ROOMS for name in names(room)]
+    wanted = invocation.files
+    unknown = [name for name in wanted if name not in {name for _room, name in known}]
+    if unknown:
+        raise UsageError(f"unknown plugin '{unknown[0]}'{suggest(unknown[0], {name for _room, name in known})}")
+    chosen = [(room, name) for room, name in known if not wanted or name in wanted]
+    entries = [_entry(room, name, with_options=bool(wanted)) for room, name in chosen]
+    if talk.json:
+        print_json("methods", {"plugins": entries})
+    else:
+        _print(entries)
+
+
+def _entry(room: str, name: str, *, with_options: bool) -> dict[str, Any]:
+    entry: dict[str, Any] = {"room": room, "name": name, "summary": summary(room, name), "where": ROOMS[room][1]}
+    if with_options:
+        plugin = load(room, name, ROOMS[room][0])
+        is_record = isinstance(plugin, type) and dataclasses.is_dataclass(plugin)
+        entry["options"] = [dataclasses.asdict(option) for option in describe(plugin)] if is_record else []
+    return entry
+
+
+def _print(entries: list[dict[str, Any]]) -> None:
+    room = None
+    for entry in entries:
+        if entry["room"] != room:
+            room = entry["room"]
+            print(f"{'' if entry is entries[0] else chr(10)}{entry['where']}")
+        print(f"  {entry['name']:16} {entry['summary']}")
+        for option in entry.get("options", ()):
+            bounds = f" [{option['bounds']}]" if option["bounds"] else ""
+            default = "required" if option["required"] else f"default {option['default']}"
+            print(f"      --set {option['name']}={option['type']}  {option['help']}{bounds} ({default})")
+
+
+COMMAND = Command(name="methods", run=run, records=(Talk,), files="[NAME...]")

@@ -1,0 +1,396 @@
+"""Options, declared once: a frozen dataclass per stage, method, loss, codec or protocol, made of `opt` fields.
+
+The same fields give the command line its options and help, the manifest its record of what ran, and the
+documentation its tables. Nothing else parses or checks an option.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from .errors import UsageError, suggest
+
+__all__ = [
+    "AugmentLabelsConfig",
+    "DistillConfig",
+    "EvaluateConfig",
+    "OptionDoc",
+    "RefineConfig",
+    "TrainTeacherConfig",
+    "as_dict",
+    "build",
+    "build_many",
+    "check",
+    "describe",
+    "opt",
+    "parse_assignments",
+    "parse_value",
+    "validate",
+]
+
+T = TypeVar("T")
+MAX_SEED = 2**63 - 1
+MAX_TEXT = 4096
+"""Longest option value in characters; longer ones are refused rather than stored in every bundle."""
+
+
+def opt(
+    default: Any,
+    help: str,  # noqa: A002 - the word users of typer know
+    *,
+    min: float | None = None,  # noqa: A002
+    max: float | None = None,  # noqa: A002
+    above: float | None = None,
+    below: float | None = None,
+    choices: Sequence[str] | None = None,
+) -> Any:
+    """A dataclass field with everything a user must know about it.
+
+    Args:
+        default: the value when nothing is given; `...` makes the field required.
+        help: what it does, with its unit, in one line.
+        min, max: inclusive bounds of a number, or of every item of a tuple.
+        above, below: exclusive bounds.
+        choices: the only values allowed.
+    """
+    metadata = {
+        "help": help,
+        "min": min,
+        "max": max,
+        "above": above,
+        "below": below,
+        "choices": tuple(choices) if choices else None,
+    }
+    if default is ...:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptionDoc:
+    """One option as the documentation and the command line show it."""
+
+    name: str
+    type: str
+    default: Any
+    required: bool
+    help: str
+    bounds: str
+
+
+def describe(cls: type[Any]) -> list[OptionDoc]:
+    """The options of a record, in the order of their declaration."""
+    hints = typing.get_type_hints(cls)
+    return [
+        OptionDoc(
+            name=field.name,
+            type=_type_name(hints[field.name]),
+            default=None if field.default is dataclasses.MISSING else field.default,
+            required=field.default is dataclasses.MISSING,
+            help=str(field.metadata.get("help", "")),
+            bounds=_bounds(field.metadata),
+        )
+        for field in _fields(cls)
+    ]
+
+
+def build(cls: type[T], texts: Mapping[str, str], *, what: str = "option", **given: Any) -> T:
+    """Make a record from `name=text` pairs (converted by annotation) and already typed values.
+
+    Raises:
+        UsageError: unknown names, unreadable values, values out of bounds: all of them in one error.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in _fields(cls)}
+    problems: list[str] = []
+    values: dict[str, Any] = dict(given)
+    for name, text in texts.items():
+        if name not in fields:
+            problems.append(f"unknown {what} '{name}'{suggest(name, fields)}")
+            continue
+        try:
+            values[name] = parse_value(text, hints[name])
+        except ValueError as error:
+            problems.append(f"{what} '{name}' is '{text[:80]}', expected {error}")
+    missing = [
+        name for name, field in fields.items() if field.default is dataclasses.MISSING and name not in {*values, *texts}
+    ]
+    problems += [f"{what} '{name}' is missing: {fields[name].metadata.get('help', '')}" for name in missing]
+    good = {name: value for name, value in values.items() if name in fields}
+    problems += _violations(fields, good, what)
+    if problems:
+        raise UsageError.collect(problems)
+    return cls(**good)
+
+
+def build_many(classes: Sequence[type[Any]], settings: Mapping[str, Any], *, what: str = "option") -> tuple[Any, ...]:
+    """Make one record of each class from shared settings; a name goes to every class that has it.
+
+    Args:
+        classes: records that share one namespace, such as a label kind and a codec.
+        settings: `NAME=VALUE` texts, or typed values when called from Python.
+        what: what a setting is called in messages.
+
+    Raises:
+        UsageError: unknown names and bad values of all classes in one error.
+    """
+    known = {field.name for cls in classes for field in _fields(cls)}
+    problems = [f"unknown {what} '{name}'{suggest(name, known)}" for name in settings if name not in known]
+    records = []
+    for cls in classes:
+        own = {name: value for name, value in settings.items() if name in {field.name for field in _fields(cls)}}
+        texts = {name: value for name, value in own.items() if isinstance(value, str)}
+        typed = {name: value for name, value in own.items() if not isinstance(value, str)}
+        try:
+            records.append(build(cls, texts, what=what, **typed))
+        except UsageError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise UsageError.collect(problems)
+    return tuple(records)
+
+
+def parse_assignments(texts: Sequence[str]) -> dict[str, str]:
+    """Split `--set NAME=VALUE` texts; later ones win.
+
+    Raises:
+        UsageError: a text without '=', all such texts in one error.
+    """
+    problems = [f"--set '{text}' has no '=', expected NAME=VALUE" for text in texts if "=" not in text]
+    if problems:
+        raise UsageError.collect(problems)
+    pairs = (text.split("=", 1) for text in texts)
+    return {name.strip().replace("-", "_"): value.strip() for name, value in pairs}
+
+
+def validate(record: Any) -> list[str]:
+    """What is wrong with the values of a record built in Python; empty when nothing is."""
+    fields = {field.name: field for field in _fields(type(record))}
+    return _violations(fields, {name: getattr(record, name) for name in fields}, "option")
+
+
+def check(record: Any) -> None:
+    """Raise one UsageError for everything `validate` finds."""
+    problems = validate(record)
+    if problems:
+        raise UsageError.collect(problems)
+
+
+def as_dict(record: Any) -> dict[str, Any]:
+    """The record as JSON values: tuples become lists."""
+    values = {field.name: getattr(record, field.name) for field in _fields(type(record))}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def parse_value(text: str, hint: Any) -> Any:
+    """Convert a text by its annotation.
+
+    Raises:
+        ValueError: its message completes the sentence "expected ...".
+    """
+    inner, optional = _strip_optional(hint)
+    if optional and text.lower() in {"none", "auto", ""}:
+        return None
+    if typing.get_origin(inner) is tuple:
+        item = typing.get_args(inner)[0]
+        return tuple(_parse_scalar(part.strip(), item) for part in text.split(",") if part.strip())
+    return _parse_scalar(text, inner)
+
+
+def _parse_scalar(text: str, kind: Any) -> Any:
+    if kind is bool:
+        return _parse_bool(text)
+    if kind is int:
+        return _parse_int(text)
+    if kind is float:
+        return _parse_float(text)
+    return text
+
+
+def _parse_bool(text: str) -> bool:
+    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    try:
+        return words[text.lower()]
+    except KeyError:
+        raise ValueError("true or false") from None
+
+
+def _parse_int(text: str) -> int:
+    digits = text.strip().lstrip("+-").replace("_", "")
+    if not digits.isdecimal() or len(digits) > 20:
+        raise ValueError("a whole number")
+    return int(text)
+
+
+def _parse_float(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError("a number") from None
+    if not math.isfinite(value):
+        raise ValueError("a finite number")
+    return value
+
+
+def _violations(fields: Mapping[str, dataclasses.Field[Any]], values: Mapping[str, Any], what: str) -> list[str]:
+    problems = []
+    for name, value in values.items():
+        items = value if isinstance(value, tuple) else (value,)
+        for item in items:
+            problem = _violation(fields[name].metadata, item)
+            if problem:
+                problems.append(f"{what} '{name}' is {_quote(item)}, expected {problem}")
+                break
+    return problems
+
+
+def _violation(metadata: Mapping[str, Any], value: Any) -> str | None:
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        return f"at most {MAX_TEXT} characters"
+    choices = metadata.get("choices")
+    if choices and value is not None and value not in choices:
+        return f"one of {', '.join(choices)}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if not math.isfinite(value):
+        return "a finite number"
+    if isinstance(value, int) and abs(value) > MAX_SEED:
+        return f"at most {MAX_SEED}"
+    low, high, above, below = (metadata.get(key) for key in ("min", "max", "above", "below"))
+    outside = (
+        (low is not None and value < low)
+        or (high is not None and value > high)
+        or (above is not None and value <= above)
+        or (below is not None and value >= below)
+    )
+    return f"a number {_bounds(metadata)}" if outside else None
+
+
+def _bounds(metadata: Mapping[str, Any]) -> str:
+    if metadata.get("choices"):
+        return "one of " + ", ".join(metadata["choices"])
+    signs = (("min", ">="), ("above", ">"), ("max", "<="), ("below", "<"))
+    return " and ".join(f"{sign} {metadata[key]}" for key, sign in signs if metadata.get(key) is not None)
+
+
+def _quote(value: Any) -> str:
+    return f"'{value[:80]}'" if isinstance(value, str) else str(value)
+
+
+def _fields(cls: type[Any]) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(cls)
+
+
+def _strip_optional(hint: Any) -> tuple[Any, bool]:
+    if typing.get_origin(hint) in {typing.Union, types.UnionType}:
+        inner = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+        return inner[0], len(inner) < len(typing.get_args(hint))
+    return hint, False
+
+
+def _type_name(hint: Any) -> str:
+    inner, optional = _strip_optional(hint)
+    if typing.get_origin(inner) is tuple:
+        name = f"{typing.get_args(inner)[0].__name__},..."
+    else:
+        name = {"str": "text", "bool": "true|false"}.get(inner.__name__, inner.__name__)
+    return f"{name} or auto" if optional else name
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The stages. Common to all: `seed`, `device` and `threads`.
+
+_DATA = "data set, NAME or NAME:PATH ('digits', 'cifar10:DIR', 'folder:DIR', 'npz:FILE')"
+_DEVICE = "where to compute: auto, cpu, cuda, cuda:N or mps"
+_THREADS = "CPU threads; 0 leaves torch's choice"
+_SIZE = "side of the images in pixels; auto keeps the size of the data"
+_SPACE = "input space: pixels normalised per channel, or ZCA-whitened"
+_SPACES = ("normalised", "zca")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainTeacherConfig:
+    """Train one or several nets on real data and keep chosen checkpoints."""
+
+    data: str = opt(..., _DATA)
+    arch: str | None = opt(None, "net, such as convnet-d3-w64; auto takes the ConvNet whose depth suits the images")
+    epochs: int = opt(50, "passes over the training split", min=1, max=100_000)
+    keep: tuple[int, ...] = opt((), "epochs whose checkpoints are kept, such as 10,20,50; none keeps the last", min=0)
+    experts: int = opt(1, "how many nets to train, each from its own seed", min=1, max=10_000)
+    size: int | None = opt(None, _SIZE, min=4, max=1024)
+    space: str = opt("normalised", _SPACE, choices=_SPACES)
+    validation: float = opt(0.1, "share of the training split held out for selection", min=0, below=1)
+    seed: int = opt(0, "seed of every random draw", min=0)
+    device: str = opt("auto", _DEVICE)
+    threads: int = opt(0, _THREADS, min=0, max=1024)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """Select or optimise a few images per class."""
+
+    data: str = opt(..., _DATA)
+    method: str = opt("dm", "distillation or selection method; 'ddlabel methods' lists them")
+    ipc: int = opt(10, "images per class", min=1, max=1_000_000)
+    arch: str | None = opt(None, "net the method optimises through; auto as in train-teacher")
+    size: int | None = opt(None, _SIZE, min=4, max=1024)
+    space: str = opt("normalised", _SPACE, choices=_SPACES)
+    pixels: str | None = opt(
+        None, "how images are stored: uint8 or float32; auto is uint8, and float32 for zca", choices=("uint8", "float32")
+    )
+    validation: float = opt(0.1, "share of the training split held out for selection", min=0, below=1)
+    seed: int = opt(0, "seed of every random draw", min=0)
+    device: str = opt("auto", _DEVICE)
+    threads: int = opt(0, _THREADS, min=0, max=1024)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AugmentLabelsConfig:
+    """Let teachers label the distilled images."""
+
+    kind: str = opt("soft", "label kind: soft (one view) or dense (LADD's sub-crops)")
+    checkpoint: str = opt("last", "which kept epoch of each teacher labels: a number, 'last' or 'all' (their mean)")
+    grid: int | None = opt(None, "dense: N of the N x N windows (default 5)", min=1, max=64)
+    ratio: str | None = opt(None, "dense: side of a window as a fraction P/Q of the image (default 5/8)")
+    codec: str = opt("f32", "how label values are stored; 'ddlabel methods' lists the codecs")
+    seed: int = opt(0, "seed of every random draw", min=0)
+    device: str = opt("auto", _DEVICE)
+    threads: int = opt(0, _THREADS, min=0, max=1024)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RefineConfig:
+    """Change labels that a bundle already holds."""
+
+    method: str = opt("gift", "refinement: gift (mix with the smoothed hard label) or recode (another codec)")
+    labels: str | None = opt(None, "label kind to refine; auto takes the richest one present")
+    codec: str | None = opt(None, "codec of the result; auto keeps the present one")
+    seed: int = opt(0, "seed of every random draw", min=0)
+    device: str = opt("auto", _DEVICE)
+    threads: int = opt(0, _THREADS, min=0, max=1024)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Train fresh students on a bundle and score them on test data."""
+
+    data: str = opt(..., _DATA)
+    arch: tuple[str, ...] = opt((), "student nets, comma separated; none takes the ConvNet that suits the images")
+    labels: str | None = opt(None, "label kind to train on: hard, soft or dense; auto takes the richest one present")
+    loss: str | None = opt(None, "training loss; auto takes the one that suits the labels")
+    optimizer: str | None = opt(None, "sgd, adam or adamw; auto takes the protocol's", choices=("sgd", "adam", "adamw"))
+    protocol: str = opt("dm", "published training protocol: dm, mtt, gift or glad")
+    epochs: int | None = opt(None, "epochs of the student; auto takes the protocol's", min=1, max=1_000_000)
+    seeds: int = opt(5, "how many students per net, each from its own seed", min=1, max=10_000)
+    baselines: bool = opt(
+        False, "also score random images at equal ipc, with hard and with the same labels"
+    )
+    size: int | None = opt(None, _SIZE, min=4, max=1024)
+    seed: int = opt(0, "seed of every random draw", min=0)
+    device: str = opt("auto", _DEVICE)
+    threads: int = opt(0, _THREADS, min=0, max=1024)

@@ -1,0 +1,130 @@
+"""What all stages share: the device they compute on, the clock, and the history entry they leave."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..bundle import Bundle, StageRecord
+from ..data._dataset import Dataset
+from ..errors import ResourceError, UsageError
+from ..events import Event, OnEvent
+from ..space import Space
+from ..zca import fit_zca
+
+__all__ = ["Clock", "computing", "fit_space", "redact"]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Started when a stage starts; turns into its history entry when it ends."""
+
+    device: torch.device
+    started: float = field(default_factory=time.time)
+    ticks: float = field(default_factory=time.monotonic)
+
+    def record(
+        self,
+        stage: str,
+        config: Mapping[str, Any],
+        *,
+        seed: int | None,
+        inputs: Sequence[Bundle] = (),
+        metrics: Mapping[str, Any] | None = None,
+    ) -> StageRecord:
+        """The history entry: effective config, input digests, metrics, seconds, versions."""
+        return StageRecord(
+            stage=stage,
+            config=dict(config),
+            seed=seed,
+            inputs=list(inputs),
+            metrics=dict(metrics or {}),
+            seconds=time.monotonic() - self.ticks,
+            started=self.started,
+            host={
+                "device": _device_name(self.device),
+                "threads": torch.get_num_threads(),
+                "versions": {
+                    "ddlabel": __version__,
+                    "python": platform.python_version(),
+                    "torch": str(torch.__version__),
+                },
+            },
+        )
+
+
+@contextlib.contextmanager
+def computing(device: str, threads: int) -> Iterator[Clock]:
+    """Choose device and thread count for a stage, and give the thread count back afterwards.
+
+    Raises:
+        UsageError: no such device on this machine.
+        ResourceError: the device or the machine ran out of memory.
+    """
+    chosen = _choose_device(device)
+    before = torch.get_num_threads()
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        yield Clock(chosen)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _out_of_memory() from error
+    except RuntimeError as error:
+        if "allocate memory" in str(error):
+            raise _out_of_memory() from error
+        raise
+    finally:
+        torch.set_num_threads(before)
+
+
+def fit_space(dataset: Dataset, kind: str, on_event: OnEvent) -> Space:
+    """The input space of a data set: its published constants, or a ZCA fitted on its training split."""
+    info = dataset.info
+    zca = None
+    if kind == "zca":
+        on_event(Event(phase="fitting ZCA", done=0, total=1))
+        zca = fit_zca(dataset.train.pixels)
+        on_event(Event(phase="fitting ZCA", done=1, total=1))
+    return Space(kind="zca" if zca else "normalised", mean=info.mean, std=info.std, zca=zca)
+
+
+def redact(data: str) -> str:
+    """A data specification without its folder: bundles are published, paths of a machine are not."""
+    name, _, path = data.partition(":")
+    return f"{name}:{os.path.basename(path.rstrip('/'))}" if path else name
+
+
+def _choose_device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(
+            f"device '{name[:40]}' is unknown, expected auto, cpu, cuda, cuda:N or mps", field="device"
+        ) from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device '{name}' is not on this machine ({torch.cuda.device_count()} CUDA devices)")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("device 'mps' is not on this machine")
+    if device.type not in {"cpu", "cuda", "mps"}:
+        raise UsageError(f"device '{name}' is not supported, expected auto, cpu, cuda, cuda:N or mps", field="device")
+    return device
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _out_of_memory() -> ResourceError:
+    return ResourceError("out of memory", hint="lower --set batch, --ipc, --size or the width of --arch")

@@ -1,0 +1,163 @@
+"""Stage `distill`: a few images per class, selected from real ones or optimised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _plugins
+from ..bundle import Bundle, NewSection
+from ..config import DistillConfig, as_dict, build_many, check
+from ..data._dataset import Dataset, load
+from ..distill._method import Distilled, Problem
+from ..distill._method import run as run_method
+from ..distilled import hard_section, image_section
+from ..errors import BundleError, UsageError
+from ..events import OnEvent, ignore
+from ..nets._net import canonical, default_arch
+from ..preprocess import data_of, describe_space, space_sections
+from ..space import Space
+from ..teachers import Teacher
+from ._stage import Clock, computing, fit_space, redact
+
+__all__ = ["run"]
+
+
+def run(
+    config: DistillConfig,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    teachers: Sequence[Bundle] = (),
+    on_event: OnEvent = ignore,
+) -> Bundle:
+    """Make a distilled bundle from real data.
+
+    Args:
+        config: data set, method and images per class.
+        settings: the method's own options (`--set`), as texts or typed values.
+        teachers: teacher bundles, for methods that need features.
+        on_event: told of progress.
+
+    Returns:
+        A bundle of kind `distilled` with sections `images`, `labels.hard`, what the input space needs, and
+        `scores.selection` (indices of the chosen training images) when the method selects.
+
+    Raises:
+        UsageError: unknown method or options, a teacher missing or too many.
+        BundleError: a teacher of other classes, image shape or space.
+        DataError: unusable data, or a class with fewer than `ipc` images.
+        DivergedError: a loss or an image became non-finite.
+    """
+    check(config)
+    (method,) = build_many([_plugins.load("distill", config.method, "METHOD")], settings or {})
+    _check_teachers(config.method, method.needs, teachers)
+    with computing(config.device, config.threads) as clock:
+        dataset = load(config.data, size=config.size, validation=config.validation, on_event=on_event)
+        teacher = Teacher(teachers[0]) if teachers else None
+        space = teacher.space if teacher else fit_space(dataset, config.space, on_event)
+        if teacher:
+            _check_teacher_fits(teacher, dataset, config)
+        problem = _problem(config, dataset, space, teacher, clock)
+        distilled = run_method(method, problem, on_event=on_event)
+        return _bundle(config, method, problem, distilled, dataset, clock, teachers)
+
+
+def _problem(
+    config: DistillConfig, dataset: Dataset, space: Space, teacher: Teacher | None, clock: Clock
+) -> Problem:
+    info = dataset.info
+    return Problem(
+        pixels=dataset.train.pixels,
+        labels=dataset.train.labels,
+        classes=info.classes,
+        space=space,
+        ipc=config.ipc,
+        arch=canonical(config.arch or default_arch(info.height)),
+        flip=info.flip,
+        teacher=teacher,
+        device=clock.device,
+        seed=config.seed,
+    )
+
+
+def _bundle(
+    config: DistillConfig,
+    method: Any,
+    problem: Problem,
+    distilled: Distilled,
+    dataset: Dataset,
+    clock: Clock,
+    teachers: Sequence[Bundle],
+) -> Bundle:
+    stored, metrics = _stored(distilled, problem.space, config)
+    sections = [
+        image_section(stored),
+        hard_section(distilled.labels, len(problem.classes)),
+        *space_sections(problem.space),
+    ]
+    if distilled.indices is not None:
+        indices = {"scores.selection.indices": distilled.indices.to(torch.int32)}
+        sections.append(NewSection("scores.selection", "scores", indices, role="selection"))
+    record = clock.record(
+        "distill",
+        as_dict(config) | {"data": redact(config.data), "arch": problem.arch, "options": as_dict(method)},
+        seed=config.seed,
+        inputs=teachers,
+        metrics=metrics | dict(distilled.metrics),
+    )
+    data = dataset.manifest() | {"space": describe_space(problem.space)}
+    return Bundle.create("distilled", data, record, sections)
+
+
+def _stored(distilled: Distilled, space: Space, config: DistillConfig) -> tuple[Tensor, dict[str, float]]:
+    """The images as they are written, and what 8-bit storage cost."""
+    wanted = config.pixels or ("uint8" if space.zca is None else "float32")
+    if distilled.pixels is not None:
+        return (distilled.pixels if wanted == "uint8" else space.encode(distilled.pixels)), {}
+    if distilled.images is None:
+        raise ValueError("a method must return images or pixels")
+    if wanted == "float32":
+        return distilled.images, {}
+    units = space.decode(distilled.images)
+    pixels = space.to_pixels(distilled.images)
+    return pixels, {
+        "clipped_fraction": float(((units < 0) | (units > 1)).float().mean()),
+        "quantisation_rmse": float((units - pixels.float() / 255).square().mean().sqrt()),
+    }
+
+
+def _check_teachers(name: str, needs: frozenset[str], teachers: Sequence[Bundle]) -> None:
+    if "teacher" in needs and not teachers:
+        raise UsageError(
+            f"method '{name}' needs features, expected --teacher FILE",
+            field="teacher",
+            hint="run 'ddlabel train-teacher' first",
+        )
+    if teachers and "teacher" not in needs:
+        return
+    if len(teachers) > 1:
+        raise UsageError(f"method '{name}' takes one teacher, {len(teachers)} were given", field="teacher")
+
+
+def _check_teacher_fits(teacher: Teacher, dataset: Dataset, config: DistillConfig) -> None:
+    theirs, info = data_of(teacher.bundle), dataset.info
+    sides = {
+        "classes": (list(theirs["classes"]), list(info.classes)),
+        "image shape": (
+            [theirs["channels"], theirs["height"], theirs["width"]],
+            [info.channels, info.height, info.width],
+        ),
+        "space": (theirs["space"]["kind"], config.space),
+    }
+    for field, (of_teacher, of_data) in sides.items():
+        if of_teacher != of_data:
+            raise BundleError(
+                f"{teacher.bundle.name} has {field} {of_teacher}, the data set '{info.name}' has {of_data}",
+                field=field,
+                hint="train a teacher with the same --data, --size and --space",
+            )
+
+

@@ -1,0 +1,175 @@
+"""Which stored samples a student sees in each epoch, and with which targets.
+
+A student trains on (image, view) pairs. Single-view labels have one pair per image. Dense labels have N^2 sub-crop
+pairs per image, and LADD's loss adds the whole image with its hard label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Generator, Tensor
+
+from . import seeding
+from .distilled import DistilledSet
+from .labels._labels import LabelSet, load_kind
+from .losses._loss import Targets
+from .training import Batch, Sampler
+
+__all__ = ["StudentData", "make_sampler"]
+
+
+@dataclass(frozen=True)
+class StudentData:
+    """Everything a student may train on."""
+
+    distilled: DistilledSet
+    labels: LabelSet | None
+    """None when training on hard labels alone."""
+
+
+def make_sampler(data: StudentData, *, batch: int, estimator: str, seed: int) -> Sampler:
+    """The sampler of one student.
+
+    Args:
+        data: images (m, c, h, w) and labels of v views each.
+        batch: samples in a step, B.
+        estimator: how the views of dense labels are visited. `views`: the labelled views alone. LADD's three forms of
+            Eq. 5 (arXiv:2409.16239): `pool` draws from all m(1+v) global and local samples without replacement;
+            `balanced` fills half of each batch with global images and half with views; `full` puts every image with
+            all its views into each batch, B(1+v) samples.
+        seed: of the student; the visiting order is a pure function of it and the epoch.
+
+    Returns:
+        A function of the epoch. Except for `full`, an epoch is ceil(m/B) batches and m samples for every estimator,
+        so that all labels are compared at an equal number of samples seen.
+    """
+    views = 0 if data.labels is None else data.labels.values.shape[1]
+    if data.labels is None or data.labels.kind == "soft":
+        return _SingleView(data, batch)
+    if estimator == "full":
+        return _EveryView(data, batch)
+    if estimator == "balanced":
+        return _Balanced(data, batch, seed)
+    return _Pool(data, batch, seed, globals_too=estimator == "pool", views=views)
+
+
+class _SingleView:
+    """Each image once per epoch, in random order."""
+
+    def __init__(self, data: StudentData, batch: int) -> None:
+        self.data, self.batch = data, batch
+
+    def __call__(self, epoch: int, generator: Generator) -> Iterator[Batch]:
+        del epoch
+        distilled, labels = self.data.distilled, self.data.labels
+        order = torch.randperm(len(distilled.labels), generator=generator)
+        for index in order.split(self.batch):
+            soft = None if labels is None else labels.values[index, 0]
+            domain = None if labels is None else labels.domain
+            yield distilled.images[index], Targets(distilled.labels[index], soft, domain, None)
+
+
+class _Views:
+    """Samples given by (image, view) indices; view -1 is the whole image with its hard label."""
+
+    def __init__(self, data: StudentData) -> None:
+        if data.labels is None:
+            raise ValueError("views need labels")
+        self.labels = data.labels
+        self.distilled = data.distilled
+        self.kind = load_kind(data.labels)
+
+    def batch(self, image: Tensor, view: Tensor) -> Batch:
+        """Materialise samples: (b, c, h, w) images and their targets."""
+        local = view >= 0
+        images = self.distilled.images[image]
+        if bool(local.any()):
+            images = images.clone()
+            images[local] = self.kind.view(images[local], view[local])
+        soft = self.labels.values[image, view.clamp(min=0)]
+        return images, Targets(self.distilled.labels[image], soft, self.labels.domain, local)
+
+
+class _Pool:
+    """Walks through random permutations of all pairs, m of them per epoch."""
+
+    def __init__(self, data: StudentData, batch: int, seed: int, *, globals_too: bool, views: int) -> None:
+        self.views = _Views(data)
+        self.batch, self.seed = batch, seed
+        self.first = -1 if globals_too else 0
+        self.width = views - self.first
+        self.images = len(data.distilled.labels)
+        self._round = lru_cache(maxsize=2)(self._draw_round)
+
+    def __call__(self, epoch: int, generator: Generator) -> Iterator[Batch]:
+        del generator
+        pairs = self._pairs(epoch * self.images, self.images)
+        for chunk in pairs.split(self.batch):
+            yield self.views.batch(chunk // self.width, chunk % self.width + self.first)
+
+    def _pairs(self, start: int, count: int) -> Tensor:
+        """Positions start to start + count of the endless sequence of permutations."""
+        size = self.images * self.width
+        parts = []
+        while count:
+            offset = start % size
+            part = self._round(start // size)[offset : offset + count]
+            parts.append(part)
+            start, count = start + len(part), count - len(part)
+        return torch.cat(parts)
+
+    def _draw_round(self, index: int) -> Tensor:
+        return torch.randperm(self.images * self.width, generator=seeding.generator(self.seed, "pool", index))
+
+
+class _Balanced:
+    """Half of each batch whole images, half views."""
+
+    def __init__(self, data: StudentData, batch: int, seed: int) -> None:
+        self.pool = _Pool(data, batch, seed, globals_too=False, views=_view_count(data))
+        self.views, self.batch, self.images = self.pool.views, batch, self.pool.images
+
+    def __call__(self, epoch: int, generator: Generator) -> Iterator[Batch]:
+        del generator
+        whole, local = self._whole(epoch), self.pool._pairs(self._local_start(epoch), self._local_count(epoch))
+        slots = torch.arange(self.images)
+        image, view = torch.empty_like(slots), torch.full_like(slots, -1)
+        is_local = (slots + epoch * self.images) % 2 == 1
+        image[~is_local] = whole[: int((~is_local).sum())]
+        image[is_local], view[is_local] = local // self.pool.width, local % self.pool.width
+        for chunk in slots.split(self.batch):
+            yield self.views.batch(image[chunk], view[chunk])
+
+    def _whole(self, epoch: int) -> Tensor:
+        return torch.randperm(self.images, generator=seeding.generator(self.pool.seed, "balanced", epoch))
+
+    def _local_start(self, epoch: int) -> int:
+        return epoch * self.images // 2
+
+    def _local_count(self, epoch: int) -> int:
+        return (epoch + 1) * self.images // 2 - epoch * self.images // 2
+
+
+class _EveryView:
+    """Every image with all its views in each batch: Eq. 5 itself, 1 + v times the cost."""
+
+    def __init__(self, data: StudentData, batch: int) -> None:
+        self.views = _Views(data)
+        self.batch, self.images, self.count = batch, len(data.distilled.labels), _view_count(data)
+
+    def __call__(self, epoch: int, generator: Generator) -> Iterator[Batch]:
+        del epoch
+        order = torch.randperm(self.images, generator=generator)
+        view = torch.arange(-1, self.count)
+        for index in order.split(self.batch):
+            yield self.views.batch(index.repeat_interleave(len(view)), view.repeat(len(index)))
+
+
+def _view_count(data: StudentData) -> int:
+    if data.labels is None:
+        raise ValueError("views need labels")
+    return int(data.labels.values.shape[1])
