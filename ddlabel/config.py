@@ -341,7 +341,9 @@ class DistillConfig:
     size: int | None = opt(None, _SIZE, min=4, max=1024)
     space: str = opt("normalised", _SPACE, choices=_SPACES)
     pixels: str | None = opt(
-        None, "how images are stored: uint8 or float32; auto is uint8, and float32 for zca", choices=("uint8", "float32")
+        None,
+        "how images are stored: uint8 or float32; auto is uint8, and float32 for zca",
+        choices=("uint8", "float32"),
     )
     validation: float = opt(0.1, "share of the training split held out for selection", min=0, below=1)
     seed: int = opt(0, "seed of every random draw", min=0)
@@ -387,9 +389,7 @@ class EvaluateConfig:
     protocol: str = opt("dm", "published training protocol: dm, mtt, gift or glad")
     epochs: int | None = opt(None, "epochs of the student; auto takes the protocol's", min=1, max=1_000_000)
     seeds: int = opt(5, "how many students per net, each from its own seed", min=1, max=10_000)
-    baselines: bool = opt(
-        False, "also score random images at equal ipc, with hard and with the same labels"
-    )
+    baselines: bool = opt(False, "also score random images at equal ipc, with hard and with the same labels")
     size: int | None = opt(None, _SIZE, min=4, max=1024)
     seed: int = opt(0, "seed of every random draw", min=0)
     device: str = opt("auto", _DEVICE)

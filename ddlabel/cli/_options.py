@@ -149,9 +149,9 @@ def split_unknown(command: Command, arguments: Sequence[str]) -> tuple[list[str]
     while tokens:
         token = tokens.pop(0)
         name = token.split("=", 1)[0]
-        if token == "--":  # noqa: S105 - the end of options, not a secret
+        if token == "--":
             return [*kept, token, *tokens], problems
-        if not token.startswith("-") or token == "-":  # noqa: S105
+        if not token.startswith("-") or token == "-":
             kept.append(token)
         elif name in known:
             kept.append(token)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SET_HELP", "TEACHER_HELP", "run_stage"]
 
-SET_HELP = "one option of the method, loss, codec or recipe, as NAME=VALUE; repeatable ('ddlabel methods NAME' lists them)"
+SET_HELP = (
+    "one option of the method, loss, codec or recipe, as NAME=VALUE; repeatable ('ddlabel methods NAME' lists them)"
+)
 TEACHER_HELP = "teacher bundle; repeatable"
 
 Stage = Callable[..., "Bundle"]
@@ -54,7 +56,9 @@ def run_stage(
     with listening() as interrupts:
         run = stage()
         bundles, teachers = _open(invocation.files), _open(invocation.lists.get("teacher", ()))
-        result = _compute(run, bundles, record, settings, teachers, Reporter(quiet=talk.quiet, verbose=talk.verbose), interrupts)
+        result = _compute(
+            run, bundles, record, settings, teachers, Reporter(quiet=talk.quiet, verbose=talk.verbose), interrupts
+        )
         if output.output is not None:
             result.save(output.output, force=output.force, durable=not output.no_fsync)
     if talk.json:
@@ -142,4 +146,6 @@ def _summary(bundle: Bundle, output: str | None) -> dict[str, Any]:
 def _size(bundle: Bundle) -> str:
     from ._tables import readable_bytes
 
-    return readable_bytes(sum(record["bytes"] for section in bundle.manifest.sections for record in section.tensors.values()))
+    return readable_bytes(
+        sum(record["bytes"] for section in bundle.manifest.sections for record in section.tensors.values())
+    )

@@ -21,7 +21,12 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(
-        width=terminal_width(sys.stdout), highlight=False, markup=False, emoji=False, soft_wrap=False, legacy_windows=False
+        width=terminal_width(sys.stdout),
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=False,
+        legacy_windows=False,
     )
 
 
@@ -31,7 +36,9 @@ def plain_table(title: str, columns: Sequence[tuple[str, str]], rows: Sequence[S
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(printable(title)), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=Text(printable(title)), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
+    )
     for name, justify in columns:
         table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
     for row in rows:

@@ -10,7 +10,7 @@ __all__ = ["COMMAND"]
 
 
 def run(invocation: Invocation) -> None:
-    """Let teachers label the images of a bundle: one soft label each, or dense labels of sub-crops.
+    r"""Let teachers label the images of a bundle: one soft label each, or dense labels of sub-crops.
 
     \b
     Example:

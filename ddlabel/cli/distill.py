@@ -10,7 +10,7 @@ __all__ = ["COMMAND"]
 
 
 def run(invocation: Invocation) -> None:
-    """Select or optimise a few images per class, and write them with hard labels as a distilled bundle.
+    r"""Select or optimise a few images per class, and write them with hard labels as a distilled bundle.
 
     \b
     Example:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..config import EvaluateConfig
 from ._options import Command, Invocation, Output, Talk
-from ._stage import SET_HELP, TEACHER_HELP, Stage, run_stage
+from ._stage import SET_HELP, Stage, run_stage
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
@@ -15,7 +15,7 @@ __all__ = ["COMMAND"]
 
 
 def run(invocation: Invocation) -> None:
-    """Train fresh students on a bundle and score them on test data: nets x seeds, last epoch.
+    r"""Train fresh students on a bundle and score them on test data: nets x seeds, last epoch.
 
     \b
     Example:

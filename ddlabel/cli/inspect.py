@@ -29,7 +29,7 @@ class InspectOptions:
 
 
 def run(invocation: Invocation) -> None:
-    """Show what bundles hold and what every byte is spent on; `-` reads stdin.
+    r"""Show what bundles hold and what every byte is spent on; `-` reads stdin.
 
     \b
     Example:
@@ -62,9 +62,7 @@ def run(invocation: Invocation) -> None:
         raise CheckFailedError("; ".join(broken[:10]), hint="write the bundle again, or fetch another copy")
 
 
-def _show(
-    bundles: Sequence[Bundle], talk: Talk, options: InspectOptions, damage: Mapping[str, Sequence[str]]
-) -> None:
+def _show(bundles: Sequence[Bundle], talk: Talk, options: InspectOptions, damage: Mapping[str, Sequence[str]]) -> None:
     from . import _inspect_tables as tables
 
     if talk.json:

@@ -28,7 +28,7 @@ ROOMS = {
 
 
 def run(invocation: Invocation) -> None:
-    """List every method, label kind, codec, loss, protocol, net and data set, or the options of the ones named.
+    r"""List every method, label kind, codec, loss, protocol, net and data set, or the options of the ones named.
 
     \b
     Example:

@@ -10,7 +10,7 @@ __all__ = ["COMMAND"]
 
 
 def run(invocation: Invocation) -> None:
-    """Change the labels of a bundle by labels alone: GIFT's refinement, or another codec.
+    r"""Change the labels of a bundle by labels alone: GIFT's refinement, or another codec.
 
     \b
     Example:
@@ -30,6 +30,4 @@ def _stage() -> Stage:
     return stage
 
 
-COMMAND = Command(
-    name="refine", run=run, records=(RefineConfig, Output, Talk), files="BUNDLE", lists={"set": SET_HELP}
-)
+COMMAND = Command(name="refine", run=run, records=(RefineConfig, Output, Talk), files="BUNDLE", lists={"set": SET_HELP})

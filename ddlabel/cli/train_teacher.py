@@ -10,7 +10,7 @@ __all__ = ["COMMAND"]
 
 
 def run(invocation: Invocation) -> None:
-    """Train nets on real data and keep chosen checkpoints as a teacher bundle.
+    r"""Train nets on real data and keep chosen checkpoints as a teacher bundle.
 
     \b
     Example:
@@ -25,6 +25,4 @@ def _stage() -> Stage:
     return stage
 
 
-COMMAND = Command(
-    name="train-teacher", run=run, records=(TrainTeacherConfig, Output, Talk), lists={"set": SET_HELP}
-)
+COMMAND = Command(name="train-teacher", run=run, records=(TrainTeacherConfig, Output, Talk), lists={"set": SET_HELP})

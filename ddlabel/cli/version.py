@@ -15,7 +15,7 @@ _PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "zstandard", "pillo
 
 
 def run(invocation: Invocation) -> None:
-    """Print the versions of ddlabel, Python and what it stands on.
+    r"""Print the versions of ddlabel, Python and what it stands on.
 
     \b
     Example:

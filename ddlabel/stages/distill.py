@@ -65,9 +65,7 @@ def run(
         return _bundle(config, method, problem, distilled, dataset, clock, teachers)
 
 
-def _problem(
-    config: DistillConfig, dataset: Dataset, space: Space, teacher: Teacher | None, clock: Clock
-) -> Problem:
+def _problem(config: DistillConfig, dataset: Dataset, space: Space, teacher: Teacher | None, clock: Clock) -> Problem:
     info = dataset.info
     return Problem(
         pixels=dataset.train.pixels,
@@ -159,5 +157,3 @@ def _check_teacher_fits(teacher: Teacher, dataset: Dataset, config: DistillConfi
                 field=field,
                 hint="train a teacher with the same --data, --size and --space",
             )
-
-

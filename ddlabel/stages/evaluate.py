@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -111,16 +111,18 @@ class _Plan:
     def recipe_and_loss(self, arch: str, loss_name: str) -> tuple[Recipe, Any]:
         """The protocol's recipe for a net with the user's overrides, and the loss with its options."""
         protocol = _plugins.load("protocols", self.config.protocol, "PROTOCOL")
-        student = Student(
-            arch=arch, stored_images=len(self.distilled.labels), learned_lr=_learned_lr(self.bundle)
-        )
+        student = Student(arch=arch, stored_images=len(self.distilled.labels), learned_lr=_learned_lr(self.bundle))
         published = as_dict(protocol.recipe(student))
         named = {"optimizer": self.config.optimizer, "epochs": self.config.epochs}
         chosen = {name: value for name, value in named.items() if value is not None}
         loss_class = _plugins.load("losses", loss_name, "LOSS")
         own = {option.name for option in dataclasses.fields(loss_class)}
         recipe_names = {option.name for option in dataclasses.fields(Recipe)}
-        given = {name: value for name, value in self.settings.items() if loss_name == self.loss_name or name in own | recipe_names}
+        given = {
+            name: value
+            for name, value in self.settings.items()
+            if loss_name == self.loss_name or name in own | recipe_names
+        }
         recipe, loss = build_many([Recipe, loss_class], {**published, **chosen, **given})
         return recipe, loss
 
@@ -204,7 +206,7 @@ def _score_row(plan: _Plan, row: _Row, arch: str) -> dict[str, Any]:
         scores, samples = _train_student(plan, data, recipe, loss, arch, seed, name)
         last.append(scores[-1])
         best.append(max(scores))
-        plan.on_event(Event(phase=name, message=f"{name}: {scores[-1]:.2%}" ))
+        plan.on_event(Event(phase=name, message=f"{name}: {scores[-1]:.2%}"))
     return {
         "arch": arch,
         "images": row.images,
@@ -319,9 +321,7 @@ def _suiting_loss(kind: str, labels: LabelSet | None) -> str:
 def _test_data(bundle: Bundle, config: EvaluateConfig, on_event: OnEvent) -> Dataset:
     """The data set at the bundle's image size, its classes checked against the bundle's."""
     data = data_of(bundle)
-    dataset = load(
-        config.data, size=data["height"], validation=data["validation"]["fraction"], on_event=on_event
-    )
+    dataset = load(config.data, size=data["height"], validation=data["validation"]["fraction"], on_event=on_event)
     info = dataset.info
     sides = {
         "classes": (list(data["classes"]), list(info.classes)),
@@ -335,5 +335,3 @@ def _test_data(bundle: Bundle, config: EvaluateConfig, on_event: OnEvent) -> Dat
                 hint="evaluate on the data set it was distilled from",
             )
     return dataset
-
-

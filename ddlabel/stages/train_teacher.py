@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-
-
 from .. import seeding
 from ..augment._augment import build as build_augmentation
 from ..bundle import Bundle, NewSection
@@ -24,7 +22,6 @@ from ..training import Recipe, TrainState, accuracy, minibatches, train
 from ._stage import Clock, computing, fit_space, redact
 
 __all__ = ["default_recipe", "run"]
-
 
 
 def default_recipe() -> Recipe:
@@ -73,7 +70,8 @@ def run(
         checkpoints = [section for member in range(config.experts) for section in _train_member(plan, member)]
         record = clock.record(
             "train-teacher",
-            as_dict(config) | {"data": redact(config.data), "arch": arch, "keep": sorted(kept), "recipe": as_dict(recipe)},
+            as_dict(config)
+            | {"data": redact(config.data), "arch": arch, "keep": sorted(kept), "recipe": as_dict(recipe)},
             seed=config.seed,
             metrics={"checkpoints": [_summary(section) for section in checkpoints]},
         )
@@ -162,5 +160,3 @@ def _summary(section: NewSection) -> dict[str, Any]:
 
 def _named(on_event: OnEvent, phase: str) -> Callable[[Event], None]:
     return lambda event: on_event(replace(event, phase=phase))
-
-
