@@ -15,7 +15,7 @@ from typing import Any
 
 from .errors import UsageError, suggest
 
-__all__ = ["load", "names", "summary"]
+__all__ = ["is_known", "load", "names", "summary"]
 
 _NOUN = {
     "nets": "net",
@@ -31,10 +31,19 @@ _NOUN = {
 
 
 def names(room: str) -> tuple[str, ...]:
-    """The plugins of a room as typed on the command line, sorted: modules without a leading underscore."""
+    """The plugins of a room as typed on the command line, sorted: modules without a leading underscore.
+
+    Names have hyphens where modules have underscores, except losses, whose published names have underscores.
+    """
     package = importlib.import_module(f"{__package__}.{room}")
     found = (module.name for module in pkgutil.iter_modules(package.__path__))
-    return tuple(sorted(name.replace("_", "-") for name in found if not name.startswith("_")))
+    joint = "_" if room == "losses" else "-"
+    return tuple(sorted(name.replace("_", joint) for name in found if not name.startswith("_")))
+
+
+def is_known(room: str, name: str) -> bool:
+    """Whether the room has such a plugin, spelled with hyphens or underscores."""
+    return name.replace("_", "-") in {known.replace("_", "-") for known in names(room)}
 
 
 def summary(room: str, name: str) -> str:
@@ -52,7 +61,7 @@ def load(room: str, name: str, socket: str) -> Any:
     Raises:
         UsageError: the room has no such plugin. An ImportError inside the plugin is not caught.
     """
-    if name not in names(room):
+    if not is_known(room, name):
         raise _unknown(room, name)
     return getattr(importlib.import_module(_module(room, name)), socket)
 

@@ -92,14 +92,14 @@ def _check_files(invocation: Invocation, output: Output | None, output_optional:
 
 
 def _check_names(plugins: Sequence[tuple[str, str, str]]) -> None:
-    from .._plugins import names
+    from .._plugins import is_known, names
     from ..errors import suggest
 
     nouns = {"distill": "method", "losses": "loss", "codecs": "codec", "labels": "label kind", "refine": "refinement"}
     problems = [
         f"unknown {nouns.get(room, room.rstrip('s'))} '{name}'{suggest(name, names(room))}"
         for room, name, _socket in plugins
-        if name not in names(room)
+        if not is_known(room, name)
     ]
     if problems:
         raise UsageError.collect(problems)

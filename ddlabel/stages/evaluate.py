@@ -16,7 +16,7 @@ from ..data._dataset import Dataset, load
 from ..distilled import DistilledSet, read_distilled
 from ..errors import BundleError, UsageError
 from ..events import Event, OnEvent, ignore
-from ..labels._labels import LabelSet, choose_kind, load_kind, read_labels
+from ..labels._labels import LabelSet, choose_kind, load_kind, read_labels, through_codec
 from ..nets._net import build, canonical, default_arch
 from ..preprocess import data_of
 from ..protocols._protocol import Student
@@ -293,7 +293,7 @@ def _relabel(plan: _Plan, random: DistilledSet) -> LabelSet:
         known = {field.name for field in dataclasses.fields(refinement)}
         (chosen,) = build_many([refinement], {name: value for name, value in options.items() if name in known})
         fresh = chosen.apply(fresh, random.labels)
-    return fresh.through_codec()
+    return through_codec(fresh)
 
 
 def _last_stage(bundle: Bundle, stage: str, kind: str) -> Mapping[str, Any]:

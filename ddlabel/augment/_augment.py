@@ -1,0 +1,188 @@
+"""Augmentations as replayable records: draw parameters from a generator, then apply them as a pure function.
+
+The operations are those of DSA (Zhao & Bilen, ICML 2021, arXiv:2102.08259), with its published strengths. They act on
+images in model-input space and are differentiable in them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from .. import _plugins
+
+__all__ = ["FAMILIES", "Augmentation", "Step", "apply", "build", "draw_step"]
+
+PROB_FLIP = 0.5
+RATIO_SCALE = 1.2
+RATIO_ROTATE = 15.0
+"""Degrees."""
+RATIO_CROP_PAD = 0.125
+RATIO_CUTOUT = 0.5
+BRIGHTNESS = 1.0
+SATURATION = 2.0
+CONTRAST = 0.5
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation with its drawn parameters."""
+
+    family: str
+    values: Mapping[str, Tensor]
+    """Per sample, (n,), or (1,) when all samples share them."""
+    align_corners: bool = True
+    """Convention of the sampling grids of `scale` and `rotate`."""
+
+
+class Augmentation(Protocol):
+    """What a plugin of this room offers."""
+
+    def draw(self, n: int, height: int, width: int, generator: Generator, *, siamese: bool = False) -> tuple[Step, ...]:
+        """Parameters for n images of height x width pixels; `siamese` draws one set that all images share."""
+        ...
+
+
+def build(name: str, *, flip: bool = True) -> Augmentation:
+    """An augmentation by name; `flip=False` leaves mirroring out (digits).
+
+    Raises:
+        UsageError: unknown name.
+    """
+    augmentation: Augmentation = _plugins.load("augment", name, "AUGMENT")(flip=flip)
+    return augmentation
+
+
+def apply(images: Tensor, steps: tuple[Step, ...]) -> Tensor:
+    """Apply drawn parameters to images (n, c, h, w); differentiable, no randomness, the input is not changed."""
+    for step in steps:
+        images = FAMILIES[step.family](images, step)
+    return images
+
+
+def draw_step(
+    family: str, n: int, height: int, width: int, generator: Generator, *, align_corners: bool = True
+) -> Step:
+    """Parameters of one operation for n samples, on the CPU."""
+
+    def uniform(low: float = 0.0, high: float = 1.0) -> Tensor:
+        return torch.rand(n, generator=generator) * (high - low) + low
+
+    def integer(low: int, high: int) -> Tensor:
+        return torch.randint(low, high + 1, (n,), generator=generator)
+
+    if family == "color":
+        values = {name: uniform() for name in ("brightness", "saturation", "contrast")}
+    elif family == "crop":
+        values = {"down": integer(*_shift(height)), "right": integer(*_shift(width))}
+    elif family == "cutout":
+        rows, columns = _cut(height), _cut(width)
+        values = {"row": integer(0, height - rows % 2), "column": integer(0, width - columns % 2)}
+    elif family == "flip":
+        values = {"flip": uniform() < PROB_FLIP}
+    elif family == "scale":
+        values = {name: uniform(1 / RATIO_SCALE, RATIO_SCALE) for name in ("x", "y")}
+    else:
+        values = {"angle": uniform(-RATIO_ROTATE, RATIO_ROTATE)}
+    return Step(family, values, align_corners)
+
+
+def _shift(side: int) -> tuple[int, int]:
+    """Largest translation in pixels, both ways: 4 at 32."""
+    reach = math.floor(side * RATIO_CROP_PAD + 0.5)
+    return -reach, reach
+
+
+def _cut(side: int) -> int:
+    """Side of the cutout box in pixels: 16 at 32."""
+    return math.floor(side * RATIO_CUTOUT + 0.5)
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    """Per-sample values as (n, 1, 1, 1) on the images' device and in their type."""
+    kind = like.dtype if values.is_floating_point() else values.dtype
+    return values.to(device=like.device, dtype=kind).reshape(-1, 1, 1, 1)
+
+
+def _color(x: Tensor, step: Step) -> Tensor:
+    """Brightness, then saturation about the channel mean of each pixel, then contrast about the image mean."""
+    x = x + (_column(step.values["brightness"], x) - 0.5) * BRIGHTNESS
+    grey = x.mean(dim=1, keepdim=True)
+    x = (x - grey) * (_column(step.values["saturation"], x) * SATURATION) + grey
+    mean = x.mean(dim=(1, 2, 3), keepdim=True)
+    return (x - mean) * (_column(step.values["contrast"], x) + CONTRAST) + mean
+
+
+def _crop(x: Tensor, step: Step) -> Tensor:
+    """Translate by whole pixels, zeros from outside."""
+    down, right = step.values["down"].to(x.device), step.values["right"].to(x.device)
+    return _shift_axis(_shift_axis(x, down, 2), right, 3)
+
+
+def _shift_axis(x: Tensor, offset: Tensor, axis: int) -> Tensor:
+    """Position p of the result is position p + offset of the input, per sample."""
+    side = x.shape[axis]
+    source = torch.arange(side, device=x.device) + offset.reshape(-1, 1)
+    inside = (source >= 0) & (source < side)
+    shape = [-1, 1, 1, 1]
+    shape[axis] = side
+    index = source.clamp(0, side - 1).reshape(shape).expand_as(x)
+    return x.gather(axis, index) * inside.reshape(shape).to(x.dtype)
+
+
+def _cutout(x: Tensor, step: Step) -> Tensor:
+    """Zero a box around a centre, cut at the border."""
+    rows = _outside(step.values["row"].to(x.device), _cut(x.shape[2]), x.shape[2])
+    columns = _outside(step.values["column"].to(x.device), _cut(x.shape[3]), x.shape[3])
+    keep = rows[:, None, :, None] | columns[:, None, None, :]
+    return x * keep.to(x.dtype)
+
+
+def _outside(centre: Tensor, cut: int, side: int) -> Tensor:
+    """(n, side): positions the box does not cover."""
+    position = torch.arange(side, device=centre.device)
+    start = centre.reshape(-1, 1) - cut // 2
+    return (position < start) | (position >= start + cut)
+
+
+def _flip(x: Tensor, step: Step) -> Tensor:
+    """Mirror left and right."""
+    return torch.where(_column(step.values["flip"], x), x.flip(3), x)
+
+
+def _scale(x: Tensor, step: Step) -> Tensor:
+    """Scale the sampling grid: factors above 1 shrink the content."""
+    zero = torch.zeros_like(step.values["x"])
+    theta = [[step.values["x"], zero, zero], [zero, step.values["y"], zero]]
+    return _sample(x, theta, step.align_corners)
+
+
+def _rotate(x: Tensor, step: Step) -> Tensor:
+    """Rotate about the centre."""
+    angle = step.values["angle"] * (math.pi / 180)
+    zero = torch.zeros_like(angle)
+    theta = [[angle.cos(), -angle.sin(), zero], [angle.sin(), angle.cos(), zero]]
+    return _sample(x, theta, step.align_corners)
+
+
+def _sample(x: Tensor, rows: list[list[Tensor]], align_corners: bool) -> Tensor:
+    theta = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2).to(device=x.device, dtype=x.dtype)
+    grid = functional.affine_grid(theta.expand(x.shape[0], 2, 3), list(x.shape), align_corners=align_corners)
+    return functional.grid_sample(x, grid, align_corners=align_corners)
+
+
+FAMILIES: Mapping[str, Callable[[Tensor, Step], Tensor]] = {
+    "color": _color,
+    "crop": _crop,
+    "cutout": _cutout,
+    "flip": _flip,
+    "scale": _scale,
+    "rotate": _rotate,
+}
+"""The six operation families of DSA."""

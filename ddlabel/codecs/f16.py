@@ -1,0 +1,38 @@
+"""Float16 label values, rounded to nearest: what FKD and SRe2L store (arXiv:2306.13092)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ._codec import MAX_F16, check_encodable
+
+__all__ = ["CODEC"]
+
+RELATIVE = 2.0**-11
+"""Half a unit in the last place of float16."""
+SUBNORMAL = 2.0**-25
+"""Half the spacing of float16 near zero."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Float16:
+    """16 bits a value, 11 of them precision."""
+
+    def encode(self, values: Tensor) -> dict[str, Tensor]:
+        """Part `values` (m, k) float16."""
+        check_encodable(values, MAX_F16)
+        return {"values": values.to(torch.float16)}
+
+    def decode(self, parts: dict[str, Tensor]) -> Tensor:
+        """The values."""
+        return parts["values"].float()
+
+    def tolerance(self, values: Tensor) -> Tensor:
+        """Half a unit in the last place of the largest value."""
+        return values.double().abs().amax(dim=1) * RELATIVE + SUBNORMAL
+
+
+CODEC = Float16

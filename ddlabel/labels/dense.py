@@ -1,0 +1,106 @@
+"""LADD's dense labels: N x N fixed square windows of each image, labelled one by one (arXiv:2409.16239)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..config import opt
+from ..errors import UsageError
+
+__all__ = ["KIND", "window_offsets", "window_side"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dense:
+    """N x N windows of R of the side, row by row from the top left, each resized to the image's size.
+
+    Differs from the authors' code in: window and offsets follow one integer rule (rounded half up) at every size,
+    where the paper only gives sizes that divide; resizing is bilinear in the stored input space, which the paper
+    leaves open.
+    """
+
+    grid: int = opt(5, "N: windows per side, N x N in all", min=1, max=64)
+    ratio: str = opt("5/8", "R: side of a window as a fraction P/Q of the image")
+
+    @property
+    def view_count(self) -> int:
+        """N x N."""
+        return self.grid * self.grid
+
+    def windows(self, size: int) -> tuple[int, list[int]]:
+        """Side of a window and its N offsets along one axis, in pixels.
+
+        Raises:
+            UsageError: the ratio is no fraction in (0, 1], or the windows do not fit the image.
+        """
+        ratio = _parse_ratio(self.ratio)
+        side = window_side(size, ratio)
+        if side < 1 or self.grid > size:
+            raise UsageError(
+                f"{self.grid} windows of ratio {self.ratio} do not fit images of {size} px",
+                field="grid",
+                hint="use a smaller --grid or a larger --ratio",
+            )
+        return side, window_offsets(size, side, self.grid)
+
+    def views(self, images: Tensor) -> Tensor:
+        """(b, N*N, c, h, w): every window, resized."""
+        size = images.shape[-1]
+        side, offsets = self.windows(size)
+        crops = [images[..., top : top + side, left : left + side] for top in offsets for left in offsets]
+        resized = [functional.interpolate(crop, size=(size, size), mode="bilinear") for crop in crops]
+        return torch.stack(resized, dim=1)
+
+    def view(self, images: Tensor, index: Tensor) -> Tensor:
+        """Window index[i] of image i, resized: one gather and one resize for the batch."""
+        size = images.shape[-1]
+        side, offsets = self.windows(size)
+        starts = torch.tensor(offsets, device=images.device)
+        index = index.to(images.device)
+        span = torch.arange(side, device=images.device)
+        rows = (starts[index // self.grid][:, None] + span)[:, None, :, None]
+        columns = (starts[index % self.grid][:, None] + span)[:, None, None, :]
+        channels = images.shape[1]
+        tall = images.gather(2, rows.expand(-1, channels, side, size))
+        crops = tall.gather(3, columns.expand(-1, channels, side, side))
+        return functional.interpolate(crops, size=(size, size), mode="bilinear")
+
+    def parameters(self, size: int) -> dict[str, Any]:
+        """Grid, ratio, resize rule and image size."""
+        self.windows(size)
+        return {"grid": self.grid, "ratio": self.ratio, "resize": "bilinear", "size": size}
+
+
+def window_side(size: int, ratio: Fraction) -> int:
+    """round half up of ratio * size: 20 at 32 px and 5/8."""
+    p, q = ratio.numerator, ratio.denominator
+    return (2 * p * size + q) // (2 * q)
+
+
+def window_offsets(size: int, side: int, grid: int) -> list[int]:
+    """N offsets from 0 to size - side, rounded half up; the centre for N = 1."""
+    if grid == 1:
+        return [(size - side) // 2]
+    room, steps = size - side, grid - 1
+    return [(2 * k * room + steps) // (2 * steps) for k in range(grid)]
+
+
+def _parse_ratio(text: str) -> Fraction:
+    try:
+        ratio = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        ratio = Fraction(0)
+    if not 0 < ratio <= 1 or len(text) > 20:
+        raise UsageError(
+            f"option 'ratio' is '{text[:40]}', expected a fraction P/Q in (0, 1]", field="ratio", hint="for example 5/8"
+        )
+    return ratio
+
+
+KIND = Dense

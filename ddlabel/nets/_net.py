@@ -1,0 +1,152 @@
+"""What a net is here, and how one is built from its name with every parameter drawn from a given generator."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Generator, Tensor, nn
+
+from .. import _plugins
+from ..errors import UsageError, suggest
+
+__all__ = ["Family", "Net", "build", "canonical", "default_arch", "make_norm", "parse_options"]
+
+NORMS = {
+    "in": "instance", "instance": "instance", "bn": "batch", "batch": "batch", "ln": "layer", "layer": "layer",
+    "gn": "group", "group": "group", "none": "none", "nonorm": "none",
+}  # fmt: skip
+"""Spellings of the normalisation layers."""
+GROUPS = 4
+"""Groups of `group` normalisation."""
+
+
+class Net(nn.Module, ABC):
+    """A classifier of images (b, c, h, w) float32."""
+
+    notes: tuple[str, ...] = ()
+    """What a user should know of this net at this image size."""
+
+    @abstractmethod
+    def features_by_layer(self, images: Tensor) -> list[Tensor]:
+        """Outputs of the blocks, first to last."""
+
+    @abstractmethod
+    def embed(self, images: Tensor) -> Tensor:
+        """(b, f): what the classifier sees."""
+
+    @abstractmethod
+    def classify(self, features: Tensor) -> Tensor:
+        """(b, k) logits of embeddings (b, f)."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(b, k) logits."""
+        return self.classify(self.embed(images))
+
+
+class Family(ABC):
+    """A family of nets: one file, one `NET`, names `family-option-option`."""
+
+    @abstractmethod
+    def canonical(self, options: Sequence[str]) -> str:
+        """The full name that the options mean; the same for every spelling of one net."""
+
+    @abstractmethod
+    def build(self, options: Sequence[str], *, channels: int, size: int, classes: int) -> Net:
+        """The net, with parameters of any value.
+
+        Raises:
+            UsageError: unknown options, or an image size the net cannot take.
+        """
+
+
+def canonical(name: str) -> str:
+    """The full name of a net: `convnet-d3` becomes `convnet-d3-w128-instance`.
+
+    Raises:
+        UsageError: unknown family or option.
+    """
+    family, options = _split(name)
+    return family.canonical(options)
+
+
+def default_arch(size: int) -> str:
+    """The ConvNet whose depth suits the images: log2(size) - 2 blocks, so that the last map is 4 x 4."""
+    return f"convnet-d{max(1, min(8, round(math.log2(32 if size == 28 else size)) - 2))}"
+
+
+def build(name: str, *, channels: int, size: int, classes: int, generator: Generator) -> Net:
+    """Build a net for square images, every parameter drawn from the generator with torch's default distributions.
+
+    Args:
+        name: such as `convnet-d3-w64-bn`.
+        channels: of the images.
+        size: side of the images in pixels.
+        classes: number of logits k.
+        generator: on the CPU; the global generator is neither read nor set.
+
+    Raises:
+        UsageError: unknown name, or a size the net cannot take.
+    """
+    family, options = _split(name)
+    with torch.device("meta"):
+        net = family.build(options, channels=channels, size=size, classes=classes)
+    net = net.to_empty(device="cpu")
+    for module in net.modules():
+        _initialise(module, generator)
+    return net
+
+
+def parse_options(family: str, options: Sequence[str], parsers: Mapping[str, Callable[[str], bool]]) -> None:
+    """Feed every option to the first parser that takes it.
+
+    Args:
+        family: name of the family, for messages.
+        options: parts of the name after the family.
+        parsers: what each option looks like in the help, and a function that returns whether it took the text.
+
+    Raises:
+        UsageError: an option that no parser takes, listing those known.
+    """
+    for option in options:
+        if not any(parser(option) for parser in parsers.values()):
+            raise UsageError(f"net '{family}' has no option '{option}'{suggest(option, parsers)}", field="arch")
+
+
+def make_norm(name: str, channels: int, height: int, width: int) -> nn.Module:
+    """A normalisation layer for maps (b, channels, height, width).
+
+    `instance` is GroupNorm with one channel per group, which equals InstanceNorm2d with affine parameters.
+    """
+    if name == "instance":
+        return nn.GroupNorm(channels, channels)
+    if name == "batch":
+        return nn.BatchNorm2d(channels)
+    if name == "layer":
+        return nn.LayerNorm([channels, height, width])
+    if name == "group":
+        return nn.GroupNorm(GROUPS, channels)
+    return nn.Identity()
+
+
+def _split(name: str) -> tuple[Family, list[str]]:
+    head, *options = name.strip().lower().split("-")
+    family = _plugins.load("nets", head, "NET")
+    if not isinstance(family, Family):
+        raise TypeError(f"NET of '{head}' is no Family")
+    return family, options
+
+
+def _initialise(module: nn.Module, generator: Generator) -> None:
+    """torch's default initialisation of one layer, from an explicit generator."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
+        if module.bias is not None:
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+    elif isinstance(module, nn.GroupNorm | nn.LayerNorm | nn.BatchNorm2d):
+        module.reset_parameters()
+    elif any(True for _parameter in module.parameters(recurse=False)):
+        raise TypeError(f"no initialisation known for {type(module).__name__}")

@@ -1,0 +1,46 @@
+"""Nets that are one row of layers, then a linear classifier: LeNet, AlexNet, VGG11."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ._net import Net
+
+__all__ = ["SequenceNet", "out_side"]
+
+
+class SequenceNet(Net):
+    """Stages applied in order, flattened, then a head."""
+
+    def __init__(self, stages: Sequence[nn.Module], head: nn.Module, classifier: nn.Linear) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.head = head
+        self.classifier = classifier
+
+    def features_by_layer(self, images: Tensor) -> list[Tensor]:
+        """Output of every stage."""
+        outputs = []
+        for stage in self.stages:
+            images = stage(images)
+            outputs.append(images)
+        return outputs
+
+    def embed(self, images: Tensor) -> Tensor:
+        """What the last linear layer sees."""
+        for stage in self.stages:
+            images = stage(images)
+        features: Tensor = self.head(images.flatten(1))
+        return features
+
+    def classify(self, features: Tensor) -> Tensor:
+        """One linear layer."""
+        logits: Tensor = self.classifier(features)
+        return logits
+
+
+def out_side(side: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
+    """Side of a map after a convolution or pooling."""
+    return (side + 2 * padding - kernel) // stride + 1

@@ -1,0 +1,49 @@
+"""Input spaces: how uint8 pixels become the float32 images that nets see, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .zca import Zca
+
+__all__ = ["Space"]
+
+
+@dataclass(frozen=True)
+class Space:
+    """Pixels normalised per channel, or ZCA-whitened (which replaces normalisation)."""
+
+    kind: str
+    """`normalised` or `zca`."""
+    mean: tuple[float, ...]
+    """Per channel, in [0, 1] units."""
+    std: tuple[float, ...]
+    zca: Zca | None = None
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Images (n, c, h, w) float32 of uint8 pixels of the same shape, on their device."""
+        units = pixels.float().div_(255)
+        if self.zca is not None:
+            return self.zca.whiten(units)
+        mean, std = self._constants(units)
+        return units.sub_(mean).div_(std)
+
+    def decode(self, images: Tensor) -> Tensor:
+        """Images back in [0, 1] units, not clamped."""
+        if self.zca is not None:
+            return self.zca.unwhiten(images)
+        mean, std = self._constants(images)
+        return images * std + mean
+
+    def to_pixels(self, images: Tensor) -> Tensor:
+        """Images as uint8 pixels: clamped to [0, 1], times 255, rounded half to even."""
+        return self.decode(images).clamp(0, 1).mul(255).round().to(torch.uint8)
+
+    def _constants(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (1, -1, 1, 1)
+        mean = torch.tensor(self.mean, dtype=like.dtype, device=like.device).reshape(shape)
+        std = torch.tensor(self.std, dtype=like.dtype, device=like.device).reshape(shape)
+        return mean, std
