@@ -1,117 +1,106 @@
-"""Which real images to keep, as pure functions of labels or features.
-
-Decisions are made in float64 and equal candidates are told apart by their position, lowest first, so that a result
-does not depend on the number of threads. Scores closer than `TIE` times the largest squared norm count as equal.
-Every result is in selection order, and its first j entries are the result for a budget of j.
-"""
+"""Choosing real images: pure functions of labels and features, per class, deterministic, prefix-nested."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional
 
 from .errors import DataError
 
-__all__ = ["cover", "herd", "select_random"]
+__all__ = ["check_budget", "herding", "k_center", "random_order", "select_random"]
 
-TIE = 1e-12
-"""Relative distance below which two scores are the same: above float64 rounding, below any real difference."""
+
+def check_budget(labels: Tensor, classes: Sequence[str], ipc: int) -> None:
+    """Refuse a budget that a class cannot fill.
+
+    Raises:
+        DataError: naming the class, its images and the budget.
+    """
+    counts = torch.bincount(labels, minlength=len(classes))
+    short = [(name, int(count)) for name, count in zip(classes, counts, strict=True) if count < ipc]
+    if short:
+        name, count = short[0]
+        raise DataError(
+            f"class '{name}' has {count} training images, --ipc asks for {ipc}",
+            field="ipc",
+            hint="lower --ipc or --validation, or add images",
+        )
+
+
+def random_order(count: int, generator: Generator) -> Tensor:
+    """A random permutation of count candidates, (count,) int64."""
+    return torch.randperm(count, generator=generator)
 
 
 def select_random(labels: Tensor, counts: Tensor, generator: Generator) -> Tensor:
-    """Random images of each class without replacement; the baseline of every coreset table.
+    """counts[c] random items of each class c, class-major: indices (sum of counts,) int64.
 
     Args:
-        labels: (n,) int64 class of every candidate.
-        counts: (k,) int64, how many to take of each class.
-        generator: one permutation per class is drawn from it, in order of classes.
-
-    Returns:
-        (sum of counts,) int64 indices into `labels`, class-major, in selection order.
-
-    Raises:
-        DataError: a class has fewer images than its count.
-
-    Differs from the authors' code in: has no single source; drawing is per class, so every class gets its count.
+        labels: (n,) int64.
+        counts: (k,) int64; at most the size of each class is taken.
     """
-    parts = []
+    chosen = []
     for label, count in enumerate(counts.tolist()):
-        members = (labels == label).nonzero().flatten()
-        if count > len(members):
-            raise DataError(f"class {label} has {len(members)} training images, {count} were asked for")
-        parts.append(members[torch.randperm(len(members), generator=generator)[:count]])
-    return torch.cat(parts)
+        candidates = (labels == label).nonzero().flatten()
+        chosen.append(candidates[random_order(len(candidates), generator)[:count]])
+    return torch.cat(chosen)
 
 
-def herd(features: Tensor, count: int, *, normalize: bool = False) -> Tensor:
-    """Herding (Welling, ICML 2009): the mean of the chosen features follows the mean of all.
+def herding(features: Tensor, count: int) -> Tensor:
+    """Greedy herding (Welling, ICML 2009; iCaRL, arXiv:1611.07725): the running mean follows the class mean.
 
-    The t-th pick minimises |t mu - s - h|^2, s the sum of the features picked before.
+    In step t the candidate nearest to t * mean - (sum of those chosen) is taken.
 
     Args:
-        features: (m, f) of one class, any float dtype, finite.
-        count: how many to pick, at most m.
-        normalize: scale every feature vector to length 1 first.
+        features: (m, f) of one class, any scale.
+        count: how many to choose, at most m.
 
     Returns:
-        (count,) int64 positions.
+        Indices (count,) int64 in order of choice; the first j are the choice for budget j. Ties take the lowest index.
 
-    Differs from the authors' code in: DeepCore picks the farthest sample where the method asks for the nearest.
+    Differs from the authors' code in: sums are float64, so that the thread count does not change the choice.
+    DeepCore's version takes the farthest candidate.
     """
-    centred, tolerance = _centre(features, normalize)
-    norms = centred.square().sum(dim=1)
-    residual = torch.zeros_like(centred[0])
-    chosen: list[int] = []
-    for _ in range(_checked(count, features)):
-        scores = norms + 2 * (centred @ residual)
-        scores[chosen] = torch.inf
-        chosen.append(_first_smallest(scores, tolerance))
-        residual += centred[chosen[-1]]
+    points = features.double()
+    mean = points.mean(dim=0)
+    norms = points.square().sum(dim=1)
+    taken = torch.zeros(len(points), dtype=torch.bool)
+    total = torch.zeros_like(mean)
+    chosen = []
+    for step in range(1, count + 1):
+        distance = norms - 2 * (points @ (step * mean - total))
+        distance[taken] = torch.inf
+        index = int(distance.argmin())
+        taken[index] = True
+        total += points[index]
+        chosen.append(index)
     return torch.tensor(chosen, dtype=torch.int64)
 
 
-def cover(features: Tensor, count: int, *, start: int | None = None, normalize: bool = False) -> Tensor:
-    """k-center greedy (Sener & Savarese, ICLR 2018, arXiv:1708.00489): each pick is farthest from those before.
+def k_center(features: Tensor, count: int, *, start: int | None = None) -> Tensor:
+    """Greedy k-center (Gonzalez, 1985): each choice is the candidate farthest from those chosen.
 
     Args:
-        features: (m, f) of one class, any float dtype, finite.
-        count: how many to pick, at most m.
-        start: position of the first pick; None takes the medoid, the sample nearest to the mean.
-        normalize: scale every feature vector to length 1 first.
+        features: (m, f) of one class.
+        count: how many to choose, at most m.
+        start: the first choice; None takes the medoid, the candidate nearest to the mean.
 
     Returns:
-        (count,) int64 positions; their covering radius is at most twice the smallest possible.
+        Indices (count,) int64 in order of choice, a 2-approximation of the covering radius. Ties take the lowest index.
 
-    Differs from the authors' code in: DeepCore starts at a random sample and stores all pairwise distances.
+    Differs from the authors' code in: a deterministic start by default, and memory that does not grow with count.
     """
-    centred, tolerance = _centre(features, normalize)
-    norms = centred.square().sum(dim=1)
-    chosen = [_first_smallest(norms, tolerance) if start is None else start][: _checked(count, features)]
-    distances = torch.full_like(norms, torch.inf)
-    while len(chosen) < count:
-        newest = centred[chosen[-1]]
-        to_newest = norms - 2 * (centred @ newest) + newest.square().sum()
-        distances = torch.minimum(distances, to_newest.clamp(min=0))
-        distances[chosen] = -torch.inf
-        chosen.append(_first_smallest(-distances, tolerance))
+    points = features.double()
+    if start is None:
+        start = int((points - points.mean(dim=0)).square().sum(dim=1).argmin())
+    nearest = (points - points[start]).square().sum(dim=1)
+    chosen = [start]
+    nearest[start] = -1
+    for _step in range(count - 1):
+        index = int(nearest.argmax())
+        chosen.append(index)
+        nearest = torch.minimum(nearest, (points - points[index]).square().sum(dim=1))
+        nearest[chosen] = -1
     return torch.tensor(chosen, dtype=torch.int64)
-
-
-def _centre(features: Tensor, normalize: bool) -> tuple[Tensor, float]:
-    """Features in float64 around their mean, and what counts as a tie between squared distances."""
-    exact = features.to(torch.float64)
-    if normalize:
-        exact = functional.normalize(exact, dim=1)
-    tolerance = TIE * float(exact.square().sum(dim=1).max()) if len(exact) else 0.0
-    return exact - exact.mean(dim=0), tolerance
-
-
-def _first_smallest(scores: Tensor, tolerance: float) -> int:
-    return int((scores <= scores.min() + tolerance).nonzero()[0])
-
-
-def _checked(count: int, features: Tensor) -> int:
-    if not 0 < count <= len(features):
-        raise ValueError(f"count is {count}, expected 1 to {len(features)}, the number of features")
-    return count

@@ -28,7 +28,7 @@ from .refine import COMMAND as REFINE
 from .train_teacher import COMMAND as TRAIN_TEACHER
 from .version import COMMAND as VERSION
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "dispatch", "main"]
 
 COMMANDS: tuple[Command, ...] = (
     TRAIN_TEACHER,
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _run(given)
+        dispatch(given)
         sys.stdout.flush()
     except BrokenPipeError:
         _silence_stdout()
@@ -83,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(arguments: list[str]) -> None:
+def dispatch(arguments: list[str]) -> None:
+    """Run one command; errors are raised, not printed."""
     by_name = {command.name: command for command in COMMANDS}
     if not arguments:
         arguments = ["--help"]

@@ -1,156 +1,94 @@
-"""What a distillation method is, and the loop that runs every one of them.
-
-A method is a frozen record of options with `init`, `step` and `finish`; it owns no loop, no files and no randomness.
-Its whole memory is a `State`, a dict of tensors, so that any method can be checkpointed and continued bit for bit:
-step `i` draws from the stream ("distill", "step", i) whatever ran before.
-"""
+"""What a distillation method is, and the one loop that drives all of them."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Generator, Tensor
 
-from ..errors import DataError, DivergedError, UsageError
+from .. import seeding
+from ..errors import DivergedError
 from ..events import Event, OnEvent, ignore
-from ..seeding import generator
+from ..selection import check_budget
 from ..space import Space
 
-__all__ = ["Distilled", "Method", "Problem", "State", "TeacherNets", "begin_selection", "finish_selection", "run"]
+__all__ = ["Distilled", "FeatureSource", "Method", "Problem", "State", "finish_selection", "run", "select_by_class"]
 
 State = dict[str, Tensor]
-"""Everything a method remembers between steps. Steps return a new one and leave the tensors of the old one alone."""
+"""Everything a method knows between two steps, as named tensors: it can be stored and taken up again."""
 
 
-class TeacherNets(Protocol):
-    """What a method may ask of a teacher."""
+class FeatureSource(Protocol):
+    """Something that embeds images: a teacher."""
 
     def features(self, pixels: Tensor, *, device: torch.device | str = "cpu") -> Tensor:
-        """Embeddings (n, f) on the CPU of uint8 pixels (n, c, h, w)."""
+        """(n, f) float32 on the CPU, of uint8 pixels (n, c, h, w)."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What is to be distilled: real training images and the budget. Validation and test images never get here."""
+    """What is to be distilled. Holds training images only."""
 
     pixels: Tensor
-    """(n, c, h, w) uint8 training images."""
+    """(n, c, h, w) uint8 real images of the training split."""
     labels: Tensor
-    """(n,) int64 in [0, k)."""
+    """(n,) int64."""
     classes: tuple[str, ...]
     space: Space
-    """Model-input space of distilled images."""
     ipc: int
-    """Distilled images per class."""
     arch: str
-    """Canonical name of the net that optimising methods use."""
-    flip: bool = True
-    """Whether a mirrored image keeps its class; False for digits."""
-    teacher: TeacherNets | None = None
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    seed: int = 0
+    """Canonical name of the net to optimise through."""
+    flip: bool
+    """Whether mirroring is a fair augmentation of these images."""
+    teacher: FeatureSource | None
+    device: torch.device
+    seed: int
 
-    @property
-    def channels(self) -> int:
-        """Colour channels of an image."""
-        return int(self.pixels.shape[1])
-
-    @property
-    def size(self) -> int:
-        """Side of an image in pixels."""
-        return int(self.pixels.shape[2])
-
-    @cached_property
-    def members(self) -> tuple[Tensor, ...]:
-        """For each class, the ascending indices of its training images."""
-        return tuple((self.labels == label).nonzero().flatten() for label in range(len(self.classes)))
-
-    @cached_property
-    def distilled_labels(self) -> Tensor:
-        """(k*ipc,) int64 class of every distilled image, class-major."""
-        return torch.arange(len(self.classes)).repeat_interleave(self.ipc)
-
-    def features(self, label: int) -> Tensor:
-        """The teacher's embeddings (m, f) of all training images of a class.
-
-        Raises:
-            DataError: an embedding is not finite.
-        """
-        if self.teacher is None:
-            raise ValueError("a method that asks for features must need 'teacher'")
-        members = self.members[label]
-        features = self.teacher.features(self.pixels[members], device=self.device)
-        broken = (~torch.isfinite(features).all(dim=1)).nonzero().flatten()
-        if len(broken):
-            raise DataError(
-                f"the teacher's features of training image {int(members[broken[0]])} (class '{self.classes[label]}') "
-                "are not finite",
-                field="teacher",
-                hint="use another checkpoint or teacher",
-            )
-        return features
-
-    def check(self) -> None:
-        """Refuse a budget that the data cannot meet.
-
-        Raises:
-            UsageError: `ipc` below 1.
-            DataError: a class with fewer training images than `ipc`.
-        """
-        if self.ipc < 1:
-            raise UsageError(f"option 'ipc' is {self.ipc}, expected at least 1", field="ipc")
-        for name, members in zip(self.classes, self.members, strict=True):
-            if len(members) < self.ipc:
-                raise DataError(
-                    f"class '{name}' has {len(members)} training images, --ipc asks for {self.ipc}",
-                    field="ipc",
-                    hint="lower --ipc or --validation",
-                )
+    def members(self, label: int) -> Tensor:
+        """Indices of the real images of one class, ascending."""
+        return (self.labels == label).nonzero().flatten()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Distilled:
-    """What a method made: exactly one of `images` and `pixels`."""
+    """What a method gives back: real pixels exactly, or optimised images."""
 
     labels: Tensor
-    """(n,) int64, class-major."""
-    images: Tensor | None = None
-    """(n, c, h, w) float32 in model-input space: optimised images."""
+    """(k*ipc,) int64, class-major."""
     pixels: Tensor | None = None
-    """(n, c, h, w) uint8: real images, unchanged."""
+    """(k*ipc, c, h, w) uint8, when real images were selected."""
+    images: Tensor | None = None
+    """(k*ipc, c, h, w) float32 in model-input space, when they were optimised."""
     indices: Tensor | None = None
-    """(n,) int64 training indices of chosen real images."""
+    """(k*ipc,) int64 training images selected."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Numbers for the history: the last loss, resolved step sizes."""
 
 
 class Method(Protocol):
-    """A distillation or selection method; the module that defines one names it METHOD."""
+    """A frozen dataclass of options with these members; one file, `METHOD` names it."""
 
     needs: ClassVar[frozenset[str]]
-    """Of {"teacher"}: refused before any work when the problem lacks it."""
+    """Subset of {"teacher"}: refused before any work."""
 
-    def step_count(self, problem: Problem) -> int:
-        """Steps of a whole run: an option of optimised methods, the number of classes for selection."""
+    @property
+    def total_steps(self) -> int:
+        """Steps the driver runs."""
         ...
 
-    def init(self, problem: Problem, generator: Generator) -> State:
+    def prepare(self, problem: Problem, generator: Generator) -> State:
         """The state before the first step."""
         ...
 
     def step(self, problem: Problem, state: State, index: int, generator: Generator) -> tuple[State, dict[str, float]]:
-        """The state after step `index`, and numbers worth showing."""
+        """One step: the next state and metrics worth showing; `loss` is checked for finiteness."""
         ...
 
     def finish(self, problem: Problem, state: State) -> Distilled:
-        """The result of the last state."""
+        """The result."""
         ...
 
 
@@ -162,59 +100,64 @@ def run(
     on_event: OnEvent = ignore,
     on_checkpoint: Callable[[int, State], None] | None = None,
 ) -> Distilled:
-    """Run a method from its first step, or from a checkpoint, to its result.
+    """Drive a method to its end.
 
     Args:
-        method: options of a method.
-        problem: data and budget.
-        start: steps done and the state after them, from `on_checkpoint` of the same run.
-        on_event: told of every step, after `on_checkpoint`: the safe point for an interrupt.
-        on_checkpoint: given the steps done and the state after every step, always finite. A state is never changed
-            later, so it may be kept as it is.
+        method: its options.
+        problem: the real images and the budget.
+        start: steps done and the state after them; continuing gives the same bits as never having stopped, because
+            step i draws from the stream ("distill", "step", i) of the seed alone.
+        on_event: told of progress every step.
+        on_checkpoint: given (steps done, state) after every step whose state is finite.
 
     Raises:
-        UsageError: `ipc` below 1, or no teacher for a method that needs one.
-        DataError: a class with fewer training images than `ipc`.
-        DivergedError: a metric or the state became NaN or infinite; the checkpoint before is good.
+        DataError: a class has fewer images than the budget.
+        DivergedError: a loss or a state became non-finite, naming step and option.
     """
-    problem.check()
-    if "teacher" in method.needs and problem.teacher is None:
-        raise UsageError("this method needs features, expected a teacher", field="teacher")
-    total = method.step_count(problem)
-    done, state = start or (0, method.init(problem, generator(problem.seed, "distill", "init")))
-    state = {name: value.to(problem.device) for name, value in state.items()}
-    for index in range(done, total):
-        state, metrics = method.step(problem, state, index, generator(problem.seed, "distill", "step", index))
-        _check_finite(method, state, metrics, f"step {index + 1} of {total}")
+    check_budget(problem.labels, problem.classes, problem.ipc)
+    if start is None:
+        start = (0, method.prepare(problem, seeding.generator(problem.seed, "distill", "prepare")))
+    done, state = start
+    metrics: dict[str, float] = {}
+    for index in range(done, method.total_steps):
+        generator = seeding.generator(problem.seed, "distill", "step", index)
+        state, metrics = method.step(problem, state, index, generator)
+        _check_finite(state, metrics, index, method)
         if on_checkpoint is not None:
             on_checkpoint(index + 1, state)
-        on_event(Event(phase="distilling", done=index + 1, total=total, metrics=metrics))
+        on_event(Event(phase="distilling", done=index + 1, total=method.total_steps, metrics=metrics))
     return method.finish(problem, state)
 
 
-def begin_selection(problem: Problem) -> State:
-    """The state of a selection method: `indices` (k, ipc) into the training images, -1 where not chosen yet."""
-    return {"indices": torch.full((len(problem.classes), problem.ipc), -1)}
+def select_by_class(problem: Problem, choose: Callable[[int, Tensor], Tensor]) -> State:
+    """The state of a selection method: `choose(label, members)` gives positions within each class."""
+    parts = []
+    for label in range(len(problem.classes)):
+        members = problem.members(label)
+        parts.append(members[choose(label, members)[: problem.ipc]])
+    return {"indices": torch.cat(parts)}
 
 
 def finish_selection(problem: Problem, state: State) -> Distilled:
-    """The chosen real images, byte for byte, and where they came from."""
-    indices = state["indices"].cpu().flatten()
-    return Distilled(labels=problem.distilled_labels, pixels=problem.pixels[indices], indices=indices)
+    """The chosen real images, bit for bit."""
+    indices = state["indices"]
+    return Distilled(labels=problem.labels[indices], pixels=problem.pixels[indices], indices=indices)
 
 
-def _check_finite(method: Any, state: State, metrics: Mapping[str, float], where: str) -> None:
-    for name, number in metrics.items():
-        if not math.isfinite(number):
-            raise DivergedError(f"'{name}' is {number} at {where}", field=name, hint=_advice(method))
+def _check_finite(state: State, metrics: Mapping[str, float], index: int, method: Method) -> None:
+    total = method.total_steps
+    rate = f" (now {method.lr_images})" if getattr(method, "lr_images", None) is not None else ""
+    for name, value in metrics.items():
+        if value != value or value in (float("inf"), float("-inf")):
+            raise DivergedError(
+                f"'{name}' is {value} at step {index + 1} of {total}",
+                field=name,
+                hint=f"lower --set lr_images{rate}",
+            )
     for name, tensor in state.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise DivergedError(f"'{name}' is not finite at {where}", field=name, hint=_advice(method))
-
-
-def _advice(method: Any) -> str | None:
-    """Names the step sizes among the options of a method."""
-    rates = [option.name for option in dataclasses.fields(method) if option.name.startswith("lr")]
-    values = {name: getattr(method, name) for name in rates}
-    named = (f"--set {name} (now {'auto' if value is None else format(value, 'g')})" for name, value in values.items())
-    return f"lower {' or '.join(named)}" if rates else None
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise DivergedError(
+                f"'{name}' became non-finite at step {index + 1} of {total}",
+                field=name,
+                hint=f"lower --set lr_images{rate}",
+            )

@@ -1,4 +1,4 @@
-"""Real images that cover the feature space: k-center greedy (Sener & Savarese, ICLR 2018, arXiv:1708.00489)."""
+"""Greedy k-center on teacher features (Sener & Savarese, ICLR 2018, arXiv:1708.00489)."""
 
 from __future__ import annotations
 
@@ -6,52 +6,58 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
+from .. import seeding
 from ..config import opt
-from ..selection import cover
-from ._method import Distilled, Problem, State, begin_selection, finish_selection
+from ..errors import UsageError
+from ..selection import k_center
+from ._method import Distilled, Problem, State, finish_selection, select_by_class
 
-__all__ = ["METHOD", "KCenter"]
+__all__ = ["METHOD"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class KCenter:
-    """Greedy farthest-point choice in the feature space of a teacher; a smaller ipc gives a prefix of each class.
+    """Each choice is the real image farthest from those chosen, so that all are near one of them.
 
-    Outliers come first, so expect less than random images at small ipc.
-
-    Differs from the authors' code in: starts at the medoid unless told otherwise, works class by class, and takes
-    features from the given teacher; DeepCore starts at random and uses ImageNet weights at 224 pixels.
+    Differs from the authors' code in: it starts from the medoid of the class unless told to start at random.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
-
     start: str = opt(
-        "medoid", "first image: the one nearest to the class mean, or a random one", choices=("medoid", "random")
+        "medoid", "first choice: the image nearest to the class mean, or a random one", choices=("medoid", "random")
     )
-    normalize: bool = opt(False, "scale every feature vector to length 1 first")
 
-    def step_count(self, problem: Problem) -> int:
-        """One class per step."""
-        return len(problem.classes)
+    @property
+    def total_steps(self) -> int:
+        """Everything happens in `prepare`."""
+        return 0
 
-    def init(self, problem: Problem, generator: Generator) -> State:
-        """Nothing chosen."""
+    def prepare(self, problem: Problem, generator: Generator) -> State:
+        """Choose, class by class."""
         del generator
-        return begin_selection(problem)
+        teacher = problem.teacher
+        if teacher is None:
+            raise UsageError("k-center needs a teacher", field="teacher")
+
+        def choose(label: int, members: Tensor) -> Tensor:
+            features = teacher.features(problem.pixels[members], device=problem.device)
+            start = None
+            if self.start == "random":
+                source = seeding.generator(problem.seed, "k-center", label)
+                start = int(torch.randint(len(members), (1,), generator=source))
+            return k_center(features, problem.ipc, start=start)
+
+        return select_by_class(problem, choose)
 
     def step(self, problem: Problem, state: State, index: int, generator: Generator) -> tuple[State, dict[str, float]]:
-        """Choose the images of class `index`."""
-        members = problem.members[index]
-        first = int(torch.randint(len(members), (), generator=generator)) if self.start == "random" else None
-        chosen = cover(problem.features(index), problem.ipc, start=first, normalize=self.normalize)
-        indices = state["indices"].clone()
-        indices[index] = members[chosen]
-        return {"indices": indices}, {}
+        """Never called."""
+        del problem, index, generator
+        return state, {}
 
     def finish(self, problem: Problem, state: State) -> Distilled:
-        """The chosen pixels."""
+        """The chosen images."""
         return finish_selection(problem, state)
 
 

@@ -1,48 +1,48 @@
-"""Random real images of each class: the baseline that every distillation method must beat."""
+"""Random real images, the same number per class: the baseline of every table."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Generator
 
-from ..selection import select_random
-from ._method import Distilled, Problem, State, begin_selection, finish_selection
+from .. import seeding
+from ..selection import random_order
+from ._method import Distilled, Problem, State, finish_selection, select_by_class
 
-__all__ = ["METHOD", "RandomSelection"]
+__all__ = ["METHOD"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomSelection:
-    """Real images drawn without replacement, one permutation per run; a smaller ipc gives a prefix of each class.
+    """One random permutation per class; the choice for a smaller budget is a prefix of that for a larger one.
 
-    Differs from the authors' code in: has no single source. DC's and MTT's baselines draw one set per experiment from
-    the global generator; here the draw is a function of the seed alone.
+    Differs from the authors' code in: there is none.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    def step_count(self, problem: Problem) -> int:
-        """One step draws all classes."""
-        del problem
-        return 1
+    @property
+    def total_steps(self) -> int:
+        """Everything happens in `prepare`."""
+        return 0
 
-    def init(self, problem: Problem, generator: Generator) -> State:
-        """Nothing chosen."""
+    def prepare(self, problem: Problem, generator: Generator) -> State:
+        """Choose, each class from its own stream."""
         del generator
-        return begin_selection(problem)
+        return select_by_class(
+            problem,
+            lambda label, members: random_order(len(members), seeding.generator(problem.seed, "random", label)),
+        )
 
     def step(self, problem: Problem, state: State, index: int, generator: Generator) -> tuple[State, dict[str, float]]:
-        """Draw `ipc` images of each class."""
-        del index
-        counts = torch.full((len(problem.classes),), problem.ipc)
-        indices = select_random(problem.labels, counts, generator)
-        return {"indices": indices.reshape(state["indices"].shape)}, {}
+        """Never called."""
+        del problem, index, generator
+        return state, {}
 
     def finish(self, problem: Problem, state: State) -> Distilled:
-        """The chosen pixels."""
+        """The chosen images."""
         return finish_selection(problem, state)
 
 

@@ -1,0 +1,130 @@
+"""From image files to uint8 arrays: one set of rules for every picture.
+
+Palette and CMYK pictures become RGB, transparency is laid on white, EXIF orientation is ignored, and a set becomes
+one-channel only when every picture is grey. Pictures with 16 bits a channel, animations and pictures of more than
+89,478,485 pixels are refused.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from ..events import Event, OnEvent
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["EXTENSIONS", "Picture", "decode_all"]
+
+EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+MAX_PIXELS = 89_478_485
+"""Pillow's own limit, where it only warns."""
+GREY_MODES = frozenset({"1", "L", "LA"})
+DEEP_MODES = frozenset({"I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An encoded picture and where it came from."""
+
+    name: str
+    """Path, for messages."""
+    data: bytes
+
+
+def decode_all(pictures: Iterable[Picture], total: int, size: int | None, on_event: OnEvent) -> Tensor:
+    """Decode pictures into (n, c, h, w) uint8, c = 1 when all are grey, else 3.
+
+    Args:
+        pictures: in the order of the result.
+        total: how many there are, for progress.
+        size: side to resize to: the short side by antialiased bilinear interpolation, then a centre crop.
+        on_event: told of progress.
+
+    Raises:
+        DataError: an unreadable picture, or sizes that differ, naming the files.
+    """
+    arrays: list[np.ndarray] = []
+    first = ""
+    for index, picture in enumerate(pictures):
+        array = _decode(picture, size)
+        if arrays and array.shape[:2] != arrays[0].shape[:2]:
+            raise DataError(
+                f"{picture.name} is {array.shape[1]} x {array.shape[0]}, {first} is {arrays[0].shape[1]} x "
+                f"{arrays[0].shape[0]}, expected one size",
+                field="data",
+                hint="use --size PIXELS to resize and crop all of them",
+            )
+        first = first or picture.name
+        arrays.append(array)
+        if index % 500 == 0:
+            on_event(Event(phase="decoding images", done=index, total=total))
+    on_event(Event(phase="decoding images", done=total, total=total))
+    if not arrays:
+        return torch.zeros((0, 1, 1, 1), dtype=torch.uint8)
+    if any(array.ndim == 3 for array in arrays):
+        stacked = np.stack([array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2) for array in arrays])
+        return torch.from_numpy(np.ascontiguousarray(stacked.transpose(0, 3, 1, 2)))
+    return torch.from_numpy(np.stack(arrays))[:, None]
+
+
+def _decode(picture: Picture, size: int | None) -> np.ndarray:
+    """(h, w) or (h, w, 3) uint8."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(picture.data)) as image:
+                _check(image, picture.name)
+                plain = _plain(image)
+                return np.asarray(plain if size is None else _resize(plain, size), dtype=np.uint8)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"{picture.name}: more than {MAX_PIXELS} pixels, expected a normal picture") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{picture.name}: not a readable picture ({len(picture.data)} bytes)", hint="repair or remove the file"
+        ) from error
+
+
+def _check(image: Image, name: str) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(f"{name}: {image.width} x {image.height} pixels, expected at most {MAX_PIXELS}")
+    if getattr(image, "n_frames", 1) > 1:
+        raise DataError(f"{name}: an animation of {image.n_frames} frames, expected one picture")  # type: ignore[attr-defined]
+    if image.mode in DEEP_MODES:
+        raise DataError(f"{name}: mode {image.mode}, expected 8 bits a channel", hint="convert it to 8 bits")
+
+
+def _plain(image: Image) -> Image:
+    """Grey (L) or RGB, without transparency."""
+    from PIL import Image as pil
+
+    transparent = image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info
+    if transparent:
+        layered = image.convert("RGBA")
+        white = pil.new("RGBA", layered.size, (255, 255, 255, 255))
+        flat = pil.alpha_composite(white, layered).convert("RGB")
+        return flat.convert("L") if image.mode == "LA" else flat
+    return image.convert("L" if image.mode in GREY_MODES else "RGB")
+
+
+def _resize(image: Image, size: int) -> Image:
+    from PIL import Image as pil
+
+    if image.size == (size, size):
+        return image
+    scale = size / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    resized = image.resize((width, height), pil.Resampling.BILINEAR)
+    return resized.crop((left, top, left + size, top + size))
