@@ -17,6 +17,7 @@ from ..bundle import Bundle, StageRecord
 from ..data._dataset import Dataset
 from ..errors import ResourceError, UsageError
 from ..events import Event, OnEvent
+from ..memory import keep_freed_memory
 from ..space import Space
 from ..zca import fit_zca
 
@@ -70,6 +71,7 @@ def computing(device: str, threads: int) -> Iterator[Clock]:
         ResourceError: the device or the machine ran out of memory.
     """
     chosen = _choose_device(device)
+    keep_freed_memory()
     before = torch.get_num_threads()
     if threads:
         torch.set_num_threads(threads)
