@@ -99,8 +99,8 @@ def describe(cls: type[Any]) -> list[OptionDoc]:
     ]
 
 
-def build(cls: type[T], texts: Mapping[str, str], *, what: str = "option", **given: Any) -> T:
-    """Make a record from `name=text` pairs (converted by annotation) and already typed values.
+def build(cls: type[T], settings: Mapping[str, Any], *, what: str = "option") -> T:
+    """Make a record from texts (converted by annotation) and already typed values, by name.
 
     Raises:
         UsageError: unknown names, unreadable values, values out of bounds: all of them in one error.
@@ -108,24 +108,21 @@ def build(cls: type[T], texts: Mapping[str, str], *, what: str = "option", **giv
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in _fields(cls)}
     problems: list[str] = []
-    values: dict[str, Any] = dict(given)
-    for name, text in texts.items():
+    values: dict[str, Any] = {}
+    for name, text in settings.items():
         if name not in fields:
             problems.append(f"unknown {what} '{name}'{suggest(name, fields)}")
             continue
         try:
-            values[name] = parse_value(text, hints[name])
+            values[name] = parse_value(text, hints[name]) if isinstance(text, str) else text
         except ValueError as error:
             problems.append(f"{what} '{name}' is '{text[:80]}', expected {error}")
-    missing = [
-        name for name, field in fields.items() if field.default is dataclasses.MISSING and name not in {*values, *texts}
-    ]
+    missing = [name for name, field in fields.items() if field.default is dataclasses.MISSING and name not in settings]
     problems += [f"{what} '{name}' is missing: {fields[name].metadata.get('help', '')}" for name in missing]
-    good = {name: value for name, value in values.items() if name in fields}
-    problems += _violations(fields, good, what)
+    problems += _violations(fields, values, what)
     if problems:
         raise UsageError.collect(problems)
-    return cls(**good)
+    return cls(**values)
 
 
 def build_many(classes: Sequence[type[Any]], settings: Mapping[str, Any], *, what: str = "option") -> tuple[Any, ...]:
@@ -144,10 +141,8 @@ def build_many(classes: Sequence[type[Any]], settings: Mapping[str, Any], *, wha
     records = []
     for cls in classes:
         own = {name: value for name, value in settings.items() if name in {field.name for field in _fields(cls)}}
-        texts = {name: value for name, value in own.items() if isinstance(value, str)}
-        typed = {name: value for name, value in own.items() if not isinstance(value, str)}
         try:
-            records.append(build(cls, texts, what=what, **typed))
+            records.append(build(cls, own, what=what))
         except UsageError as error:
             problems += [problem for problem in error.problems if problem not in problems]
     if problems:

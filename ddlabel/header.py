@@ -206,7 +206,9 @@ def strict_json(data: bytes, source: str, what: str) -> Any:
         _fail(source, f"{what} holds {word}, expected finite numbers")
 
     try:
-        document = json.loads(text, object_pairs_hook=unique, parse_float=finite, parse_int=short, parse_constant=constant)
+        document = json.loads(
+            text, object_pairs_hook=unique, parse_float=finite, parse_int=short, parse_constant=constant
+        )
         text.encode("utf-8")
         json.dumps(document, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:

@@ -253,7 +253,7 @@ def _run_epoch(
         losses.append(float(value.detach()))
         reporter.step(index, losses[-1])
         optimizer.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         optimizer.step()
     reporter.weights(net)
     return math.fsum(losses) / max(1, len(losses))

@@ -76,7 +76,7 @@ class Invocation:
         texts = {name: text for name, text in self.texts.items() if name in names}
         flags = {name: value for name, value in self.flags.items() if name in names}
         try:
-            return build(cls, texts, **flags)
+            return build(cls, {**texts, **flags})
         except UsageError as error:
             self.problems.extend(problem.replace("_", "-") for problem in error.problems)
             return None

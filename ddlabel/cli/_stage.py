@@ -29,7 +29,7 @@ def run_stage(
     config: type[Any],
     stage: Callable[[], Stage],
     *,
-    options: Callable[[Any], Sequence[tuple[str, str, str]]] = lambda config: (),
+    options: Callable[[Any], Sequence[tuple[str, str, str]]] = lambda _config: (),
     output_optional: bool = False,
     show: Callable[[Bundle, Talk], None] | None = None,
 ) -> None:

@@ -69,9 +69,7 @@ def fidelity(original: Tensor, decoded: Tensor, domain: str) -> dict[str, float]
         top-1 probability, change of entropy in nats.
     """
     ours, theirs = original.double(), decoded.double()
-    result = {
-        f"kl_t{temperature}": float(_divergence(ours, theirs, domain, temperature)) for temperature in (1, 20)
-    }
+    result = {f"kl_t{temperature}": float(_divergence(ours, theirs, domain, temperature)) for temperature in (1, 20)}
     before, after = _log_probabilities(ours, domain, 1), _log_probabilities(theirs, domain, 1)
     top = before.argmax(dim=1, keepdim=True)
     return result | {

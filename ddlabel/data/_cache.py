@@ -79,6 +79,6 @@ def write_cache(key: str, pixels: Tensor, labels: Tensor, notes: dict[str, str],
 
 def _digest(pixels: Tensor, labels: Tensor) -> str:
     digest = hashlib.sha256(f"{VERSION} {tuple(pixels.shape)}".encode())
-    digest.update(memoryview(pixels.contiguous().reshape(-1).view(torch.uint8).numpy()))
-    digest.update(memoryview(labels.contiguous().view(torch.uint8).numpy()))
+    digest.update(pixels.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    digest.update(labels.contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -104,9 +103,7 @@ class Dataset:
         }
 
 
-def load(
-    spec: str, *, size: int | None = None, validation: float = 0.1, on_event: OnEvent = ignore
-) -> Dataset:
+def load(spec: str, *, size: int | None = None, validation: float = 0.1, on_event: OnEvent = ignore) -> Dataset:
     """Load a data set by its specification, NAME or NAME:PATH.
 
     Args:
@@ -224,5 +221,3 @@ def _held_out(labels: Tensor, classes: int, fraction: float, fingerprint: str) -
         order = torch.randperm(len(members), generator=seeding.generator(0, "validation", fingerprint, label))
         mask[members[order[:count]]] = True
     return mask
-
-

@@ -107,24 +107,24 @@ def _check(image: Image, name: str) -> None:
 
 def _plain(image: Image) -> Image:
     """Grey (L) or RGB, without transparency."""
-    from PIL import Image as pil
+    from PIL import Image as PilImage
 
     transparent = image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info
     if transparent:
         layered = image.convert("RGBA")
-        white = pil.new("RGBA", layered.size, (255, 255, 255, 255))
-        flat = pil.alpha_composite(white, layered).convert("RGB")
+        white = PilImage.new("RGBA", layered.size, (255, 255, 255, 255))
+        flat = PilImage.alpha_composite(white, layered).convert("RGB")
         return flat.convert("L") if image.mode == "LA" else flat
     return image.convert("L" if image.mode in GREY_MODES else "RGB")
 
 
 def _resize(image: Image, size: int) -> Image:
-    from PIL import Image as pil
+    from PIL import Image as PilImage
 
     if image.size == (size, size):
         return image
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
     left, top = (width - size) // 2, (height - size) // 2
-    resized = image.resize((width, height), pil.Resampling.BILINEAR)
+    resized = image.resize((width, height), PilImage.Resampling.BILINEAR)
     return resized.crop((left, top, left + size, top + size))

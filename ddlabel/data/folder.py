@@ -40,11 +40,11 @@ class _Entry:
 
 
 class Folder:
-    """`folder:PATH`, where PATH is a directory, a tar file, or the common beginning of tar files.
+    """`folder:PATH`: a directory, a tar file, or the common beginning of tar files.
 
-    PATH may be a directory with `train/` and `test/` (or `val/`); a directory with `train.tar` and `test.tar`; one tar
-    file that holds both; or a name such that PATH.tar, or PATH-train.tar and PATH-test.tar (or -val.tar), exist. Classes
-    and files are sorted by their bytes. Symbolic links that leave the directory are refused.
+    PATH may be a directory with `train/` and `test/` (or `val/`); a directory with `train.tar` and `test.tar`; one
+    tar file that holds both; or a name such that PATH.tar, or PATH-train.tar and PATH-test.tar (or -val.tar), exist.
+    Classes and files are sorted by their bytes. Symbolic links that leave the directory are refused.
     """
 
     def load(self, path: str | None, size: int | None, on_event: OnEvent) -> RawData:
@@ -236,7 +236,7 @@ def _decode(
         try:
             label.encode()
         except UnicodeEncodeError:
-            raise DataError(f"{path}: class folder {ascii(label)} is not UTF-8, expected a readable name") from None
+            raise DataError(f"{path}: class folder {label!a} is not UTF-8, expected a readable name") from None
     unknown = sorted({entry.label for entry in test} - set(classes), key=os.fsencode)
     if unknown:
         raise DataError(f"{path}: class '{_shown(unknown[0])}' has test images but no training images", field="data")

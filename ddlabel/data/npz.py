@@ -45,7 +45,9 @@ class Npz:
         if train.pixels.shape[1:] != test.pixels.shape[1:]:
             raise DataError(f"{file}: training images are {tuple(train.pixels.shape[1:])}, test images differ")
         if size not in (None, train.pixels.shape[2]):
-            raise UsageError(f"option 'size' is {size}, '{file}' has images of {train.pixels.shape[2]} px", field="size")
+            raise UsageError(
+                f"option 'size' is {size}, '{file}' has images of {train.pixels.shape[2]} px", field="size"
+            )
         mean, std = statistics(train.pixels)
         classes = int(max(train.labels.max(), test.labels.max() if len(test) else 0)) + 1 if len(train) else 0
         info = DatasetInfo(
@@ -84,7 +86,9 @@ def _read(file: Path) -> dict[str, np.ndarray]:
 
 def _images(array: np.ndarray, file: Path, part: str) -> Tensor:
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or 0 in array.shape[1:]:
-        raise DataError(f"{file}: '{part}_images' is {array.dtype} {array.shape}, expected uint8 [n, h, w] or [n, h, w, c]")
+        raise DataError(
+            f"{file}: '{part}_images' is {array.dtype} {array.shape}, expected uint8 [n, h, w] or [n, h, w, c]"
+        )
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     return tensor[:, None] if array.ndim == 3 else tensor.permute(0, 3, 1, 2).contiguous()
 

@@ -146,7 +146,8 @@ def finish_selection(problem: Problem, state: State) -> Distilled:
 
 def _check_finite(state: State, metrics: Mapping[str, float], index: int, method: Method) -> None:
     total = method.total_steps
-    rate = f" (now {method.lr_images})" if getattr(method, "lr_images", None) is not None else ""
+    chosen = getattr(method, "lr_images", None)
+    rate = "" if chosen is None else f" (now {chosen})"
     for name, value in metrics.items():
         if value != value or value in (float("inf"), float("-inf")):
             raise DivergedError(

@@ -87,9 +87,7 @@ class DistributionMatching:
         limit = LARGE_SET.get(len(problem.classes), LARGE_SET[10])
         return 1.0 if problem.ipc <= limit else 10.0
 
-    def _match_by_class(
-        self, problem: Problem, net: Net, images: Tensor, sampler: _Sampler
-    ) -> tuple[float, Tensor]:
+    def _match_by_class(self, problem: Problem, net: Net, images: Tensor, sampler: _Sampler) -> tuple[float, Tensor]:
         gradient = torch.empty_like(images)
         total = 0.0
         for label in range(len(problem.classes)):
@@ -101,9 +99,7 @@ class DistributionMatching:
             total += loss
         return total, gradient
 
-    def _match_jointly(
-        self, problem: Problem, net: Net, images: Tensor, sampler: _Sampler
-    ) -> tuple[float, Tensor]:
+    def _match_jointly(self, problem: Problem, net: Net, images: Tensor, sampler: _Sampler) -> tuple[float, Tensor]:
         """One forward pass per side, so that batch norm sees all classes."""
         if self.microbatch is not None:
             raise UsageError(

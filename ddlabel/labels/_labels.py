@@ -149,7 +149,9 @@ def read_labels(bundle: Bundle, kind: str) -> LabelSet:
     """
     section = _section(bundle, kind)
     if section.codec is None or section.domain is None or section.views is None:
-        raise BundleError(f"{bundle.name}: '{section.name}' does not say its codec, domain and views", field=section.name)
+        raise BundleError(
+            f"{bundle.name}: '{section.name}' does not say its codec, domain and views", field=section.name
+        )
     prefix = f"{section.name}."
     parts = {name.removeprefix(prefix): bundle.tensor(name) for name in section.tensors}
     codec = _plugins.load("codecs", str(section.codec["name"]), "CODEC")(**section.codec["parameters"])

@@ -6,7 +6,7 @@ none), an activation (relu, sigmoid, leakyrelu, swish), a pooling (avg, max, nop
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -17,10 +17,10 @@ from ._net import NORMS, Family, Net, make_norm, parse_options
 
 __all__ = ["NET", "ConvNet"]
 
-ACTIVATIONS = {
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
-    "sigmoid": lambda x: x.sigmoid(),
-    "leakyrelu": lambda x: functional.leaky_relu(x, 0.01),
+    "sigmoid": functional.sigmoid,
+    "leakyrelu": functional.leaky_relu,
     "swish": functional.silu,
 }
 POOLINGS = ("avg", "max", "nopool")
@@ -137,7 +137,7 @@ class _ConvNetFamily(Family):
         if chosen.pooling != "nopool" and 2**chosen.depth > side:
             deepest = max(1, side.bit_length() - 1)
             raise UsageError(
-                f"net 'convnet-d{chosen.depth}' halves the image {chosen.depth} times, {size} px allow at most {deepest}",
+                f"net 'convnet-d{chosen.depth}' halves images {chosen.depth} times, {size} px allow at most {deepest}",
                 field="arch",
                 hint=f"use convnet-d{max(1, deepest - 2)} or larger images",
             )

@@ -1,7 +1,7 @@
 """ResNet18 with the 3x3 stem for small images, instance or batch norm, and its average-pooling variant `ap`.
 
-After He et al. (CVPR 2016, arXiv:1512.03385) in the version of DC. From 128 px on the 7x7 stride-2 stem with max pooling
-and an adaptive average pool is used.
+After He et al. (CVPR 2016, arXiv:1512.03385) in the version of DC. From 128 px on: the 7x7 stride-2 stem, max pooling
+and an adaptive average pool.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class _VggFamily(Family):
         stages: list[nn.Module] = []
         for item in LAYOUT:
             if isinstance(item, str):
-                stages[-1] = nn.Sequential(*stages[-1].children(), nn.MaxPool2d(2))  # type: ignore[arg-type]
+                stages[-1] = nn.Sequential(*stages[-1].children(), nn.MaxPool2d(2))
                 size //= 2
                 continue
             padding = 3 if channels == 1 and not stages else 1

@@ -35,15 +35,13 @@ class GiftRefinement:
         """
         if labels.refined is not None:
             raise UsageError(
-                f"'{labels.section.name}' was refined before (by '{labels.refined.get('method')}'), expected plain labels",
+                f"'{labels.section.name}' was refined before (by {labels.refined.get('method')}), expected plain labels",
                 field="labels",
                 hint="run 'ddlabel augment-labels' again, then refine once",
             )
         views, classes = labels.values.shape[1:]
         rows = labels.values.reshape(-1, classes)
-        refined = refine_labels(
-            rows, hard.repeat_interleave(views), alpha=self.alpha, gamma=self.gamma, form=self.form
-        )
+        refined = refine_labels(rows, hard.repeat_interleave(views), alpha=self.alpha, gamma=self.gamma, form=self.form)
         options = {"method": "gift", **dataclasses.asdict(self), "input_domain": labels.domain}
         return dataclasses.replace(labels, values=refined.reshape(labels.values.shape), domain="unit", refined=options)
 

@@ -13,7 +13,7 @@ from ..config import TrainTeacherConfig, as_dict, build_many, check
 from ..data._dataset import Dataset, load
 from ..errors import UsageError
 from ..events import Event, OnEvent, ignore
-from ..losses.ce import LOSS as CrossEntropy
+from ..losses.ce import CrossEntropy
 from ..nets._net import Net, build, canonical, default_arch
 from ..preprocess import describe_space, space_sections
 from ..space import Space
