@@ -8,7 +8,7 @@ out=$2
 mkdir -p "$out"
 net=convnet-d3-w32
 run() { echo "\$ ddlabel $*" && ddlabel "$@"; }
-score() { run evaluate "$out/$1.ddset" --data "$data" --arch "$net" --seeds 3 --baselines "${@:2}" --force -o "$out/$1-scored.ddset"; }
+score() { run evaluate "$out/$1.ddset" --data "$data" --arch "$net" --seeds 3 "${@:2}" --force -o "$out/$1-scored.ddset"; }
 
 start=$SECONDS
 run train-teacher --data "$data" --arch "$net" --epochs 20 --keep 5,10,20 --set lr=0.05 --set momentum=0.9 \
@@ -20,9 +20,9 @@ run augment-labels "$out/base.ddset" --teacher "$out/teacher.ddset" --checkpoint
 run augment-labels "$out/base.ddset" --teacher "$out/teacher.ddset" --checkpoint 10 --kind dense --codec q8 \
   --force -o "$out/dense.ddset"
 run refine "$out/dense.ddset" --method gift --force -o "$out/gift.ddset"
-score base
-score soft --teacher "$out/teacher.ddset"
-score dense --teacher "$out/teacher.ddset"
-score gift --teacher "$out/teacher.ddset"
+score base --baselines
+score soft
+score dense --baselines --teacher "$out/teacher.ddset"
+score gift
 run inspect "$out"/{base,soft,dense,gift}-scored.ddset
 echo "took $(((SECONDS - start) / 60)) minutes"

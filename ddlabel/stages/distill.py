@@ -92,7 +92,7 @@ def _bundle(
 ) -> Bundle:
     stored, metrics = _stored(distilled, problem.space, config)
     sections = [
-        image_section(stored),
+        image_section(stored, problem.space),
         hard_section(distilled.labels, len(problem.classes)),
         *space_sections(problem.space),
     ]

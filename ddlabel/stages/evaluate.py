@@ -255,7 +255,7 @@ def _train_student(
     )
     final = accuracy(net, test.pixels, test.labels, space=plan.distilled.space)
     per_epoch = len(data.distilled.labels) * (1 + _views(data) if estimator == "full" else 1)
-    return [*scores, final], per_epoch * recipe.epochs
+    return [*scores, final], per_epoch * recipe.rounds
 
 
 def _looks(epochs: int, count: int) -> frozenset[int]:

@@ -1,0 +1,63 @@
+"""Protocols against the table of published hyper-parameters, written out here by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from ddlabel import _plugins
+from ddlabel.protocols._protocol import Student
+from ddlabel.protocols.gift import batch_for
+from ddlabel.training import Recipe
+
+CONVNET = Student(arch="convnet-d3-w128-instance", stored_images=100, learned_lr=None)
+
+
+def recipe(name: str, student: Student = CONVNET) -> Recipe:
+    found: Recipe = _plugins.load("protocols", name, "PROTOCOL").recipe(student)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("dm", ("sgd", 0.01, 0.9, 5e-4, "step", 1000, 256, "dsa", False)),
+        ("mtt", ("sgd", 0.01, 0.9, 5e-4, "step", 1000, 256, "dsa", False)),
+        ("glad", ("sgd", 1e-3, 0.9, 5e-4, "glad", 1000, 256, "dsa", True)),
+        ("gift", ("adamw", 1e-3, 0.0, 1e-4, "gift", 1000, 50, "dsa-composite", False)),
+    ],
+)
+def test_recipes_are_the_published_ones(name: str, expected: tuple[object, ...]) -> None:
+    """Optimiser, rate, momentum, decay, schedule, epochs, batch, augmentation, averaging."""
+    assert expected == dataclasses.astuple(recipe(name))
+
+
+def test_mtt_takes_the_learned_rate_of_the_bundle() -> None:
+    """The step size that the distillation learned."""
+    learned = dataclasses.replace(CONVNET, learned_lr=0.025)
+
+    assert 0.025 == recipe("mtt", learned).lr
+
+
+def test_glad_lowers_the_rate_of_vgg() -> None:
+    """1e-4 for VGG11."""
+    assert 1e-4 == recipe("glad", dataclasses.replace(CONVNET, arch="vgg11-instance")).lr
+
+
+@pytest.mark.parametrize(
+    ("images", "batch"), [(10, 10), (11, 50), (500, 50), (501, 100), (20_000, 100), (20_001, 200)]
+)
+def test_gift_batch_follows_the_set_size(images: int, batch: int) -> None:
+    """The published steps, at both sides of each."""
+    assert batch == batch_for(images)
+
+
+@pytest.mark.parametrize("name", _plugins.names("protocols"))
+def test_every_protocol_names_its_source_and_says_how_often_it_looks(name: str) -> None:
+    """Contract of the room."""
+    protocol = _plugins.load("protocols", name, "PROTOCOL")
+
+    assert "arXiv" in _plugins.summary("protocols", name)
+    assert protocol.test_evaluations >= 1
+    assert "Differs from" in (type(protocol).__doc__ or "")
