@@ -69,24 +69,21 @@ def points(fraction: float | None) -> str:
 
 def print_evaluations(scored: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     """The scores of one or several evaluations, one row per net and training set."""
-    rows = [
-        (name if index == 0 else "", *_score_cells(evaluation, result))
-        for name, evaluation in scored
-        for index, result in enumerate(evaluation["results"])
-    ]
-    columns = [
-        ("bundle", "left"),
-        ("images", "left"),
-        ("labels", "left"),
-        ("loss", "left"),
-        ("net", "left"),
-        ("accuracy %", "right"),
-        ("std", "right"),
-        ("± 95 %", "right"),
-        ("n", "right"),
-        ("bundle − row", "right"),
-    ]
-    console().print(plain_table("test accuracy, last epoch", columns, rows))
+    for name, evaluation in scored:
+        compared = any("bundle_minus_this" in result for result in evaluation["results"])
+        columns = [
+            ("images", "left"),
+            ("labels", "left"),
+            ("loss", "left"),
+            ("net", "left"),
+            ("accuracy %", "right"),
+            ("std", "right"),
+            ("± 95 %", "right"),
+            ("n", "right"),
+            *([("bundle − row", "right")] if compared else []),
+        ]
+        rows = [_score_cells(evaluation, result)[: len(columns)] for result in evaluation["results"]]
+        console().print(plain_table(f"{name}: test accuracy, protocol {evaluation['protocol']}, last epoch", columns, rows))
 
 
 def _score_cells(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[str, ...]:

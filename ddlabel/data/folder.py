@@ -61,7 +61,7 @@ def load_folder(path: str, size: int | None, on_event: OnEvent, *, name: str) ->
     """
     sources = _sources(Path(path))
     key = _cache_key(sources, size)
-    cached = read_cache(key)
+    cached = read_cache(key) or _cached_at_own_size(sources, size)
     if cached is None:
         entries = sorted(_walk(sources), key=lambda entry: (entry.split, entry.order))
         pixels, labels, notes = _decode(entries, size, path, on_event)
@@ -84,6 +84,12 @@ def load_folder(path: str, size: int | None, on_event: OnEvent, *, name: str) ->
         licence="unknown",
     )
     return RawData(info, train, test)
+
+
+def _cached_at_own_size(sources: list[Path], size: int | None) -> tuple[Tensor, Tensor, dict[str, str]] | None:
+    """Pictures decoded without resizing, when they have the size that is asked for."""
+    cached = None if size is None else read_cache(_cache_key(sources, None))
+    return cached if cached is not None and tuple(cached[0].shape[2:]) == (size, size) else None
 
 
 def _sources(path: Path) -> list[Path]:
