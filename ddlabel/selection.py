@@ -1,4 +1,8 @@
-"""Choosing real images: pure functions of labels and features, per class, deterministic, prefix-nested."""
+"""Choosing real images: pure functions of labels and features, per class, deterministic, prefix-nested.
+
+Scores that decide a choice are float64, and those closer than `TIE` times the largest squared feature norm count as
+equal, so that neither the thread count nor the linear algebra library changes a choice.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,23 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from .errors import DataError
+from .errors import DataError, UsageError
 
 __all__ = ["check_budget", "herding", "k_center", "random_order", "select_random"]
+
+TIE = 1e-12
+"""Relative distance below which two scores are equal: above float64 rounding, below any real difference."""
 
 
 def check_budget(labels: Tensor, classes: Sequence[str], ipc: int) -> None:
     """Refuse a budget that a class cannot fill.
 
     Raises:
+        UsageError: the budget is below one image.
         DataError: naming the class, its images and the budget.
     """
+    if ipc < 1:
+        raise UsageError(f"option 'ipc' is {ipc}, expected at least 1", field="ipc")
     counts = torch.bincount(labels, minlength=len(classes))
     short = [(name, int(count)) for name, count in zip(classes, counts, strict=True) if count < ipc]
     if short:
@@ -39,11 +49,16 @@ def select_random(labels: Tensor, counts: Tensor, generator: Generator) -> Tenso
 
     Args:
         labels: (n,) int64.
-        counts: (k,) int64; at most the size of each class is taken.
+        counts: (k,) int64.
+
+    Raises:
+        DataError: a class has fewer items than its count.
     """
     chosen = []
     for label, count in enumerate(counts.tolist()):
         candidates = (labels == label).nonzero().flatten()
+        if count > len(candidates):
+            raise DataError(f"class {label} has {len(candidates)} training images, {count} were asked for")
         chosen.append(candidates[random_order(len(candidates), generator)[:count]])
     return torch.cat(chosen)
 
@@ -63,19 +78,15 @@ def herding(features: Tensor, count: int) -> Tensor:
     Differs from the authors' code in: sums are float64, so that the thread count does not change the choice.
     DeepCore's version takes the farthest candidate.
     """
-    points = features.double()
-    mean = points.mean(dim=0)
+    points, tolerance = _centre(features)
     norms = points.square().sum(dim=1)
-    taken = torch.zeros(len(points), dtype=torch.bool)
-    total = torch.zeros_like(mean)
-    chosen = []
-    for step in range(1, count + 1):
-        distance = norms - 2 * (points @ (step * mean - total))
-        distance[taken] = torch.inf
-        index = int(distance.argmin())
-        taken[index] = True
-        total += points[index]
-        chosen.append(index)
+    excess = torch.zeros_like(points[0])  # sum of those chosen - t * mean
+    chosen: list[int] = []
+    for _step in range(count):
+        distance = norms + 2 * (points @ excess)
+        distance[chosen] = torch.inf
+        chosen.append(_first_smallest(distance, tolerance))
+        excess += points[chosen[-1]]
     return torch.tensor(chosen, dtype=torch.int64)
 
 
@@ -92,15 +103,23 @@ def k_center(features: Tensor, count: int, *, start: int | None = None) -> Tenso
 
     Differs from the authors' code in: a deterministic start by default, and memory that does not grow with count.
     """
-    points = features.double()
-    if start is None:
-        start = int((points - points.mean(dim=0)).square().sum(dim=1).argmin())
-    nearest = (points - points[start]).square().sum(dim=1)
-    chosen = [start]
-    nearest[start] = -1
-    for _step in range(count - 1):
-        index = int(nearest.argmax())
-        chosen.append(index)
-        nearest = torch.minimum(nearest, (points - points[index]).square().sum(dim=1))
-        nearest[chosen] = -1
+    points, tolerance = _centre(features)
+    norms = points.square().sum(dim=1)
+    chosen = [_first_smallest(norms, tolerance) if start is None else start]
+    nearest = torch.full_like(norms, torch.inf)
+    while len(chosen) < count:
+        newest = points[chosen[-1]]
+        nearest = torch.minimum(nearest, norms - 2 * (points @ newest) + newest.square().sum())
+        nearest[chosen] = -torch.inf
+        chosen.append(_first_smallest(-nearest, tolerance))
     return torch.tensor(chosen, dtype=torch.int64)
+
+
+def _centre(features: Tensor) -> tuple[Tensor, float]:
+    """Features in float64 around their mean, which no choice depends on, and what counts as a tie of distances."""
+    points = features.double()
+    return points - points.mean(dim=0), TIE * float(points.square().sum(dim=1).max())
+
+
+def _first_smallest(scores: Tensor, tolerance: float) -> int:
+    return int((scores <= scores.min() + tolerance).nonzero()[0])

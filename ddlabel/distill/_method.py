@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Generator, Tensor
 
 from .. import seeding
-from ..errors import DivergedError
+from ..errors import DataError, DivergedError, UsageError
 from ..events import Event, OnEvent, ignore
 from ..selection import check_budget
 from ..space import Space
 
-__all__ = ["Distilled", "FeatureSource", "Method", "Problem", "State", "finish_selection", "run", "select_by_class"]
+__all__ = [
+    "Distilled",
+    "FeatureSource",
+    "Method",
+    "Problem",
+    "State",
+    "begin_selection",
+    "finish_selection",
+    "run",
+    "select",
+]
 
 State = dict[str, Tensor]
-"""Everything a method knows between two steps, as named tensors: it can be stored and taken up again."""
+"""Everything a method knows between two steps, as named tensors: it can be stored and taken up again.
+
+A step returns a new state and leaves the old one as it was."""
 
 
 class FeatureSource(Protocol):
@@ -50,7 +64,31 @@ class Problem:
 
     def members(self, label: int) -> Tensor:
         """Indices of the real images of one class, ascending."""
-        return (self.labels == label).nonzero().flatten()
+        return self._members[label]
+
+    def features(self, label: int) -> Tensor:
+        """The teacher's embeddings (m, f) of the real images of one class.
+
+        Raises:
+            DataError: an embedding is not finite.
+        """
+        if self.teacher is None:
+            raise ValueError("a method that asks for features must need a teacher")
+        members = self.members(label)
+        features = self.teacher.features(self.pixels[members], device=self.device)
+        broken = (~torch.isfinite(features).all(dim=1)).nonzero().flatten()
+        if len(broken):
+            raise DataError(
+                f"the teacher's features of training image {int(members[broken[0]])} (class '{self.classes[label]}') "
+                "are not finite",
+                field="teacher",
+                hint="use another teacher",
+            )
+        return features
+
+    @cached_property
+    def _members(self) -> tuple[Tensor, ...]:
+        return tuple((self.labels == label).nonzero().flatten() for label in range(len(self.classes)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +112,8 @@ class Method(Protocol):
     needs: ClassVar[frozenset[str]]
     """Subset of {"teacher"}: refused before any work."""
 
-    @property
-    def total_steps(self) -> int:
-        """Steps the driver runs."""
+    def total_steps(self, problem: Problem) -> int:
+        """Steps the driver runs: an option of optimising methods, one per class for those that select."""
         ...
 
     def prepare(self, problem: Problem, generator: Generator) -> State:
@@ -107,58 +144,56 @@ def run(
         problem: the real images and the budget.
         start: steps done and the state after them; continuing gives the same bits as never having stopped, because
             step i draws from the stream ("distill", "step", i) of the seed alone.
-        on_event: told of progress every step.
+        on_event: told of every step, after `on_checkpoint`; what it raises stops the run.
         on_checkpoint: given (steps done, state) after every step whose state is finite.
 
     Raises:
+        UsageError: a budget below one image, or no teacher for a method that needs one.
         DataError: a class has fewer images than the budget.
         DivergedError: a loss or a state became non-finite, naming step and option.
     """
     check_budget(problem.labels, problem.classes, problem.ipc)
+    if "teacher" in method.needs and problem.teacher is None:
+        raise UsageError("this method needs features, expected a teacher", field="teacher")
+    total = method.total_steps(problem)
     if start is None:
         start = (0, method.prepare(problem, seeding.generator(problem.seed, "distill", "prepare")))
     done, state = start
-    metrics: dict[str, float] = {}
-    for index in range(done, method.total_steps):
+    state = {name: tensor.to(problem.device) for name, tensor in state.items()}
+    for index in range(done, total):
         generator = seeding.generator(problem.seed, "distill", "step", index)
         state, metrics = method.step(problem, state, index, generator)
-        _check_finite(state, metrics, index, method)
+        _check_finite(method, state, metrics, f"step {index + 1} of {total}")
         if on_checkpoint is not None:
             on_checkpoint(index + 1, state)
-        on_event(Event(phase="distilling", done=index + 1, total=method.total_steps, metrics=metrics))
+        on_event(Event(phase="distilling", done=index + 1, total=total, metrics=metrics))
     return method.finish(problem, state)
 
 
-def select_by_class(problem: Problem, choose: Callable[[int, Tensor], Tensor]) -> State:
-    """The state of a selection method: `choose(label, members)` gives positions within each class."""
-    parts = []
-    for label in range(len(problem.classes)):
-        members = problem.members(label)
-        parts.append(members[choose(label, members)[: problem.ipc]])
-    return {"indices": torch.cat(parts)}
+def begin_selection(problem: Problem) -> State:
+    """Nothing chosen: `indices` (k, ipc) of training images, all -1."""
+    return {"indices": torch.full((len(problem.classes), problem.ipc), -1)}
+
+
+def select(problem: Problem, state: State, label: int, order: Tensor) -> State:
+    """The state with the images of one class chosen; `order` holds positions within the class."""
+    indices = state["indices"].clone()
+    indices[label] = problem.members(label)[order[: problem.ipc]]
+    return {"indices": indices}
 
 
 def finish_selection(problem: Problem, state: State) -> Distilled:
     """The chosen real images, bit for bit."""
-    indices = state["indices"]
+    indices = state["indices"].cpu().flatten()
     return Distilled(labels=problem.labels[indices], pixels=problem.pixels[indices], indices=indices)
 
 
-def _check_finite(state: State, metrics: Mapping[str, float], index: int, method: Method) -> None:
-    total = method.total_steps
-    chosen = getattr(method, "lr_images", None)
-    rate = "" if chosen is None else f" (now {chosen})"
+def _check_finite(method: Method, state: State, metrics: Mapping[str, float], where: str) -> None:
+    rate = getattr(method, "lr_images", None)
+    hint = f"lower --set lr_images (now {'auto' if rate is None else rate})"
     for name, value in metrics.items():
-        if value != value or value in (float("inf"), float("-inf")):
-            raise DivergedError(
-                f"'{name}' is {value} at step {index + 1} of {total}",
-                field=name,
-                hint=f"lower --set lr_images{rate}",
-            )
+        if not math.isfinite(value):
+            raise DivergedError(f"'{name}' is {value} at {where}", field=name, hint=hint)
     for name, tensor in state.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise DivergedError(
-                f"'{name}' became non-finite at step {index + 1} of {total}",
-                field=name,
-                hint=f"lower --set lr_images{rate}",
-            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise DivergedError(f"'{name}' became non-finite at {where}", field=name, hint=hint)

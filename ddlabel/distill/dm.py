@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
+from .. import seeding
 from ..augment._augment import Augmentation, Step, apply
 from ..augment._augment import build as build_augmentation
 from ..config import opt
@@ -20,6 +21,8 @@ __all__ = ["METHOD", "match_means"]
 
 LARGE_SET = {10: 50, 100: 125}
 """Largest ipc, by number of classes, at which the published learning rate is 1 rather than 10."""
+REAL_CHUNK = 32
+"""Real images in one forward pass on the CPU: their maps stay in the cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +44,22 @@ class DistributionMatching:
     momentum: float = opt(0.5, "momentum of the images' SGD", min=0, below=1)
     batch_real: int = opt(256, "real images per class and step, at most the class", min=1, max=1_000_000)
     init: str = opt("real", "initial images: random real ones, or normal noise", choices=("real", "noise"))
-    augment: str = opt("dsa", "augmentation, the same draw for real and distilled images: dsa or none")
+    augment: str = opt("dsa", "augmentation, the same draw for real and distilled images", choices=("dsa", "none"))
     microbatch: int | None = opt(None, "distilled images per backward pass; auto takes a class at once", min=1)
 
-    @property
-    def total_steps(self) -> int:
+    def total_steps(self, problem: Problem) -> int:
         """The option `steps`."""
+        del problem
         return self.steps
 
     def prepare(self, problem: Problem, generator: Generator) -> State:
-        """Initial images (k*ipc, c, h, w) and a zero momentum buffer."""
+        """Initial images (k*ipc, c, h, w) and a zero momentum buffer.
+
+        Raises:
+            UsageError: `microbatch` with a net whose batch norm couples the images of a batch.
+        """
+        if self.microbatch is not None:
+            self._check_microbatch(problem)
         shape = (len(problem.classes) * problem.ipc, *problem.pixels.shape[1:])
         if self.init == "noise":
             images = torch.randn(shape, generator=generator)
@@ -68,7 +77,7 @@ class DistributionMatching:
         del index
         net = _random_net(problem, generator)
         sampler = _Sampler(problem, build_augmentation(self.augment, flip=problem.flip), self.batch_real, generator)
-        if any(isinstance(module, nn.BatchNorm2d) for module in net.modules()):
+        if _has_batch_norm(net):
             loss, gradient = self._match_jointly(problem, net, state["images"], sampler)
         else:
             loss, gradient = self._match_by_class(problem, net, state["images"], sampler)
@@ -79,7 +88,16 @@ class DistributionMatching:
     def finish(self, problem: Problem, state: State) -> Distilled:
         """The optimised images."""
         labels = torch.arange(len(problem.classes)).repeat_interleave(problem.ipc)
-        return Distilled(labels=labels, images=state["images"].cpu())
+        return Distilled(labels=labels, images=state["images"].cpu(), metrics={"lr_images": self._rate(problem)})
+
+    def _check_microbatch(self, problem: Problem) -> None:
+        net = _random_net(problem, seeding.generator(problem.seed, "distill", "probe"))
+        if _has_batch_norm(net):
+            raise UsageError(
+                f"option 'microbatch' is {self.microbatch}, net '{problem.arch}' has batch norm and needs all images",
+                field="microbatch",
+                hint="drop it, or use instance norm",
+            )
 
     def _rate(self, problem: Problem) -> float:
         if self.lr_images is not None:
@@ -90,10 +108,11 @@ class DistributionMatching:
     def _match_by_class(self, problem: Problem, net: Net, images: Tensor, sampler: _Sampler) -> tuple[float, Tensor]:
         gradient = torch.empty_like(images)
         total = 0.0
+        chunk = REAL_CHUNK if images.device.type == "cpu" else self.batch_real
         for label in range(len(problem.classes)):
             real, steps = sampler.draw(label)
             with torch.no_grad():
-                target = net.embed(real).mean(dim=0)
+                target = torch.cat([net.embed(part) for part in torch.split(real, chunk)]).mean(dim=0)
             rows = slice(label * problem.ipc, (label + 1) * problem.ipc)
             loss, gradient[rows] = match_means(net, images[rows], steps, target, self.microbatch)
             total += loss
@@ -101,19 +120,15 @@ class DistributionMatching:
 
     def _match_jointly(self, problem: Problem, net: Net, images: Tensor, sampler: _Sampler) -> tuple[float, Tensor]:
         """One forward pass per side, so that batch norm sees all classes."""
-        if self.microbatch is not None:
-            raise UsageError(
-                f"option 'microbatch' is {self.microbatch}, net '{problem.arch}' has batch norm and needs all images",
-                field="microbatch",
-                hint="drop it, or use instance norm",
-            )
         draws = [sampler.draw(label) for label in range(len(problem.classes))]
         with torch.no_grad():
             features = net.embed(torch.cat([real for real, _steps in draws]))
-            targets = [part.mean(dim=0) for part in features.split([len(real) for real, _steps in draws])]
+            targets = [part.mean(dim=0) for part in torch.split(features, [len(real) for real, _steps in draws])]
         leaf = images.detach().requires_grad_(True)
-        augmented = [apply(part, steps) for part, (_real, steps) in zip(leaf.split(problem.ipc), draws, strict=True)]
-        means = net.embed(torch.cat(augmented)).unflatten(0, (-1, problem.ipc)).mean(dim=1)
+        augmented = [
+            apply(part, steps) for part, (_real, steps) in zip(torch.split(leaf, problem.ipc), draws, strict=True)
+        ]
+        means = net.embed(torch.cat(augmented)).reshape(len(draws), problem.ipc, -1).mean(dim=1)
         loss = (means - torch.stack(targets)).square().sum()
         (gradient,) = torch.autograd.grad(loss, leaf)
         return float(loss.detach()), gradient
@@ -141,11 +156,11 @@ def match_means(
         loss = (net.embed(apply(leaf, steps)).mean(dim=0) - target).square().sum()
         (gradient,) = torch.autograd.grad(loss, leaf)
         return float(loss.detach()), gradient
-    parts = images.detach().split(microbatch)
+    parts = torch.split(images.detach(), microbatch)
     with torch.no_grad():
         total = torch.stack([net.embed(apply(part, steps)).sum(dim=0) for part in parts]).sum(dim=0)
     difference = total / count - target
-    gradients = []
+    gradients: list[Tensor] = []
     for part in parts:
         leaf = part.requires_grad_(True)
         features = net.embed(apply(leaf, steps))
@@ -167,6 +182,10 @@ class _Sampler:
         steps = self.augmentation.draw(1, height, width, self.generator, siamese=True)
         images = self.problem.space.encode(self.problem.pixels[chosen]).to(self.problem.device)
         return apply(images, steps), steps
+
+
+def _has_batch_norm(net: Net) -> bool:
+    return any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
 
 
 def _random_net(problem: Problem, generator: Generator) -> Net:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Generator, Tensor
+from torch import Generator
 from torch.nn import functional
 
 from ..config import opt
-from ..errors import UsageError
 from ..selection import herding
-from ._method import Distilled, Problem, State, finish_selection, select_by_class
+from ._method import Distilled, Problem, State, begin_selection, finish_selection, select
 
 __all__ = ["METHOD"]
 
@@ -26,29 +25,21 @@ class Herding:
     needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
     normalize: bool = opt(False, "divide each feature by its length first")
 
-    @property
-    def total_steps(self) -> int:
-        """Everything happens in `prepare`."""
-        return 0
+    def total_steps(self, problem: Problem) -> int:
+        """One class per step."""
+        return len(problem.classes)
 
     def prepare(self, problem: Problem, generator: Generator) -> State:
-        """Choose, class by class."""
+        """Nothing chosen."""
         del generator
-        teacher = problem.teacher
-        if teacher is None:
-            raise UsageError("herding needs a teacher", field="teacher")
-
-        def choose(label: int, members: Tensor) -> Tensor:
-            del label
-            features = teacher.features(problem.pixels[members], device=problem.device)
-            return herding(functional.normalize(features) if self.normalize else features, problem.ipc)
-
-        return select_by_class(problem, choose)
+        return begin_selection(problem)
 
     def step(self, problem: Problem, state: State, index: int, generator: Generator) -> tuple[State, dict[str, float]]:
-        """Never called."""
-        del problem, index, generator
-        return state, {}
+        """Choose images of one class."""
+        del generator
+        features = problem.features(index)
+        order = herding(functional.normalize(features) if self.normalize else features, problem.ipc)
+        return select(problem, state, index, order), {}
 
     def finish(self, problem: Problem, state: State) -> Distilled:
         """The chosen images."""

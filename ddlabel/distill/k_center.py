@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
+from torch.nn import functional
 
 from .. import seeding
 from ..config import opt
-from ..errors import UsageError
 from ..selection import k_center
-from ._method import Distilled, Problem, State, finish_selection, select_by_class
+from ._method import Distilled, Problem, State, begin_selection, finish_selection, select
 
 __all__ = ["METHOD"]
 
@@ -28,33 +28,27 @@ class KCenter:
     start: str = opt(
         "medoid", "first choice: the image nearest to the class mean, or a random one", choices=("medoid", "random")
     )
+    normalize: bool = opt(False, "divide each feature by its length first")
 
-    @property
-    def total_steps(self) -> int:
-        """Everything happens in `prepare`."""
-        return 0
+    def total_steps(self, problem: Problem) -> int:
+        """One class per step."""
+        return len(problem.classes)
 
     def prepare(self, problem: Problem, generator: Generator) -> State:
-        """Choose, class by class."""
+        """Nothing chosen."""
         del generator
-        teacher = problem.teacher
-        if teacher is None:
-            raise UsageError("k-center needs a teacher", field="teacher")
-
-        def choose(label: int, members: Tensor) -> Tensor:
-            features = teacher.features(problem.pixels[members], device=problem.device)
-            start = None
-            if self.start == "random":
-                source = seeding.generator(problem.seed, "k-center", label)
-                start = int(torch.randint(len(members), (1,), generator=source))
-            return k_center(features, problem.ipc, start=start)
-
-        return select_by_class(problem, choose)
+        return begin_selection(problem)
 
     def step(self, problem: Problem, state: State, index: int, generator: Generator) -> tuple[State, dict[str, float]]:
-        """Never called."""
-        del problem, index, generator
-        return state, {}
+        """Choose images of one class."""
+        del generator
+        start = None
+        if self.start == "random":
+            source = seeding.generator(problem.seed, "k-center", index)
+            start = int(torch.randint(len(problem.members(index)), (1,), generator=source))
+        features = problem.features(index)
+        order = k_center(functional.normalize(features) if self.normalize else features, problem.ipc, start=start)
+        return select(problem, state, index, order), {}
 
     def finish(self, problem: Problem, state: State) -> Distilled:
         """The chosen images."""

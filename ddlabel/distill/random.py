@@ -9,7 +9,7 @@ from torch import Generator
 
 from .. import seeding
 from ..selection import random_order
-from ._method import Distilled, Problem, State, finish_selection, select_by_class
+from ._method import Distilled, Problem, State, begin_selection, finish_selection, select
 
 __all__ = ["METHOD"]
 
@@ -23,23 +23,20 @@ class RandomSelection:
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    @property
-    def total_steps(self) -> int:
-        """Everything happens in `prepare`."""
-        return 0
+    def total_steps(self, problem: Problem) -> int:
+        """One class per step."""
+        return len(problem.classes)
 
     def prepare(self, problem: Problem, generator: Generator) -> State:
-        """Choose, each class from its own stream."""
+        """Nothing chosen."""
         del generator
-        return select_by_class(
-            problem,
-            lambda label, members: random_order(len(members), seeding.generator(problem.seed, "random", label)),
-        )
+        return begin_selection(problem)
 
     def step(self, problem: Problem, state: State, index: int, generator: Generator) -> tuple[State, dict[str, float]]:
-        """Never called."""
-        del problem, index, generator
-        return state, {}
+        """Choose images of one class, from a stream of its own."""
+        del generator
+        order = random_order(len(problem.members(index)), seeding.generator(problem.seed, "random", index))
+        return select(problem, state, index, order), {}
 
     def finish(self, problem: Problem, state: State) -> Distilled:
         """The chosen images."""

@@ -1,0 +1,245 @@
+"""Selection against slow independent versions (loops, enumeration) and against closed forms for ties.
+
+`slow_herding` and `slow_k_center` are the definitions, written with Python loops over candidates.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from ddlabel.errors import DataError, UsageError
+from ddlabel.seeding import generator
+from ddlabel.selection import check_budget, herding, k_center, random_order, select_random
+
+
+def features(count: int, width: int = 5, seed: int = 0) -> Tensor:
+    return torch.randn(count, width, generator=generator(seed, "features")) + 3
+
+
+def slow_herding(points: Tensor, count: int, *, far: bool = False) -> list[int]:
+    points = points.double()
+    mean = sum(points) / len(points)
+    chosen: list[int] = []
+    for step in range(1, count + 1):
+        rest = [index for index in range(len(points)) if index not in chosen]
+        taken = sum((points[index] for index in chosen), torch.zeros_like(mean))
+        distances = [float((step * mean - taken - points[index]).norm()) for index in rest]
+        chosen.append(rest[distances.index(max(distances) if far else min(distances))])
+    return chosen
+
+
+def slow_k_center(points: Tensor, count: int, first: int) -> list[int]:
+    chosen = [first]
+    while len(chosen) < count:
+        rest = [index for index in range(len(points)) if index not in chosen]
+        distances = [min(float((points[i] - points[j]).norm()) for j in chosen) for i in rest]
+        chosen.append(rest[distances.index(max(distances))])
+    return chosen
+
+
+def covering_radius(points: Tensor, chosen: list[int]) -> float:
+    return float(torch.cdist(points.double(), points[chosen].double()).min(dim=1).values.max())
+
+
+def mean_error(points: Tensor, chosen: list[int]) -> float:
+    return float((points[chosen].mean(dim=0) - points.mean(dim=0)).norm())
+
+
+class TestRandom:
+    """`select_random`: the baseline of every table."""
+
+    labels = torch.tensor([1, 0, 2, 1, 1, 0, 2, 2, 0, 1])
+
+    def test_takes_the_asked_number_of_each_class_in_class_order(self) -> None:
+        """Counts are per class, items unique, classes ascending."""
+        chosen = select_random(self.labels, torch.tensor([2, 4, 1]), generator(0, "a"))
+
+        assert [0, 0, 1, 1, 1, 1, 2] == self.labels[chosen].tolist()
+        assert 7 == len(set(chosen.tolist()))
+
+    def test_smaller_budgets_are_prefixes(self) -> None:
+        """The draw for one image per class begins the draw for three."""
+        three = select_random(self.labels, torch.tensor([3, 3, 3]), generator(0, "a")).reshape(3, 3)
+        one = select_random(self.labels, torch.tensor([1, 1, 1]), generator(0, "a"))
+
+        assert three[:, 0].tolist() == one.tolist()
+
+    def test_another_stream_draws_another_set(self) -> None:
+        """The generator alone decides."""
+        labels = torch.zeros(100, dtype=torch.int64)
+        first, again, other = (select_random(labels, torch.tensor([5]), generator(0, name)) for name in "aab")
+
+        assert first.tolist() == again.tolist()
+        assert first.tolist() != other.tolist()
+
+    def test_every_candidate_is_equally_likely(self) -> None:
+        """Over 2000 draws of 1 in 4, each is taken about 500 times (five sigma: 97)."""
+        source = generator(0, "uniform")
+        draws = torch.cat([select_random(torch.zeros(4), torch.tensor([1]), source) for _ in range(2000)])
+
+        assert bool(((torch.bincount(draws, minlength=4) - 500).abs() < 97).all())
+
+    def test_a_class_that_is_too_small_is_refused(self) -> None:
+        """No silently smaller baseline."""
+        with pytest.raises(DataError, match=r"class 2 has 3 training images, 4 were asked for"):
+            select_random(self.labels, torch.tensor([1, 1, 4]), generator(0, "a"))
+
+    def test_an_order_is_a_permutation(self) -> None:
+        """`random_order` loses nobody."""
+        assert list(range(50)) == sorted(random_order(50, generator(0, "a")).tolist())
+
+
+class TestBudget:
+    """`check_budget`: fault 73."""
+
+    @pytest.mark.parametrize("ipc", [0, -1], ids=["fault 73: ipc is 0", "fault 73: ipc is negative"])
+    def test_a_budget_below_one_image_is_a_usage_error(self, ipc: int) -> None:
+        """Exit code 2."""
+        with pytest.raises(UsageError, match=f"option 'ipc' is {ipc}, expected at least 1"):
+            check_budget(torch.tensor([0, 1]), ["cat", "dog"], ipc)
+
+    def test_fault_73_a_class_with_fewer_images_than_ipc_is_named(self) -> None:
+        """Exit code 4, with the class, what it has and what was asked."""
+        with pytest.raises(DataError, match=r"class 'dog' has 1 training images, --ipc asks for 2"):
+            check_budget(torch.tensor([0, 0, 0, 1]), ["cat", "dog"], 2)
+
+    def test_fault_73_a_class_without_images_is_named(self) -> None:
+        """A class at the end of the list without any image is not overlooked."""
+        with pytest.raises(DataError, match=r"class 'elk' has 0 training images"):
+            check_budget(torch.tensor([0, 1]), ["cat", "dog", "elk"], 1)
+
+    def test_a_budget_of_the_smallest_class_is_accepted(self) -> None:
+        """As many images as the smallest class has is not too many."""
+        check_budget(torch.tensor([0, 0, 0, 1, 1]), ["cat", "dog"], 2)
+
+
+@pytest.mark.parametrize("choose", [herding, k_center], ids=["herding", "k-center"])
+class TestBothGreedyMethods:
+    """What the specification promises of every greedy selection."""
+
+    def test_unique_positions_in_range(self, choose: object) -> None:
+        """No candidate twice."""
+        chosen = choose(features(40), 12).tolist()  # type: ignore[operator]
+
+        assert 12 == len(set(chosen))
+        assert set(chosen) <= set(range(40))
+
+    def test_the_whole_class_can_be_chosen(self, choose: object) -> None:
+        """A budget of all candidates returns them all, duplicates included."""
+        points = torch.cat([features(6), features(6)])
+
+        assert list(range(12)) == sorted(choose(points, 12).tolist())  # type: ignore[operator]
+
+    def test_smaller_budgets_are_prefixes(self, choose: object) -> None:
+        """The first j of ten are the choice for budget j."""
+        ten = choose(features(30), 10).tolist()  # type: ignore[operator]
+
+        assert [ten[:count] for count in range(1, 11)] == [
+            choose(features(30), count).tolist()  # type: ignore[operator]
+            for count in range(1, 11)
+        ]
+
+    @pytest.mark.parametrize("count", [1, 7, 200])
+    def test_ties_take_the_lowest_index(self, choose: object, count: int) -> None:
+        """Constant features give 0, 1, 2, ..., whatever the rounding of sums."""
+        points = features(1, 129).expand(200, 129)
+
+        assert list(range(count)) == choose(points, count).tolist()  # type: ignore[operator]
+
+    def test_differences_of_rounding_size_are_ties(self, choose: object) -> None:
+        """Another library or thread count may move a sum by its last bit: that must not decide."""
+        noise = torch.randn(50, 9, generator=generator(0, "rounding"), dtype=torch.float64)
+        points = features(1, 9).double() * (1 + 1e-16 * noise.round() * 2)
+
+        assert len(points.unique(dim=0)) > 1
+        assert list(range(20)) == choose(points, 20).tolist()  # type: ignore[operator]
+
+    def test_reordering_the_data_relabels_the_choice(self, choose: object) -> None:
+        """Without ties, the same images are chosen in the same order."""
+        points, order = features(50), random_order(50, generator(1, "order"))
+
+        assert choose(points, 9).tolist() == order[choose(points[order], 9)].tolist()  # type: ignore[operator]
+
+    def test_half_precision_features_are_accepted(self, choose: object) -> None:
+        """float16 features decide like their exact values."""
+        half = features(30).half()
+
+        assert choose(half.double(), 8).tolist() == choose(half, 8).tolist()  # type: ignore[operator]
+
+    def test_the_number_of_threads_changes_nothing(self, choose: object) -> None:
+        """One and two threads choose the same."""
+        points, before = features(3000, 64), torch.get_num_threads()
+        results = []
+        try:
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                results.append(choose(points, 20).tolist())  # type: ignore[operator]
+        finally:
+            torch.set_num_threads(before)
+
+        assert results[0] == results[1]
+
+
+class TestHerding:
+    """The mean of the choice follows the mean of the class."""
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_equals_the_definition_by_brute_force(self, seed: int) -> None:
+        """30 candidates, every budget up to all of them."""
+        points = features(30, seed=seed)
+
+        assert slow_herding(points, 30) == herding(points, 30).tolist()
+
+    def test_first_choice_is_nearest_to_the_mean(self) -> None:
+        """By hand: the mean of 0, 1, 2, 9 is 3, so 2 comes first; then the sum 6 wants 4 more, and 1 is off by 3."""
+        points = torch.tensor([[0.0], [1.0], [2.0], [9.0]])
+
+        assert [2, 1] == herding(points, 2).tolist()
+
+    def test_the_mean_of_ten_is_better_than_random_and_far_better_than_the_far_variant(self) -> None:
+        """Against the average of 50 random draws, and against DeepCore's choice of the farthest."""
+        points = features(200)
+        source = generator(0, "draws")
+        random = [mean_error(points, random_order(200, source)[:10].tolist()) for _ in range(50)]
+        near, far = (
+            mean_error(points, herding(points, 10).tolist()),
+            mean_error(points, slow_herding(points, 10, far=True)),
+        )
+
+        assert near < sum(random) / 50 < far
+
+
+class TestKCenter:
+    """Each choice is the candidate farthest from those before."""
+
+    @pytest.mark.parametrize("start", [0, 7])
+    def test_equals_the_definition_with_all_pairwise_distances(self, start: int) -> None:
+        """30 candidates, from a given start."""
+        points = features(30)
+
+        assert slow_k_center(points.double(), 15, start) == k_center(points, 15, start=start).tolist()
+
+    def test_starts_at_the_medoid(self) -> None:
+        """The first choice is the candidate nearest to the mean."""
+        points = features(30)
+        medoid = int((points - points.mean(dim=0)).norm(dim=1).argmin())
+
+        assert slow_k_center(points.double(), 10, medoid) == k_center(points, 10).tolist()
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_covering_radius_is_at_most_twice_the_best(self, seed: int) -> None:
+        """All 120 triples of 10 points are tried."""
+        points = features(10, 2, seed)
+        best = min(covering_radius(points, list(triple)) for triple in itertools.combinations(range(10), 3))
+
+        assert covering_radius(points, k_center(points, 3).tolist()) <= 2 * best
+
+    def test_duplicates_come_last(self) -> None:
+        """A copy of a chosen image covers nothing new."""
+        points = torch.cat([features(8), features(8)])
+
+        assert 8 == len({index % 8 for index in k_center(points, 8).tolist()})
