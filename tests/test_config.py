@@ -57,7 +57,7 @@ def test_all_problems_are_reported_together_with_the_nearest_name() -> None:
         build(Sample, {"size": "12", "rat": "1", "kind": "c", "flag": "maybe", "maybe": "1.5"})
 
     problems = "\n".join(caught.value.problems)
-    assert 5 == len(caught.value.problems)
+    assert len(caught.value.problems) == 5
     assert "did you mean 'rate'?" in problems
     assert "'size' is 12, expected a number >= 1 and <= 9" in problems
     assert "expected one of a, b" in problems
@@ -82,7 +82,7 @@ def test_records_share_one_namespace() -> None:
     """A name goes to every record that has it, and unknown names list those of all."""
     first, second = build_many([Sample, Other], {"size": "2", "rate": "3", "depth": "4"})
 
-    assert (3.0, 3.0, 4) == (first.rate, second.rate, second.depth)
+    assert (first.rate, second.rate, second.depth) == (3.0, 3.0, 4)
     with pytest.raises(UsageError, match="did you mean 'depth'"):
         build_many([Sample, Other], {"size": "2", "dept": "4"})
 
@@ -95,17 +95,21 @@ def test_values_given_from_python_are_checked_too() -> None:
 
 def test_assignments_need_an_equals_sign() -> None:
     """Every malformed `--set` is named."""
-    assert {"lr_images": "1"} == parse_assignments(["lr-images=2", "lr_images = 1"])
+    assert parse_assignments(["lr-images=2", "lr_images = 1"]) == {"lr_images": "1"}
     with pytest.raises(UsageError) as caught:
         parse_assignments(["lr", "x=1", "y"])
-    assert 2 == len(caught.value.problems)
+    assert len(caught.value.problems) == 2
 
 
-@pytest.mark.parametrize("config", [TrainTeacherConfig, DistillConfig, AugmentLabelsConfig, RefineConfig, EvaluateConfig])
+@pytest.mark.parametrize(
+    "config", [TrainTeacherConfig, DistillConfig, AugmentLabelsConfig, RefineConfig, EvaluateConfig]
+)
 def test_every_stage_option_has_help_and_survives_a_round_trip(config: type) -> None:
     """The manifest's record of a config builds the same config again."""
     required = {option.name: "digits" for option in describe(config) if option.required}
     record = build(config, required)
 
     assert all(option.help for option in describe(config))
-    assert record == build(config, {name: tuple(v) if isinstance(v, list) else v for name, v in as_dict(record).items()})
+    assert record == build(
+        config, {name: tuple(v) if isinstance(v, list) else v for name, v in as_dict(record).items()}
+    )

@@ -37,17 +37,15 @@ def test_mtt_takes_the_learned_rate_of_the_bundle() -> None:
     """The step size that the distillation learned."""
     learned = dataclasses.replace(CONVNET, learned_lr=0.025)
 
-    assert 0.025 == recipe("mtt", learned).lr
+    assert recipe("mtt", learned).lr == 0.025
 
 
 def test_glad_lowers_the_rate_of_vgg() -> None:
     """1e-4 for VGG11."""
-    assert 1e-4 == recipe("glad", dataclasses.replace(CONVNET, arch="vgg11-instance")).lr
+    assert recipe("glad", dataclasses.replace(CONVNET, arch="vgg11-instance")).lr == 1e-4
 
 
-@pytest.mark.parametrize(
-    ("images", "batch"), [(10, 10), (11, 50), (500, 50), (501, 100), (20_000, 100), (20_001, 200)]
-)
+@pytest.mark.parametrize(("images", "batch"), [(10, 10), (11, 50), (500, 50), (501, 100), (20_000, 100), (20_001, 200)])
 def test_gift_batch_follows_the_set_size(images: int, batch: int) -> None:
     """The published steps, at both sides of each."""
     assert batch == batch_for(images)

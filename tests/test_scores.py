@@ -16,12 +16,12 @@ def test_summary_uses_the_sample_standard_deviation() -> None:
     assert pytest.approx(0.6) == result["mean"]
     assert pytest.approx(0.1) == result["std"]
     assert pytest.approx(4.303 * 0.1 / math.sqrt(3)) == result["ci95"]
-    assert 3 == result["n"]
+    assert result["n"] == 3
 
 
 def test_one_value_has_no_spread() -> None:
     """Null, not zero."""
-    assert (None, None) == (summarise([0.5])["std"], interval_95([0.5]))
+    assert (summarise([0.5])["std"], interval_95([0.5])) == (None, None)
 
 
 @pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.706), (10, 2.228), (30, 2.042), (40, 2.021), (120, 1.980)])

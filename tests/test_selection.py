@@ -58,8 +58,8 @@ class TestRandom:
         """Counts are per class, items unique, classes ascending."""
         chosen = select_random(self.labels, torch.tensor([2, 4, 1]), generator(0, "a"))
 
-        assert [0, 0, 1, 1, 1, 1, 2] == self.labels[chosen].tolist()
-        assert 7 == len(set(chosen.tolist()))
+        assert self.labels[chosen].tolist() == [0, 0, 1, 1, 1, 1, 2]
+        assert len(set(chosen.tolist())) == 7
 
     def test_smaller_budgets_are_prefixes(self) -> None:
         """The draw for one image per class begins the draw for three."""
@@ -125,7 +125,7 @@ class TestBothGreedyMethods:
         """No candidate twice."""
         chosen = choose(features(40), 12).tolist()  # type: ignore[operator]
 
-        assert 12 == len(set(chosen))
+        assert len(set(chosen)) == 12
         assert set(chosen) <= set(range(40))
 
     def test_the_whole_class_can_be_chosen(self, choose: object) -> None:
@@ -198,7 +198,7 @@ class TestHerding:
         """By hand: the mean of 0, 1, 2, 9 is 3, so 2 comes first; then the sum 6 wants 4 more, and 1 is off by 3."""
         points = torch.tensor([[0.0], [1.0], [2.0], [9.0]])
 
-        assert [2, 1] == herding(points, 2).tolist()
+        assert herding(points, 2).tolist() == [2, 1]
 
     def test_the_mean_of_ten_is_better_than_random_and_far_better_than_the_far_variant(self) -> None:
         """Against the average of 50 random draws, and against DeepCore's choice of the farthest."""
@@ -242,4 +242,4 @@ class TestKCenter:
         """A copy of a chosen image covers nothing new."""
         points = torch.cat([features(8), features(8)])
 
-        assert 8 == len({index % 8 for index in k_center(points, 8).tolist()})
+        assert len({index % 8 for index in k_center(points, 8).tolist()}) == 8

@@ -30,7 +30,7 @@ def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     assert not modules_after(f"from ddlabel.cli.app import main; main({arguments!r})") & set(HEAVY)
 
 
-def test_inspect_imports_neither_torch_nor_numpy(files) -> None:  # type: ignore[no-untyped-def]
+def test_inspect_imports_neither_torch_nor_numpy(files) -> None:
     """Auditing a bundle works from its header and manifest."""
     loaded = modules_after(f"from ddlabel.cli.app import main; main(['inspect', {str(files.dense)!r}])")
 
@@ -77,7 +77,7 @@ def test_inspect_takes_as_long_for_five_gigabytes_as_for_a_small_bundle(tmp_path
     assert cpu_seconds("inspect", str(large)) <= 0.3
 
 
-def _grow(small: Path, large: Path, size: int, parse_header) -> None:  # type: ignore[no-untyped-def]
+def _grow(small: Path, large: Path, size: int, parse_header) -> None:
     """A bundle whose last tensor is a hole of zeros, written without its bytes."""
     from ddlabel.bundle import Bundle
 

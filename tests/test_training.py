@@ -100,13 +100,13 @@ class TestSchedules:
         recipe = Recipe(schedule="step", epochs=1000)
         rates = [rate(recipe, epoch) for epoch in range(recipe.rounds)]
 
-        assert [1.0] * 502 + [0.1] * 499 == rates
+        assert rates == [1.0] * 502 + [0.1] * 499
 
     def test_only_step_runs_one_epoch_more(self) -> None:
         """Its authors' loop counts from 0 to E inclusive."""
         names = ("constant", "cosine", "step", "gift", "glad")
 
-        assert [9, 9, 10, 9, 9] == [Recipe(schedule=name, epochs=9).rounds for name in names]
+        assert [Recipe(schedule=name, epochs=9).rounds for name in names] == [9, 9, 10, 9, 9]
 
     @pytest.mark.parametrize("epochs", [1000, 300, 7])
     def test_gift_equals_torch(self, epochs: int) -> None:
@@ -313,7 +313,7 @@ class TestStreams:
         sampler = minibatches(pixels, labels, batch=48, space=SPACE)
         train(small_net(), sampler, Recipe(epochs=3), CrossEntropy(), Spy(), seed=0, seed_path=())
 
-        assert 3 == len(set(drawn))
+        assert len(set(drawn)) == 3
 
     def test_a_net_in_eval_mode_is_trained_in_train_mode(self) -> None:
         """Batch norm uses the statistics of the batch, whatever mode the net came in."""
@@ -334,7 +334,7 @@ class TestStreams:
             train(small_net(), spy, self.recipe, CrossEntropy(), augmentation, seed=0, seed_path=())
             orders.append(seen)
 
-        assert 2 * 48 == len(orders[0])
+        assert len(orders[0]) == 2 * 48
         assert orders[0] == orders[1]
 
 
@@ -422,7 +422,7 @@ class TestDivergence:
             )
 
         assert f"training loss is {value} in epoch 3 of 4, step 2; lower --set lr (now 0.05)" == str(caught.value)
-        assert [1, 2] == [state.epoch for state in states]
+        assert [state.epoch for state in states] == [1, 2]
         assert all(bool(torch.isfinite(tensor).all()) for tensor in [*states[-1].net.values(), *net.parameters()])
 
     def test_fault_115_weights_that_overflow_in_the_last_step_are_noticed(self) -> None:
@@ -442,7 +442,7 @@ class TestDivergence:
                 on_epoch=states.append,
             )
 
-        assert [] == states
+        assert states == []
 
 
 class TestReports:
@@ -453,7 +453,7 @@ class TestReports:
         events: list[Event] = []
         run(Recipe(lr=0.05, epochs=2, batch=10), on_event=events.append)
 
-        assert [0] * 5 + [1] + [1] * 5 + [2] == [event.done for event in events]
+        assert [event.done for event in events] == [0] * 5 + [1] + [1] * 5 + [2]
         assert {2} == {event.total for event in events}
         assert all(math.isfinite(event.metrics["loss"]) for event in events)
 
@@ -479,7 +479,7 @@ class TestReports:
         with pytest.raises(KeyboardInterrupt):
             run(Recipe(epochs=2, batch=10), on_event=stop)
 
-        assert 3 == steps
+        assert steps == 3
 
     def test_the_net_holds_the_weights_of_the_epoch_during_the_callback(self) -> None:
         """Scoring inside the callback sees the epoch, and does not disturb training."""
@@ -488,7 +488,7 @@ class TestReports:
         recipe = Recipe(lr=0.05, epochs=3, batch=10)
         scored = run(recipe, net=net, on_epoch=lambda _: scores.append(accuracy(net, pixels, labels, space=SPACE)))
 
-        assert 3 == len(scores)
+        assert len(scores) == 3
         assert same(run(recipe), scored)
 
 
@@ -511,7 +511,7 @@ class TestScores:
         net = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
         net[1].weight.data.copy_(torch.eye(2))
 
-        assert 0.75 == accuracy(net, images, torch.tensor([0, 1, 1, 1]))
+        assert accuracy(net, images, torch.tensor([0, 1, 1, 1])) == 0.75
 
     @pytest.mark.parametrize("batch", [1, 5, 48, 1000])
     def test_logits_equal_a_direct_forward_pass(self, batch: int) -> None:
@@ -562,7 +562,7 @@ class TestMinibatches:
         images = torch.cat([images for images, _ in batches])
         order = [int((SPACE.encode(pixels) == image).flatten(1).all(dim=1).nonzero()[0]) for image in images]
 
-        assert [10, 10, 10, 10, 8] == [len(images) for images, _ in batches]
+        assert [len(images) for images, _ in batches] == [10, 10, 10, 10, 8]
         assert list(range(48)) == sorted(order)
         assert labels[order].tolist() == torch.cat([targets.hard for _, targets in batches]).tolist()
 

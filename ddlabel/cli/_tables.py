@@ -83,7 +83,9 @@ def print_evaluations(scored: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
             *([("bundle − row", "right")] if compared else []),
         ]
         rows = [_score_cells(evaluation, result)[: len(columns)] for result in evaluation["results"]]
-        console().print(plain_table(f"{name}: test accuracy, protocol {evaluation['protocol']}, last epoch", columns, rows))
+        console().print(
+            plain_table(f"{name}: test accuracy, protocol {evaluation['protocol']}, last epoch", columns, rows)
+        )
 
 
 def _score_cells(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[str, ...]:

@@ -74,10 +74,10 @@ class TestEveryMethod:
         stored = result(distilled)
 
         assert (distilled.images is None) != (distilled.pixels is None)
-        assert (12, 3, 8, 8) == tuple(stored.shape)
+        assert tuple(stored.shape) == (12, 3, 8, 8)
         assert (torch.uint8 if distilled.images is None else torch.float32) == stored.dtype
         assert bool(torch.isfinite(stored.float()).all())
-        assert [0] * 4 + [1] * 4 + [2] * 4 == distilled.labels.tolist()
+        assert distilled.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
         assert torch.int64 == distilled.labels.dtype
         assert all(math.isfinite(value) for value in distilled.metrics.values())
 
@@ -152,7 +152,7 @@ class TestEveryMethod:
 
     def test_fault_73_ipc_of_the_smallest_class_works(self, name: str, make_problem: MakeProblem) -> None:
         """All images of the smallest class."""
-        assert 21 == len(run(build_quickly(name), make_problem(ipc=7)).labels)
+        assert len(run(build_quickly(name), make_problem(ipc=7)).labels) == 21
 
     def test_fault_73_ipc_zero_is_a_usage_error(self, name: str, make_problem: MakeProblem) -> None:
         """Exit code 2."""
@@ -165,13 +165,13 @@ class TestEveryMethod:
         only = whole.labels == 0
         problem = make_problem(pixels=whole.pixels[only], labels=whole.labels[only], classes=("red",))
 
-        assert [0] * 4 == run(build_quickly(name), problem).labels.tolist()
+        assert run(build_quickly(name), problem).labels.tolist() == [0] * 4
 
     def test_a_missing_teacher_is_refused_before_any_work(self, name: str, make_problem: MakeProblem) -> None:
         """Methods that need none run without one."""
         method = build_quickly(name)
         if "teacher" not in method.needs:
-            assert 12 == len(run(method, make_problem(teacher=None)).labels)
+            assert len(run(method, make_problem(teacher=None)).labels) == 12
             return
         with pytest.raises(UsageError, match="expected a teacher"):
             run(method, make_problem(teacher=None), on_event=refuse)
@@ -211,7 +211,7 @@ class TestSelections:
 
         assert torch.equal(problem.pixels[distilled.indices], distilled.pixels)
         assert torch.equal(problem.labels[distilled.indices], distilled.labels)
-        assert 12 == len(set(distilled.indices.tolist()))
+        assert len(set(distilled.indices.tolist())) == 12
 
     def test_smaller_budgets_are_prefixes(self, name: str, make_problem: MakeProblem) -> None:
         """In selection order, class by class."""
@@ -317,7 +317,7 @@ def test_fault_115_numbers_that_are_not_finite_stop_the_run(
         run(method, make_problem(), on_checkpoint=lambda done, state: kept.append((done, state)))
 
     assert re.match(rf"'{where}' .* at step 3 of 6; lower --set lr_images \(now 0.5\)$", str(caught.value))
-    assert [1, 2] == [done for done, _ in kept]
+    assert [done for done, _ in kept] == [1, 2]
     assert all(bool(torch.isfinite(tensor).all()) for _, state in kept for tensor in state.values())
 
 
@@ -329,7 +329,7 @@ def test_fault_115_the_run_can_go_on_from_the_last_good_state(make_problem: Make
         run(method, make_problem(), on_checkpoint=lambda done, state: kept.append((done, state)))
     distilled = run(dataclasses.replace(method, at=99), make_problem(), start=kept[-1])
 
-    assert [6.0, 6.0] == result(distilled).tolist()
+    assert result(distilled).tolist() == [6.0, 6.0]
 
 
 def test_an_automatic_step_size_is_called_auto(make_problem: MakeProblem) -> None:

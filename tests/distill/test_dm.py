@@ -196,7 +196,7 @@ class TestRun:
         run(DistributionMatching(steps=3), make_problem())
         weights = [next(net.parameters()) for net in nets]
 
-        assert 3 == len({tuple(weight.flatten().tolist()) for weight in weights})
+        assert len({tuple(weight.flatten().tolist()) for weight in weights}) == 3
         assert all(net.training for net in nets)
         assert not any(parameter.requires_grad for net in nets for parameter in net.parameters())
 
@@ -222,12 +222,12 @@ class TestRun:
         monkeypatch.setattr(dm, "_random_net", lambda *arguments: Watched(random(*arguments)))
         run(DistributionMatching(steps=1, batch_real=6), make_problem(ipc=3))
 
-        assert [(6, False), (3, True)] * 3 == recorded
+        assert recorded == [(6, False), (3, True)] * 3
 
     @pytest.mark.parametrize("arch", ["convnet-d1-w4-instance", "convnet-d1-w4-batch"])
     def test_a_real_batch_is_capped_at_the_class(self, arch: str, make_problem: MakeProblem) -> None:
         """Classes of 9, 12 and 7 images work with the default of 256, also under batch norm."""
-        assert 3 == len(losses_of(DistributionMatching(steps=3, batch_real=256), make_problem(arch=arch)))
+        assert len(losses_of(DistributionMatching(steps=3, batch_real=256), make_problem(arch=arch))) == 3
 
     @pytest.mark.parametrize("arch", ["mlp", "lenet", "convnet-d2-w4-none"])
     def test_any_net_of_the_zoo_can_embed(self, arch: str, make_problem: MakeProblem) -> None:
@@ -235,7 +235,7 @@ class TestRun:
         pixels = functional.interpolate(make_problem().pixels.float(), size=32).to(torch.uint8)
         problem = make_problem(pixels=pixels, arch=arch)
 
-        assert 2 == len(losses_of(DistributionMatching(steps=2), problem))
+        assert len(losses_of(DistributionMatching(steps=2), problem)) == 2
 
     def test_matching_lowers_the_loss(self, make_problem: MakeProblem) -> None:
         """From noise, the mean of the last twenty losses is less than half that of the first twenty."""
@@ -254,8 +254,8 @@ class TestOptions:
         encoded = problem.space.encode(problem.pixels)
         indices = [int((encoded == image).flatten(1).all(dim=1).nonzero()[0]) for image in images]
 
-        assert 12 == len(set(indices))
-        assert [0] * 4 + [1] * 4 + [2] * 4 == problem.labels[indices].tolist()
+        assert len(set(indices)) == 12
+        assert problem.labels[indices].tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
     def test_noise_to_start_from_is_standard_normal(self, make_problem: MakeProblem) -> None:
         """2304 values: mean and deviation within five sigma."""
@@ -282,7 +282,7 @@ class TestOptions:
         state = {"images": torch.zeros(1, 1, 2, 2)}
 
         assert {"lr_images": expected} == dict(DistributionMatching().finish(problem, state).metrics)
-        assert {"lr_images": 0.2} == dict(DistributionMatching(lr_images=0.2).finish(problem, state).metrics)
+        assert dict(DistributionMatching(lr_images=0.2).finish(problem, state).metrics) == {"lr_images": 0.2}
 
     @pytest.mark.parametrize(
         "changed",

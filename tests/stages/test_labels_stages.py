@@ -16,7 +16,7 @@ from ddlabel.refinement import refine_labels
 from ddlabel.teachers import Teacher
 
 
-def test_soft_labels_are_the_teachers_logits_of_the_stored_images(files) -> None:  # type: ignore[no-untyped-def]
+def test_soft_labels_are_the_teachers_logits_of_the_stored_images(files) -> None:
     """Labels belong to the images as they are decoded later."""
     bundle, teacher = Bundle.open(files.soft), Teacher(Bundle.open(files.teacher))
     distilled, labels = read_distilled(bundle), read_labels(bundle, "soft")
@@ -24,11 +24,11 @@ def test_soft_labels_are_the_teachers_logits_of_the_stored_images(files) -> None
         expected = teacher.net(teacher.select("last")[0])(distilled.images)
 
     torch.testing.assert_close(labels.values[:, 0], expected)
-    assert ("logit", 1) == (labels.domain, labels.values.shape[1])
+    assert (labels.domain, labels.values.shape[1]) == ("logit", 1)
     assert [teacher.bundle.content] == labels.section.teacher
 
 
-def test_dense_labels_are_the_logits_of_every_window_within_the_codecs_bound(files) -> None:  # type: ignore[no-untyped-def]
+def test_dense_labels_are_the_logits_of_every_window_within_the_codecs_bound(files) -> None:
     """View j of image i is window j, row by row."""
     bundle, teacher = Bundle.open(files.dense), Teacher(Bundle.open(files.teacher))
     distilled, labels = read_distilled(bundle), read_labels(bundle, "dense")
@@ -37,12 +37,12 @@ def test_dense_labels_are_the_logits_of_every_window_within_the_codecs_bound(fil
         expected = teacher.net(teacher.select("last")[0])(views.flatten(0, 1))
     error = (labels.values.flatten(0, 1) - expected).abs().amax(dim=1).double()
 
-    assert (12, 9, 4) == tuple(labels.values.shape)
+    assert tuple(labels.values.shape) == (12, 9, 4)
     assert bool((error <= Q8().tolerance(expected) + 1e-5).all())
-    assert {"grid": 3, "ratio": "1/2", "resize": "bilinear", "size": 8} == dict(labels.parameters)
+    assert dict(labels.parameters) == {"grid": 3, "ratio": "1/2", "resize": "bilinear", "size": 8}
 
 
-def test_several_teachers_and_checkpoints_are_averaged_over_logits(run_cli, files, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_several_teachers_and_checkpoints_are_averaged_over_logits(run_cli, files, tmp_path: Path) -> None:
     """`--checkpoint all` is the mean of every kept epoch."""
     outcome = run_cli(
         "augment-labels", files.base, "--teacher", files.teacher, "--checkpoint", "all", "-o", tmp_path / "l.ddset"
@@ -53,11 +53,11 @@ def test_several_teachers_and_checkpoints_are_averaged_over_logits(run_cli, file
         run_cli("augment-labels", files.base, "--teacher", files.teacher, "--checkpoint", epoch, "-o", path)
         parts.append(read_labels(Bundle.open(path), "soft").values)
 
-    assert 0 == outcome.code, outcome.err
+    assert outcome.code == 0, outcome.err
     torch.testing.assert_close(read_labels(Bundle.open(tmp_path / "l.ddset"), "soft").values, sum(parts) / 2)
 
 
-def test_fidelity_and_bytes_of_a_codec_are_stored(files) -> None:  # type: ignore[no-untyped-def]
+def test_fidelity_and_bytes_of_a_codec_are_stored(files) -> None:
     """The report of a lossy codec is not perfect, and smaller than float32."""
     bundle = Bundle.open(files.dense)
     record = bundle.section("labels.dense").record
@@ -70,47 +70,45 @@ def test_fidelity_and_bytes_of_a_codec_are_stored(files) -> None:  # type: ignor
     assert bundle.manifest.storage["overhead"]["ladd_zip"] > 0
 
 
-def test_refined_labels_are_gifts_mixture_of_the_stored_ones(files) -> None:  # type: ignore[no-untyped-def]
+def test_refined_labels_are_gifts_mixture_of_the_stored_ones(files) -> None:
     """Deterministic, L2-normalised, every view with the class of its image."""
     before, after = read_labels(Bundle.open(files.dense), "dense"), read_labels(Bundle.open(files.gift), "dense")
     hard = read_distilled(Bundle.open(files.gift)).labels
-    expected = refine_labels(
-        before.values.flatten(0, 1), hard.repeat_interleave(9), alpha=0.1, gamma=0.1, form="paper"
-    )
+    expected = refine_labels(before.values.flatten(0, 1), hard.repeat_interleave(9), alpha=0.1, gamma=0.1, form="paper")
 
-    assert "unit" == after.domain
-    assert 0 == expected.norm(dim=1).sub(1).abs().max().round(decimals=5)
+    assert after.domain == "unit"
+    assert expected.norm(dim=1).sub(1).abs().max().round(decimals=5) == 0
     assert float((after.values.flatten(0, 1) - expected).abs().max()) < 0.01
-    assert "gift" == (after.refined or {})["method"]
+    assert (after.refined or {})["method"] == "gift"
 
 
-def test_refining_twice_is_refused(run_cli, files, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_refining_twice_is_refused(run_cli, files, tmp_path: Path) -> None:
     """Refinement is not idempotent, so a second one is a mistake."""
     outcome = run_cli("refine", files.gift, "--method", "gift", "-o", tmp_path / "g.ddset")
 
-    assert 2 == outcome.code
+    assert outcome.code == 2
     assert "was refined before" in outcome.err
 
 
-def test_refining_hard_labels_says_what_to_run(run_cli, files, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_refining_hard_labels_says_what_to_run(run_cli, files, tmp_path: Path) -> None:
     """Exit 3."""
     outcome = run_cli("refine", files.base, "--method", "gift", "-o", tmp_path / "g.ddset")
 
-    assert 3 == outcome.code
+    assert outcome.code == 3
     assert "run 'ddlabel augment-labels' first" in outcome.err
 
 
-def test_recode_changes_bytes_and_not_labels(run_cli, files, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_recode_changes_bytes_and_not_labels(run_cli, files, tmp_path: Path) -> None:
     """From float32 to float16 and back to what float16 holds."""
     run_cli("refine", files.soft, "--method", "recode", "--codec", "f16", "-o", tmp_path / "h.ddset")
     half = Bundle.open(tmp_path / "h.ddset")
     before = read_labels(Bundle.open(files.soft), "soft").values
 
     assert torch.equal(before.half().float(), read_labels(half, "soft").values)
-    assert "f16" == (half.section("labels.soft").codec or {})["name"]
+    assert (half.section("labels.soft").codec or {})["name"] == "f16"
 
 
-def test_stale_labels_are_refused(files, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_stale_labels_are_refused(files, tmp_path: Path) -> None:
     """Labels of images that were replaced cannot be used."""
     from ddlabel.bundle import StageRecord
     from ddlabel.distilled import image_section
@@ -119,28 +117,29 @@ def test_stale_labels_are_refused(files, tmp_path: Path) -> None:  # type: ignor
     bundle = Bundle.open(files.soft)
     other = 255 - bundle.tensor("images.pixels")
     changed = bundle.with_stage(
-        StageRecord("distill", {}, 0, [bundle], {}, 0.0, 0.0, {}), add=[image_section(other, read_distilled(bundle).space)]
+        StageRecord("distill", {}, 0, [bundle], {}, 0.0, 0.0, {}),
+        add=[image_section(other, read_distilled(bundle).space)],
     )
     with pytest.raises(BundleError, match="stale"):
         read_labels(changed, "soft")
     assert changed.section("labels.soft").stale
 
 
-def test_fault_71_a_teacher_of_other_classes_is_refused(run_cli, files, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_fault_71_a_teacher_of_other_classes_is_refused(run_cli, files, tmp_path: Path) -> None:
     """Exit 3, both files and the field named."""
     other = tmp_path / "digits.ddset"
     run_cli("train-teacher", "--data", "digits", "--size", "8", "--arch", "mlp", "--epochs", "1", "-o", other)
     outcome = run_cli("augment-labels", files.base, "--teacher", other, "-o", tmp_path / "l.ddset")
 
-    assert 3 == outcome.code
+    assert outcome.code == 3
     assert "disagree on 'classes'" in outcome.err
 
 
-def test_fault_67_windows_that_do_not_fit_are_refused(run_cli, files, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_fault_67_windows_that_do_not_fit_are_refused(run_cli, files, tmp_path: Path) -> None:
     """A grid larger than the image, a ratio of 0 or above 1."""
     labels = ("augment-labels", files.base, "--teacher", files.teacher, "--kind", "dense", "-o", tmp_path / "l.ddset")
     grid, zero, above = (run_cli(*labels, *more) for more in (("--grid", "9"), ("--ratio", "0/1"), ("--ratio", "9/8")))
 
-    assert (2, 2, 2) == (grid.code, zero.code, above.code)
+    assert (grid.code, zero.code, above.code) == (2, 2, 2)
     assert "do not fit images of 8 px" in grid.err
     assert "expected a fraction P/Q in (0, 1]" in zero.err
