@@ -35,7 +35,7 @@ class GiftRefinement:
         """
         if labels.refined is not None:
             raise UsageError(
-                f"'{labels.section.name}' was refined before (by {labels.refined.get('method')}), expected plain labels",
+                f"'{labels.section.name}' was refined before, expected plain labels",
                 field="labels",
                 hint="run 'ddlabel augment-labels' again, then refine once",
             )

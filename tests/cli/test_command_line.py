@@ -1,0 +1,278 @@
+"""The command line as a newcomer meets it: wrong names, wrong numbers, files in the way, broken pipes, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ddlabel.bundle import Bundle
+from ddlabel.cli.app import COMMANDS
+
+COMMAND = [sys.executable, "-m", "ddlabel"]
+
+
+def start(*arguments: object, **keywords):
+    """The real command in a new process."""
+    keywords = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **keywords}
+    return subprocess.Popen([*COMMAND, *map(str, arguments)], **keywords)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=[command.name for command in COMMANDS])
+def test_every_command_has_help_with_an_example(run_cli, command) -> None:
+    """What it does, its options, and a line to paste."""
+    outcome = run_cli(command.name, "--help")
+
+    assert 0 == outcome.code
+    assert "Example:" in outcome.out
+    assert f"ddlabel {command.name}" in outcome.out
+
+
+def test_no_argument_prints_help(run_cli) -> None:
+    """Exit 0."""
+    outcome = run_cli()
+
+    assert 0 == outcome.code
+    assert "A pipeline, start to end" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["distil"], "unknown command 'distil'; did you mean 'distill'?"),
+        (["--data", "digits"], "unknown option '--data', expected a command first"),
+        (["distill", "--data", "digit", "-o", "x.ddset"], "unknown data set 'digit'; did you mean 'digits'?"),
+        (["distill", "--data", "digits", "--method", "dmm", "-o", "x.ddset"], "unknown method 'dmm'; did you mean"),
+        (["distill", "--data", "digits", "--arch", "convnet-d9", "-o", "x.ddset"], "net 'convnet' has no option 'd9'"),
+        (["distill", "--data", "digits", "--device", "gpu", "-o", "x.ddset"], "device 'gpu' is unknown"),
+        (["distill", "--data", "digits"], "expected -o FILE"),
+        (["distill", "--data", "folder", "-o", "x.ddset"], "data 'folder' needs a path, expected folder:DIR"),
+        (["distill", "--data", "digits:x", "-o", "x.ddset"], "takes no path"),
+        (["distill", "--data", "digits", "--set", "steps", "-o", "x.ddset"], "has no '='"),
+        (["refine", "-o", "x.ddset"], "0 input bundles given, expected one"),
+        (["augment-labels", "a.ddset", "--codec", "q9", "-o", "x.ddset"], "unknown codec 'q9'; did you mean 'q8'?"),
+        (["inspect"], "no bundle given"),
+        (["methods", "dmm"], "unknown plugin 'dmm'; did you mean 'dm'?"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)  # fmt: skip
+def test_wrong_command_lines_say_what_was_expected(run_cli, tmp_path, monkeypatch, arguments, message) -> None:
+    """Exit 2, a named value, the nearest known one; nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    outcome = run_cli(*arguments)
+
+    assert 2 == outcome.code
+    assert message in outcome.err
+    assert "Traceback" not in outcome.err
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_all_problems_of_a_command_line_come_together(run_cli, tmp_path: Path) -> None:
+    """Unknown option, bad number, unknown choice, missing data and impossible output, in one go."""
+    outcome = run_cli(
+        "distill", "--dta", "digits", "--ipc", "abc", "--space", "lab", "-o", tmp_path / "none" / "x.ddset"
+    )
+
+    assert 2 == outcome.code
+    assert 5 == outcome.err.count("error:")
+    assert "did you mean '--data'?" in outcome.err
+
+
+def test_errors_are_json_when_asked(run_cli) -> None:
+    """One document on stdout, with code, message, field and hint."""
+    outcome = run_cli("inspect", "/no/such.ddset", "--json")
+    document = json.loads(outcome.out)
+
+    assert (3, "ddlabel.error", 3) == (outcome.code, document["schema"], document["error"]["code"])
+    assert "no such file" in document["error"]["message"]
+
+
+def test_fault_90_an_existing_output_needs_force(run_cli, files, tmp_path: Path) -> None:
+    """Exit 2 and the old bytes; with --force the new ones."""
+    path = tmp_path / "b.ddset"
+    path.write_bytes(b"precious")
+    distill = ("distill", "--data", files.data, "--method", "random", "--ipc", "1", "-o", path)
+    refused = run_cli(*distill)
+    kept = path.read_bytes()
+    forced = run_cli(*distill, "--force")
+
+    assert (2, b"precious", 0) == (refused.code, kept, forced.code)
+    assert "use --force to overwrite" in refused.err
+    assert "distilled" == Bundle.open(path).kind
+
+
+@pytest.mark.parametrize(
+    ("target", "code"), [("none/x.ddset", 2), (".", 2), ("file/x.ddset", 2), ("/", 2)],
+    ids=["missing folder", "a folder", "below a file", "the root"],
+)  # fmt: skip
+def test_fault_91_impossible_outputs(run_cli, files, tmp_path: Path, target: str, code: int) -> None:
+    """Found before any work."""
+    (tmp_path / "file").write_text("")
+    outcome = run_cli("refine", files.dense, "-o", tmp_path / target)
+
+    assert code == outcome.code
+    assert "error: output" in outcome.err
+
+
+def test_fault_92_the_output_is_not_an_input(run_cli, files) -> None:
+    """Not even with --force."""
+    outcome = run_cli("refine", files.dense, "--force", "-o", files.dense)
+
+    assert 2 == outcome.code
+    assert "is also an input" in outcome.err
+
+
+def test_stages_compose_through_pipes_with_the_same_digests(files, tmp_path: Path) -> None:
+    """`distill -o - | augment-labels - | inspect -` gives what files give."""
+    distill = start("distill", "--data", files.data, "--method", "random", "--ipc", "3", "-o", "-")
+    label = start("augment-labels", "-", "--teacher", files.teacher, "-o", "-", stdin=distill.stdout)
+    inspect = start("inspect", "-", "--json", "--verify", stdin=label.stdout)
+    out, err = inspect.communicate(timeout=120)
+    codes = [process.wait(timeout=60) for process in (distill, label)]
+
+    assert [0, 0, 0] == [*codes, inspect.returncode], err
+    assert Bundle.open(files.soft).content == json.loads(out)["bundles"][0]["content"]
+
+
+def test_fault_105_stdin_closed_empty_or_named_twice(run_cli, files, tmp_path: Path) -> None:
+    """Each says what is wrong."""
+    closed = subprocess.run(" ".join([*COMMAND, "inspect", "-", "<&-"]), shell=True, capture_output=True, text=True)
+    empty = subprocess.run([*COMMAND, "inspect", "-"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    twice = run_cli("augment-labels", "-", "--teacher", "-", "-o", tmp_path / "x.ddset")
+
+    assert (3, 3, 2) == (closed.returncode, empty.returncode, twice.code), closed.stderr + empty.stderr
+    assert "Traceback" not in closed.stderr + empty.stderr
+    assert "two inputs are '-'" in twice.err
+
+
+def test_fault_106_a_reader_that_goes_away_is_no_error(files) -> None:
+    """Exit 141, silently; the writer does not hang."""
+    process = start("refine", files.dense, "--method", "recode", "-o", "-")
+    process.stdout.read(100)
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+
+    assert process.wait(timeout=60) in {0, 141}
+    assert b"Traceback" not in err
+
+
+def test_fault_106_a_broken_pipe_of_a_table(files) -> None:
+    """`inspect | head` ends quietly too."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = start("inspect", files.dense, stdout=writer)
+    os.close(writer)
+    _out, err = process.communicate(timeout=60)
+
+    assert 141 == process.returncode
+    assert b"" == err
+
+
+def test_fault_107_a_bundle_that_arrives_byte_by_byte(files) -> None:
+    """Short reads change nothing."""
+    data = files.base.read_bytes()
+    process = start("inspect", "-", "--json", stdin=subprocess.PIPE, bufsize=0)
+    for index in range(0, 2000):
+        process.stdin.write(data[index : index + 1])
+    process.stdin.write(data[2000:])
+    out, _err = process.communicate(timeout=60)
+
+    assert Bundle.open(files.base).content == json.loads(out)["bundles"][0]["content"]
+
+
+def test_a_full_device_is_a_resource_error(files) -> None:
+    """Fault 93: /dev/full is written to, never replaced; exit 6."""
+    outcome = start("refine", files.dense, "--method", "recode", "--force", "-o", "/dev/full")
+    _out, err = outcome.communicate(timeout=60)
+
+    assert 6 == outcome.returncode
+    assert b"No space left" in err
+
+
+LONG = ("--method", "dm", "--ipc", "1", "--arch", "convnet-d1-w8", "--set", "steps=10000000", "--set", "batch_real=4")
+
+
+def long_run(files, tmp_path: Path, **keywords):
+    """A distillation that would take hours, started and seen at work."""
+    process = start("distill", "--data", files.data, *LONG, "-o", tmp_path / "x.ddset", **keywords)
+    time.sleep(5)
+    assert process.poll() is None, process.communicate()
+    return process
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ids=["interrupt", "terminate", "hang-up"],
+)  # fmt: skip
+def test_fault_110_signals_stop_at_a_safe_point(files, tmp_path: Path, number: int, code: int) -> None:
+    """The exit code names the signal; no output and no temporary file is left."""
+    process = long_run(files, tmp_path)
+    process.send_signal(number)
+    _out, err = process.communicate(timeout=60)
+
+    assert code == process.returncode
+    assert b"Traceback" not in err
+    assert b"interrupted" in err
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_fault_111_an_ignored_interrupt_stays_ignored(files, tmp_path: Path) -> None:
+    """As for background jobs of a non-interactive shell."""
+    process = long_run(files, tmp_path, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    alive = process.poll() is None
+    process.terminate()
+    process.communicate(timeout=60)
+
+    assert alive
+    assert 143 == process.returncode
+
+
+def test_fault_117_the_surroundings_do_not_change_the_content(files, tmp_path: Path) -> None:
+    """Locale, time zone, hash seed, umask, a missing home, a narrow terminal, a read-only folder."""
+    surroundings = {
+        "TZ": "Pacific/Chatham", "LANG": "C", "LC_ALL": "tr_TR.UTF-8", "PYTHONHASHSEED": "7", "COLUMNS": "1",
+        "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path),
+    }  # fmt: skip
+    path = tmp_path / "x.ddset"
+    process = start(
+        "distill", "--data", files.data, "--method", "random", "--ipc", "3", "-o", path,
+        env=surroundings, cwd="/", umask=0o077,
+    )  # fmt: skip
+    _out, err = process.communicate(timeout=120)
+
+    assert 0 == process.returncode, err
+    assert Bundle.open(files.base).content == Bundle.open(path).content
+    assert 0o600 == path.stat().st_mode & 0o777
+
+
+def test_fault_117_a_fixed_clock_gives_the_same_bytes(files, tmp_path: Path) -> None:
+    """SOURCE_DATE_EPOCH takes the clock out of the file."""
+    for name in "ab":
+        environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
+        done = start("refine", files.dense, "--method", "gift", "-o", tmp_path / name, env=environment)
+        done.communicate(timeout=60)
+
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_fault_118_validation_does_not_rest_on_assertions(files, tmp_path: Path) -> None:
+    """With PYTHONOPTIMIZE=1 a damaged bundle and a bad option are refused all the same."""
+    broken = tmp_path / "broken.ddset"
+    broken.write_bytes(files.base.read_bytes()[:-1])
+    environment = {**os.environ, "PYTHONOPTIMIZE": "1"}
+    codes = []
+    for arguments in (["inspect", broken], ["distill", "--data", files.data, "--ipc", "-1", "-o", tmp_path / "x"]):
+        process = start(*arguments, env=environment)
+        process.communicate(timeout=60)
+        codes.append(process.returncode)
+
+    assert [3, 2] == codes
