@@ -46,7 +46,7 @@ class Text(Spec):
     def json_schema(self) -> dict[str, Any]:
         """Type, length and pattern."""
         rule: dict[str, Any] = {"type": "string", "maxLength": self.limit}
-        return rule | ({"pattern": f"^(?:{self.pattern})$"} if self.pattern else {})
+        return rule | ({"pattern": f"^{self.pattern}$"} if self.pattern else {})
 
 
 @dataclass(frozen=True)
@@ -120,13 +120,14 @@ class Anything(Spec):
             yield f"'{path}' has {len(value)} characters, expected at most {MAX_TEXT}"
         elif isinstance(value, dict):
             for key, item in value.items():
+                yield from self.problems(key, f"{path}: key")
                 yield from self.problems(item, f"{path}.{key[:80]}")
         elif isinstance(value, list):
             for item in value:
                 yield from self.problems(item, path)
 
     def json_schema(self) -> dict[str, Any]:
-        """No rule."""
+        """No rule: JSON Schema cannot bound texts at any depth."""
         return {}
 
 
@@ -171,24 +172,32 @@ class Array(Spec):
 
 @dataclass(frozen=True)
 class Map(Spec):
-    """An object whose keys are free and whose values are alike."""
+    """An object whose keys are free, or of a pattern, and whose values are alike."""
 
     value: Spec
     limit: int = 65_536
+    keys: str = ""
 
     def problems(self, value: Any, path: str) -> Iterator[str]:
-        """Every value."""
+        """Every key and value."""
         if not isinstance(value, dict):
             yield _wrong(path, value, "an object")
         elif len(value) > self.limit:
             yield f"'{path}' has {len(value)} entries, expected at most {self.limit}"
         else:
+            name = Text(self.keys)
             for key, item in value.items():
+                yield from name.problems(key, f"{path}: key")
                 yield from self.value.problems(item, f"{path}.{key[:80]}")
 
     def json_schema(self) -> dict[str, Any]:
         """An object of like values."""
-        return {"type": "object", "additionalProperties": self.value.json_schema(), "maxProperties": self.limit}
+        return {
+            "type": "object",
+            "propertyNames": Text(self.keys).json_schema(),
+            "additionalProperties": self.value.json_schema(),
+            "maxProperties": self.limit,
+        }
 
 
 @dataclass(frozen=True)
@@ -212,7 +221,7 @@ class Record(Spec):
         for key, spec in self.optional.items():
             if key in value:
                 yield from spec.problems(value[key], prefix + key)
-        for key in value.keys() - self.required.keys() - self.optional.keys():
+        for key in sorted(value.keys() - self.required.keys() - self.optional.keys()):
             yield from Anything().problems(value[key], prefix + key[:80])
 
     def json_schema(self) -> dict[str, Any]:

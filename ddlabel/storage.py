@@ -1,8 +1,9 @@
 """Where the bytes of a bundle go, and what labels cost beside images.
 
-Three rules for the overhead of labels, because papers use different ones:
+Three rules for the overhead of labels, because papers use different ones. All leave hard labels out of the growth:
 `raw` is float32 label values over uint8 image bytes; `stored` is label bytes in this file over image bytes in this
-file; `ladd_zip` is LADD's (arXiv:2409.16239): the growth of a zip of uint8 images and float32 labels.
+file; `ladd_zip` is LADD's (arXiv:2409.16239): a zip of uint8 images, hard labels and float32 labels over a zip of
+images and hard labels, less one.
 """
 
 from __future__ import annotations
@@ -14,22 +15,29 @@ from typing import Any
 
 __all__ = ["report", "zip_bytes"]
 
-_NOT_DISTILLED = {"teacher", "trajectory", "state"}
+_NOT_DISTILLED = {"teacher", "trajectory", "state", "scores"}
 ZIP_LEVEL = 6
+
+Record = Mapping[str, Any]
 
 
 def zip_bytes(parts: Sequence[bytes | memoryview]) -> int:
-    """Size of a zip that holds each part as one deflated member, without names and directory."""
+    """Size of a zip that holds each part as one deflated member (level 6), without names and directory.
+
+    The `zip_bytes` of a section are those of what LADD counts: uint8 pixels of images, one-hot float32 hard labels,
+    float32 values of richer labels.
+    """
     return sum(len(zlib.compress(part, ZIP_LEVEL)) for part in parts)
 
 
 def report(
-    sections: Sequence[Mapping[str, Any]],
+    sections: Sequence[Record],
     classes: int | None,
     *,
     header: int,
     manifest: int,
     padding: int,
+    unlisted: int = 0,
 ) -> dict[str, Any]:
     """The storage report; its total is the size of the file, exactly.
 
@@ -37,82 +45,108 @@ def report(
         sections: the section table.
         classes: number of classes k, or None when unknown.
         header, manifest, padding: bytes of the container.
+        unlisted: bytes of foreign tensors that no section lists.
 
     Returns:
-        Bytes by section (`raw` is the reference: uint8 pixels, float32 label values, one-hot float32 hard labels;
-        `stored` what the file spends), overheads as fractions or None, bits per label view, equivalent ipc.
+        Bytes by section, and summed over images and each label kind (`raw` is the reference: uint8 pixels, float32
+        label values, one-hot float32 hard labels; `stored` what the file spends), bytes of stored augmentation
+        state, overheads as fractions or None, bits per label view, equivalent ipc.
     """
     entries = {
         record["name"]: {"kind": record["kind"], "raw": _raw(record, classes), "stored": _stored(record)}
         for record in sections
     }
-    container = {"header": header, "manifest": manifest, "padding": padding}
+    container = {"header": header, "manifest": manifest, "padding": padding, "unlisted": unlisted}
+    labels = [record for record in sections if record["kind"] == "labels"]
+    roles = sorted({_role(record) for record in labels})
     return {
         "total": sum(container.values()) + sum(entry["stored"] for entry in entries.values()),
         "container": container,
         "sections": entries,
+        "images": _sums(entries, [record for record in sections if record["kind"] == "images"]),
+        "labels": {role: _sums(entries, [record for record in labels if _role(record) == role]) for role in roles},
+        "augmentation_state": sum(map(_augmentation_bytes, labels)),
         "overhead": _overheads(sections, entries),
-        "bits_per_view": _bits_per_view(sections, entries),
+        "bits_per_view": {
+            record["name"]: 8 * entries[record["name"]]["stored"] / _views(record)
+            for record in labels
+            if _views(record)
+        },
         "equivalent_ipc": _equivalent_ipc(sections, entries, classes),
     }
 
 
-def _stored(record: Mapping[str, Any]) -> int:
+def _role(record: Record) -> str:
+    return str(record.get("role", record["name"]))
+
+
+def _sums(entries: Mapping[str, Any], records: Sequence[Record]) -> dict[str, int]:
+    return {rule: sum(entries[record["name"]][rule] for record in records) for rule in ("raw", "stored")}
+
+
+def _stored(record: Record) -> int:
     return int(sum(tensor["bytes"] for tensor in record["tensors"].values()))
 
 
-def _raw(record: Mapping[str, Any], classes: int | None) -> int:
-    shapes = [tensor.get("packed", tensor)["shape"] for tensor in record["tensors"].values()]
+def _arrays(record: Record) -> list[Record]:
+    """The section's tensors before compression."""
+    return [tensor.get("packed", tensor) for tensor in record["tensors"].values()]
+
+
+def _views(record: Record) -> int:
+    """Labelled views in all: images times views per image."""
+    shape = next((array["shape"] for array in _arrays(record)), ())
+    return int(shape[0]) * int(record.get("views", 1)) if shape else 0
+
+
+def _raw(record: Record, classes: int | None) -> int:
     if record["kind"] == "images":
-        return math.prod(record["tensors"]["images.pixels"]["shape"])
-    if record["kind"] == "labels" and classes is not None and shapes:
-        return 4 * classes * int(shapes[0][0]) * int(record.get("views", 1))
-    return int(sum(tensor.get("packed", tensor)["bytes"] for tensor in record["tensors"].values()))
+        return sum(math.prod(array["shape"]) for array in _arrays(record))
+    if record["kind"] == "labels" and classes is not None:
+        return 4 * classes * _views(record)
+    return int(sum(array["bytes"] for array in _arrays(record)))
 
 
-def _overheads(sections: Sequence[Mapping[str, Any]], entries: Mapping[str, Any]) -> dict[str, float | None]:
-    images = next((record for record in sections if record["kind"] == "images"), None)
-    rich = [record for record in sections if record["kind"] == "labels" and record.get("role") != "hard"]
+def _augmentation_bytes(record: Record) -> int:
+    """Bytes of `labels.<kind>.augmentation…`: stored draws, where views are not a function of a seed."""
+    prefix = f"{record['name']}.augmentation"
+    return int(sum(tensor["bytes"] for name, tensor in record["tensors"].items() if name.startswith(prefix)))
+
+
+def _overheads(sections: Sequence[Record], entries: Mapping[str, Any]) -> dict[str, float | None]:
+    images = next((record for record in sections if record["name"] == "images"), None)
+    labels = [record for record in sections if record["kind"] == "labels"]
+    rich = [record for record in labels if _role(record) != "hard"]
     if images is None or not rich:
         return {"raw": None, "stored": None, "ladd_zip": None}
-    base = entries[images["name"]]
-    sums = {rule: sum(entries[record["name"]][rule] for record in rich) for rule in ("raw", "stored")}
-    zips = [record.get("zip_bytes") for record in rich]
-    zipped = None
-    if images.get("zip_bytes") and all(size is not None for size in zips):
-        zipped = sum(size for size in zips if size is not None) / images["zip_bytes"]
+    base, extra = _sums(entries, [images]), _sums(entries, rich)
+    plain = [images, *(record for record in labels if _role(record) == "hard")]
     return {
-        "raw": sums["raw"] / base["raw"] if base["raw"] else None,
-        "stored": sums["stored"] / base["stored"] if base["stored"] else None,
-        "ladd_zip": zipped,
+        "raw": _ratio(extra["raw"], base["raw"]),
+        "stored": _ratio(extra["stored"], base["stored"]),
+        "ladd_zip": _ratio(_zipped(rich), _zipped(plain)),
     }
 
 
-def _bits_per_view(sections: Sequence[Mapping[str, Any]], entries: Mapping[str, Any]) -> dict[str, float]:
-    bits = {}
-    for record in sections:
-        shapes = [tensor.get("packed", tensor)["shape"] for tensor in record["tensors"].values()]
-        if record["kind"] == "labels" and shapes and shapes[0][0]:
-            views = int(shapes[0][0]) * int(record.get("views", 1))
-            bits[record["name"]] = 8 * entries[record["name"]]["stored"] / views
-    return bits
+def _ratio(part: int | None, whole: int | None) -> float | None:
+    return part / whole if part is not None and whole else None
 
 
-def _equivalent_ipc(
-    sections: Sequence[Mapping[str, Any]], entries: Mapping[str, Any], classes: int | None
-) -> float | None:
-    """Images per class that the bytes of images, labels and transforms would buy, stored plainly like these."""
-    images = next((record for record in sections if record["kind"] == "images"), None)
+def _zipped(records: Sequence[Record]) -> int | None:
+    """Measured zip sizes added up; None when one was not measured."""
+    sizes = [record.get("zip_bytes") for record in records]
+    return None if None in sizes else sum(size for size in sizes if size is not None)
+
+
+def _equivalent_ipc(sections: Sequence[Record], entries: Mapping[str, Any], classes: int | None) -> float | None:
+    """Images per class that the bytes of all but teachers, states and scores would buy, each stored like these."""
+    images = next((record for record in sections if record["name"] == "images"), None)
     if images is None or not classes:
         return None
-    count = images["tensors"]["images.pixels"]["shape"][0]
-    hard = sum(entries[record["name"]]["stored"] for record in sections if record.get("role") == "hard")
+    count = _views(images)
+    hard = sum(entries[record["name"]]["stored"] for record in sections if record["name"] == "labels.hard")
     plain = entries["images"]["stored"] + hard
     if not count or not plain:
         return None
-    spent = sum(
-        entry["stored"]
-        for name, entry in entries.items()
-        if entry["kind"] not in _NOT_DISTILLED and not name.startswith("scores.")
-    )
+    spent = sum(entry["stored"] for entry in entries.values() if entry["kind"] not in _NOT_DISTILLED)
     return float(spent / (plain / count) / classes)

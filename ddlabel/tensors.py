@@ -1,6 +1,6 @@
 """Tensor bytes on their way into a bundle: from memory, from another bundle, or spooled because memory is short.
 
-Nothing here imports torch or numpy unless it is handed a tensor or asked for one.
+Nothing here imports torch or numpy unless it is asked for a torch tensor.
 """
 
 from __future__ import annotations
@@ -9,20 +9,19 @@ import hashlib
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from .errors import BundleError
-from .frame import read_frame, write_frame
+from .errors import BundleError, ResourceError, UsageError
 from .fsio import scratch
 from .header import DTYPE_BITS
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FileTensor", "Packed", "RawTensor", "Spool", "Spooled", "pack", "to_torch", "unpack"]
+__all__ = ["FileTensor", "OpenFile", "RawTensor", "Spool", "to_torch"]
 
 CHUNK_BYTES = 4 * 2**20
 _TORCH_NAMES = {
@@ -30,6 +29,7 @@ _TORCH_NAMES = {
     "BF16": "bfloat16", "I32": "int32", "U32": "uint32", "F32": "float32", "F64": "float64", "I64": "int64",
     "U64": "uint64", "C64": "complex64", "F8_E5M2": "float8_e5m2", "F8_E4M3": "float8_e4m3fn",
 }  # fmt: skip
+_CODES = {name: code for code, name in _TORCH_NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -39,29 +39,36 @@ class RawTensor:
     dtype: str
     """safetensors code, such as F32."""
     shape: tuple[int, ...]
-    data: bytes | memoryview
+    data: bytes
     sha256: str = field(default="", compare=False)
+    """Digest of the data; computed."""
 
     def __post_init__(self) -> None:
-        expected = math.prod(self.shape) * DTYPE_BITS[self.dtype] // 8
-        if len(self.data) != expected:
-            raise ValueError(f"{self.dtype} of shape {self.shape} has {expected} bytes, got {len(self.data)}")
-        if not self.sha256:
-            object.__setattr__(self, "sha256", hashlib.sha256(self.data).hexdigest())
+        if self.dtype not in DTYPE_BITS:
+            raise ValueError(f"unknown dtype '{self.dtype}', expected one of {', '.join(DTYPE_BITS)}")
+        data = bytes(self.data)
+        expected = _nbytes(self.dtype, self.shape)
+        if len(data) != expected:
+            raise ValueError(f"{self.dtype} of shape {self.shape} has {expected} bytes, got {len(data)}")
+        object.__setattr__(self, "data", data)
+        object.__setattr__(self, "sha256", hashlib.sha256(data).hexdigest())
 
     @classmethod
-    def of(cls, tensor: Any) -> RawTensor:
-        """Copy a torch tensor of any device and memory layout."""
-        import torch
+    def of(cls, array: Any) -> RawTensor:
+        """Copy a torch tensor of any device and memory layout, or a numpy array of any order and byte order.
 
-        codes = {getattr(torch, name): code for code, name in _TORCH_NAMES.items() if hasattr(torch, name)}
+        Raises:
+            UsageError: no dense array of a dtype that safetensors has.
+        """
         if sys.byteorder != "little":
-            raise BundleError("this machine is big-endian, bundles are little-endian")
-        if tensor.dtype not in codes:
-            raise ValueError(f"tensors of {tensor.dtype} cannot be stored")
-        plain = tensor.detach().cpu().contiguous()
-        data = plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
-        return cls(codes[tensor.dtype], tuple(tensor.shape), data)
+            raise ResourceError("this machine is big-endian, bundles are little-endian")
+        if isinstance(array, cls):
+            return array
+        for module, kind, convert in (("torch", "Tensor", _torch_bytes), ("numpy", "ndarray", _numpy_bytes)):
+            if module in sys.modules and isinstance(array, getattr(sys.modules[module], kind)):
+                dtype, data = convert(array)
+                return cls(dtype, tuple(array.shape), data)
+        raise UsageError(f"cannot store a {type(array).__name__}, expected a torch tensor, numpy array or RawTensor")
 
     @property
     def nbytes(self) -> int:
@@ -74,24 +81,58 @@ class RawTensor:
         for start in range(0, len(view), CHUNK_BYTES):
             yield view[start : start + CHUNK_BYTES]
 
+    def read(self) -> bytearray:
+        """A copy of the data."""
+        return bytearray(self.data)
 
-@dataclass(frozen=True)
-class Packed:
-    """A tensor that is stored byte-shuffled and zstd-compressed when that is smaller."""
+    def pread(self, start: int, count: int) -> bytes:
+        """Some bytes."""
+        return self.data[start : start + count]
 
-    tensor: Any
+
+class OpenFile:
+    """A file for reading at random, closed when the last tensor that reads from it is gone.
+
+    It holds a descriptor of its own, so that the file object it was made from can be closed.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._descriptor = os.dup(file.fileno())
+
+    def close(self) -> None:
+        """Close the descriptor; reading fails from now on."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    __del__ = close
+
+    def pread(self, start: int, count: int, label: str) -> bytes:
+        """Bytes wherever the file's position is; fewer at its end.
+
+        Raises:
+            ResourceError: the disk failed.
+            BundleError: the file was closed.
+        """
+        if self._descriptor < 0:
+            raise BundleError(f"{label}: its file is closed", field=label)
+        try:
+            return os.pread(self._descriptor, count, start)
+        except OSError as error:
+            raise ResourceError(f"{label}: cannot be read ({error.strerror})", field=label) from error
 
 
 @dataclass(frozen=True)
 class FileTensor:
-    """A tensor inside an open bundle; its bytes are read when needed and checked on the way."""
+    """A tensor inside an open file; its bytes are read when needed and checked on the way."""
 
-    file: BinaryIO
+    file: OpenFile
     offset: int
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
-    sha256: str
+    sha256: str | None
+    """None for foreign tensors, which have no digest to check."""
     label: str
     """File and tensor name, for messages."""
 
@@ -102,7 +143,7 @@ class FileTensor:
             part = self.pread(start, min(CHUNK_BYTES, self.nbytes - start))
             digest.update(part)
             yield part
-        if digest.hexdigest() != self.sha256:
+        if self.sha256 not in {None, digest.hexdigest()}:
             raise BundleError(
                 f"{self.label}: digest mismatch, the bytes are not those that were written",
                 field=self.label,
@@ -117,10 +158,14 @@ class FileTensor:
         return data
 
     def pread(self, start: int, count: int) -> bytes:
-        """Some bytes, unchecked, wherever the file's position is."""
+        """Some bytes, unchecked.
+
+        Raises:
+            BundleError: the file was cut off after it was opened.
+        """
         parts = []
         while count:
-            part = os.pread(self.file.fileno(), count, self.offset + start)
+            part = self.file.pread(self.offset + start, count, self.label)
             if not part:
                 raise BundleError(f"{self.label}: the file was cut off while it was read", field=self.label)
             parts.append(part)
@@ -128,23 +173,16 @@ class FileTensor:
         return b"".join(parts)
 
 
-@dataclass(frozen=True)
-class Spooled:
-    """A tensor that was written to a scratch file, because it does not fit in memory."""
-
-    source: FileTensor
-
-    @property
-    def dtype(self) -> str:
-        """Safetensors code."""
-        return self.source.dtype
-
-
 class Spool:
-    """Scratch space for tensors larger than memory: write each one piece by piece, then hand it to a bundle."""
+    """Scratch space for tensors larger than memory; use it with `with`, and save the bundle inside.
+
+    >>> with Spool() as spool:
+    ...     trajectory = spool.tensor("F32", (2, 1), [bytes(4), bytes(4)])
+    """
 
     def __init__(self) -> None:
         self._file = scratch()
+        self._reader = OpenFile(self._file)
 
     def __enter__(self) -> Spool:
         return self
@@ -152,65 +190,30 @@ class Spool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._reader.close()
         self._file.close()
 
-    def tensor(self, dtype: str, shape: tuple[int, ...], parts: Iterator[bytes | memoryview]) -> Spooled:
-        """Store one tensor from its bytes in order.
+    def tensor(self, dtype: str, shape: tuple[int, ...], parts: Iterable[bytes | memoryview]) -> FileTensor:
+        """Store one tensor from its bytes in order, and return it for a `NewSection`.
 
         Raises:
             ValueError: more or fewer bytes than shape and dtype need.
+            ResourceError: the disk is full.
         """
-        expected = math.prod(shape) * DTYPE_BITS[dtype] // 8
         offset = self._file.seek(0, os.SEEK_END)
         digest = hashlib.sha256()
         written = 0
-        for part in parts:
-            digest.update(part)
-            self._file.write(part)
-            written += len(part)
-        self._file.flush()
-        if written != expected:
-            raise ValueError(f"{dtype} of shape {shape} has {expected} bytes, got {written}")
-        return Spooled(FileTensor(self._file, offset, dtype, shape, written, digest.hexdigest(), "spooled tensor"))
-
-
-def pack(raw: RawTensor) -> tuple[RawTensor, dict[str, Any] | None]:
-    """Byte-shuffle and compress a tensor.
-
-    Returns:
-        What to store and its `packed` record; the tensor itself and None when compression does not make it smaller.
-    """
-    shuffle = max(1, DTYPE_BITS[raw.dtype] // 8)
-    stream = write_frame(_shuffled(bytes(raw.data), shuffle))
-    if len(stream) >= raw.nbytes:
-        return raw, None
-    record = {
-        "method": "zstd",
-        "shuffle": shuffle,
-        "dtype": raw.dtype,
-        "shape": list(raw.shape),
-        "bytes": raw.nbytes,
-        "sha256": raw.sha256,
-    }
-    return RawTensor("U8", (len(stream),), stream), record
-
-
-def unpack(data: bytes | bytearray, record: dict[str, Any], label: str) -> bytearray:
-    """Undo `pack`, checking size and digest.
-
-    Raises:
-        BundleError: a damaged or hostile stream.
-    """
-    expected = math.prod(record["shape"]) * DTYPE_BITS.get(record["dtype"], 0) // 8
-    if record["method"] != "zstd" or record["bytes"] != expected:
-        raise BundleError(f"{label}: packed by '{record['method']}' into {record['bytes']} bytes, cannot be unpacked")
-    plain = read_frame(bytes(data), record["bytes"], label)
-    if len(plain) != expected:
-        raise BundleError(f"{label}: holds {len(plain)} bytes, expected {expected}", field=label)
-    restored = _unshuffled(plain, record["shuffle"])
-    if hashlib.sha256(restored).hexdigest() != record["sha256"]:
-        raise BundleError(f"{label}: digest mismatch after decompression", field=label)
-    return restored
+        try:
+            for part in parts:
+                digest.update(part)
+                self._file.write(part)
+                written += len(part)
+            self._file.flush()
+        except OSError as error:
+            raise ResourceError(f"temporary file: cannot be written ({error.strerror})") from error
+        if written != _nbytes(dtype, shape):
+            raise ValueError(f"{dtype} of shape {shape} has {_nbytes(dtype, shape)} bytes, got {written}")
+        return FileTensor(self._reader, offset, dtype, shape, written, digest.hexdigest(), "spooled tensor")
 
 
 def to_torch(dtype: str, shape: tuple[int, ...], data: bytearray, label: str) -> torch.Tensor:
@@ -223,22 +226,33 @@ def to_torch(dtype: str, shape: tuple[int, ...], data: bytearray, label: str) ->
 
     kind = getattr(torch, _TORCH_NAMES.get(dtype, ""), None)
     if kind is None:
-        raise BundleError(f"{label}: dtype {dtype} cannot be loaded here; the section is kept when copied", field=label)
-    if dtype == "BOOL" and any(byte > 1 for byte in data):
+        raise BundleError(f"{label}: unsupported dtype {dtype}; the section is kept when copied", field=label)
+    if dtype == "BOOL" and data.translate(None, b"\0\1"):
         raise BundleError(f"{label}: truth values other than 0 and 1", field=label)
     if not data:
         return torch.empty(shape, dtype=kind)
     return torch.frombuffer(data, dtype=kind).reshape(shape)
 
 
-def _shuffled(data: bytes, width: int) -> bytes:
-    """All first bytes of the elements, then all second bytes, and so on."""
-    return data if width == 1 else b"".join(data[byte::width] for byte in range(width))
+def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:
+    return math.prod(shape) * DTYPE_BITS[dtype] // 8
 
 
-def _unshuffled(data: bytes, width: int) -> bytearray:
-    restored = bytearray(len(data))
-    count = len(data) // width
-    for byte in range(width):
-        restored[byte::width] = data[byte * count : (byte + 1) * count]
-    return restored
+def _torch_bytes(tensor: torch.Tensor) -> tuple[str, bytes]:
+    import torch
+
+    code = _CODES.get(str(tensor.dtype).removeprefix("torch."))
+    if code is None or tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+        raise UsageError(
+            f"cannot store a {tensor.layout} tensor of {tensor.dtype} on '{tensor.device}', expected a dense tensor "
+            "with data and a dtype of safetensors"
+        )
+    plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
+    return code, plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b""
+
+
+def _numpy_bytes(array: Any) -> tuple[str, bytes]:
+    code = _CODES.get(array.dtype.name)
+    if code is None:
+        raise UsageError(f"cannot store a numpy array of {array.dtype}, expected a dtype of safetensors")
+    return code, array.astype(array.dtype.newbyteorder("<")).tobytes()
