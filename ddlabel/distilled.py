@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .bundle import Bundle, NewSection
 from .errors import BundleError
@@ -48,9 +49,14 @@ def image_section(images: Tensor, space: Space) -> NewSection:
 
 
 def hard_section(labels: Tensor, classes: int) -> NewSection:
-    """The `labels.hard` section: (n,) class indices in the smallest unsigned type that holds them."""
+    """The `labels.hard` section: (n,) class indices in the smallest type that holds them.
+
+    Also measures the zip of their one-hot float32 form, which LADD's overhead rule asks for.
+    """
     stored = labels.to(torch.uint8 if classes <= 256 else torch.int32)
-    return NewSection(HARD, "labels", {HARD: stored}, role="hard", views=1)
+    one_hot = functional.one_hot(labels, classes).float()
+    zipped = zip_bytes([one_hot.numpy().tobytes()])
+    return NewSection(HARD, "labels", {HARD: stored}, role="hard", views=1, zip_bytes=zipped)
 
 
 def read_distilled(bundle: Bundle, device: torch.device | str = "cpu") -> DistilledSet:

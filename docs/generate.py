@@ -16,7 +16,7 @@ from ddlabel import _plugins
 from ddlabel.cli.app import COMMANDS
 from ddlabel.cli.methods import ROOMS
 from ddlabel.config import OptionDoc, describe
-from ddlabel.manifest import MANIFEST_SPEC
+from ddlabel.manifest_rules import json_schema
 
 HERE = Path(__file__).parent
 TITLES = {
@@ -34,15 +34,10 @@ TITLES = {
 
 def pages() -> dict[str, str]:
     """Every generated file by name."""
-    schema = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Manifest of a .ddset bundle, format 1",
-        **MANIFEST_SPEC.json_schema(),
-    }
     return {
         "cli.md": cli_page(),
         "methods.md": methods_page(),
-        "manifest.schema.json": json.dumps(schema, indent=2, sort_keys=True) + "\n",
+        "manifest.schema.json": json.dumps(json_schema(), indent=2, sort_keys=True) + "\n",
     }
 
 

@@ -78,7 +78,7 @@ class Files:
 
 
 NET = "convnet-d1-w8"
-TEACHER = ("--set", "lr=0.1", "--set", "batch=16")
+TEACHER = ("--epochs", "4", "--keep", "1,4", "--set", "lr=0.1", "--set", "batch=16")
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +88,7 @@ def files(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Files:
     made = Files(folder, tiny, *(folder / f"{name}.ddset" for name in ("teacher", "base", "soft", "dense", "gift")))
     labels = ["augment-labels", made.base, "--teacher", made.teacher]
     commands = (
-        ["train-teacher", "--data", tiny, "--arch", NET, "--epochs", "4", "--keep", "1,4", *TEACHER, "-o", made.teacher],
+        ["train-teacher", "--data", tiny, "--arch", NET, *TEACHER, "-o", made.teacher],
         ["distill", "--data", tiny, "--method", "random", "--ipc", "3", "-o", made.base],
         [*labels, "--kind", "soft", "-o", made.soft],
         [*labels, "--kind", "dense", "--grid", "3", "--ratio", "1/2", "--codec", "q8", "-o", made.dense],

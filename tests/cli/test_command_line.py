@@ -179,7 +179,7 @@ def test_fault_107_a_bundle_that_arrives_byte_by_byte(files) -> None:
     """Short reads change nothing."""
     data = files.base.read_bytes()
     process = start("inspect", "-", "--json", stdin=subprocess.PIPE, bufsize=0)
-    for index in range(0, 2000):
+    for index in range(2000):
         process.stdin.write(data[index : index + 1])
     process.stdin.write(data[2000:])
     out, _err = process.communicate(timeout=60)
