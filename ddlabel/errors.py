@@ -113,6 +113,6 @@ def suggest(name: str, known: Iterable[str]) -> str:
     "; did you mean 'cifar10'? (known: cifar10, digits)"
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     question = f"did you mean '{near[0]}'? " if near else ""
     return f"; {question}(known: {', '.join(names) or 'none'})"

@@ -1,4 +1,4 @@
-"""No augmentation."""
+"""No augmentation: images pass as they are."""
 
 from __future__ import annotations
 

@@ -20,7 +20,13 @@ def console() -> Console:
     """Stdout for tables; colour only on a terminal, never when NO_COLOR is set."""
     from rich.console import Console
 
-    return Console(
+    class Quiet(Console):
+        """Leaves a reader that went away to the one place that handles it."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return Quiet(
         width=terminal_width(sys.stdout),
         highlight=False,
         markup=False,

@@ -135,7 +135,7 @@ def test_fault_52_missing_field(path: tuple[Any, ...]) -> None:
 
 
 def test_the_published_schema_is_fresh() -> None:
-    """`docs/manifest.schema.json` is what `python docs/write_schema.py` writes."""
+    """`docs/manifest.schema.json` is what `python docs/generate.py` writes."""
     assert json.loads(PUBLISHED.read_text()) == json_schema()
 
 

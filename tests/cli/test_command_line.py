@@ -133,8 +133,12 @@ def test_stages_compose_through_pipes_with_the_same_digests(files, tmp_path: Pat
     distill = start("distill", "--data", files.data, "--method", "random", "--ipc", "3", "-o", "-")
     label = start("augment-labels", "-", "--teacher", files.teacher, "-o", "-", stdin=distill.stdout)
     inspect = start("inspect", "-", "--json", "--verify", stdin=label.stdout)
+    for stream in (distill.stdout, label.stdout):
+        stream.close()
     out, err = inspect.communicate(timeout=120)
     codes = [process.wait(timeout=60) for process in (distill, label)]
+    for process in (distill, label):
+        process.stderr.close()
 
     assert [0, 0, 0] == [*codes, inspect.returncode], err
     assert Bundle.open(files.soft).content == json.loads(out)["bundles"][0]["content"]

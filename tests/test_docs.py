@@ -1,0 +1,97 @@
+"""Documentation that cannot rot: generated pages are fresh, every command is documented, README commands run."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ddlabel import _plugins
+from ddlabel.cli.app import COMMANDS
+from ddlabel.cli.demo import PIPELINE
+from ddlabel.cli.methods import ROOMS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def generator():
+    spec = importlib.util.spec_from_file_location("generate_docs", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["cli.md", "methods.md", "manifest.schema.json"])
+def test_generated_pages_are_fresh(name: str) -> None:
+    """Run `python docs/generate.py` when this fails, and read the diff."""
+    assert generator().pages()[name] == (ROOT / "docs" / name).read_text()
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=[command.name for command in COMMANDS])
+def test_every_command_is_in_the_reference(command) -> None:
+    """One heading each."""
+    assert f"## ddlabel {command.name}\n" in (ROOT / "docs" / "cli.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("room", "name"), [(room, name) for room in ROOMS for name in _plugins.names(room)], ids=lambda value: value
+)
+def test_every_plugin_says_in_one_line_what_it_is(room: str, name: str) -> None:
+    """The line that `ddlabel methods` prints."""
+    line = _plugins.summary(room, name)
+
+    assert 20 < len(line) <= 120
+    assert line.endswith(".")
+
+
+def commands_of(text: str) -> list[list[str]]:
+    """Lines of shell blocks that start with ddlabel, as words."""
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("ddlabel") and "|" not in line]
+    return [shlex.split(line)[1:] for line in lines]
+
+
+def test_the_pipeline_of_the_readme_runs_as_printed(run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All six commands, in an empty folder; only the number of epochs of the students is cut."""
+    monkeypatch.chdir(tmp_path)
+    pipeline = commands_of(README)
+    for words in pipeline:
+        shorter = ["3" if before == "--epochs" else word for before, word in zip(["", *words], words, strict=False)]
+        shorter = ["1,3" if before == "--keep" else word for before, word in zip(["", *shorter], shorter, strict=False)]
+        shorter = ["steps=3" if word.startswith("steps=") else word for word in shorter]
+        outcome = run_cli(*shorter)
+        assert 0 == outcome.code, (words, outcome.err)
+
+    assert ["train-teacher", "distill", "augment-labels", "refine", "evaluate", "inspect"] == [
+        words[0] for words in pipeline
+    ]
+
+
+def test_python_examples_of_the_readme_run(files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """In a folder where the pipeline left its files."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.ddset").write_bytes(files.base.read_bytes())
+    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(compile(block, "README.md", "exec"), {})
+
+    assert "torch.Size([12, 3, 8, 8])" in capsys.readouterr().out
+
+
+def test_the_demo_shows_every_stage() -> None:
+    """Six subcommands, of which inspect is replaced by the demo's own table."""
+    assert {"train-teacher", "distill", "augment-labels", "refine", "evaluate"} == {
+        line.split()[0] for line in PIPELINE
+    }
+
+
+def test_the_readme_has_its_two_one_line_commands() -> None:
+    """The second one is what CI runs."""
+    lines = [line for line in README.splitlines() if line.startswith("python3 -m venv")]
+
+    assert 2 == len(lines)
+    assert lines[0].endswith("ddlabel demo")
+    assert lines[1].endswith("pytest")
