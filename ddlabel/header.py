@@ -103,6 +103,8 @@ def parse_header(read_exactly: Callable[[int], bytes], size: int | None, source:
     if len(text) < length:
         _fail(source, f"header says it is {length} bytes long, the file ends after {len(text)}")
     stripped = text.rstrip(b" ")
+    if stripped[-1:].isspace():
+        _fail(source, "header is padded with other white space than spaces")
     parsed = strict_json(stripped, source, "header")
     if not isinstance(parsed, dict):
         _fail(source, "header is no JSON object")

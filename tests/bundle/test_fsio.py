@@ -1,0 +1,307 @@
+"""Atomic writes on real files, and on a file system that fails at every call in turn.
+
+Faults 90, 91, 93 to 98, 101, 102 and 110 (mid-write).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from ddlabel import fsio
+from ddlabel.errors import DdlabelError, ResourceError, UsageError
+from ddlabel.fsio import FileSystem, atomic_output, check_output
+
+OLD, NEW = b"old" * 1000, b"new" * 2000
+
+
+def write(path: Path, data: bytes = NEW, *, force: bool = False) -> None:
+    with atomic_output(path, force=force) as file:
+        for start in range(0, len(data), 1000):
+            file.write(data[start : start + 1000])
+
+
+class Failing(FileSystem):
+    """Fails at call number `at`, and at all later ones when persistent; writes are short."""
+
+    def __init__(self, at: int, code: int, *, persistent: bool) -> None:
+        self.at, self.code, self.persistent = at, code, persistent
+        self.calls = 0
+        self.failed = False
+
+    def _maybe_fail(self) -> None:
+        self.calls += 1
+        if self.calls == self.at or (self.persistent and self.calls > self.at):
+            self.failed = True
+            raise OSError(self.code, os.strerror(self.code))
+
+    def create(self, path: str, mode: int) -> int:
+        self._maybe_fail()
+        return super().create(path, mode)
+
+    def write(self, descriptor: int, data: memoryview) -> int:
+        self._maybe_fail()
+        return super().write(descriptor, data[:700])
+
+    def fsync(self, descriptor: int) -> None:
+        self._maybe_fail()
+        super().fsync(descriptor)
+
+    def link(self, source: str, target: str) -> None:
+        self._maybe_fail()
+        super().link(source, target)
+
+    def replace(self, source: str, target: str) -> None:
+        self._maybe_fail()
+        super().replace(source, target)
+
+    def sync_directory(self, path: str) -> None:
+        self._maybe_fail()
+        super().sync_directory(path)
+
+
+CODES = [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EFBIG]
+
+
+@pytest.mark.parametrize("persistent", [False, True], ids=["transient", "persistent"])
+@pytest.mark.parametrize("force", [False, True], ids=["new file", "replacing"])
+@pytest.mark.parametrize("code", CODES, ids=[errno.errorcode[code] for code in CODES])
+def test_faults_96_97_a_failure_at_every_call_leaves_old_or_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, force: bool, persistent: bool
+) -> None:
+    """Call 1, 2, 3, ... fails until none does: after each the path holds all of the old file or all of the new one."""
+    path = tmp_path / "x.ddset"
+    for at in range(1, 100):
+        if path.exists():
+            path.unlink()
+        if force:
+            path.write_bytes(OLD)
+        failing = Failing(at, code, persistent=persistent)
+        monkeypatch.setattr(fsio, "current", failing)
+        try:
+            write(path, force=force)
+        except ResourceError as error:
+            assert str(path) in str(error)
+        content = path.read_bytes() if path.exists() else None
+
+        assert content in ({OLD, NEW} if force else {None, NEW})
+        assert [path] * path.exists() == list(tmp_path.iterdir())
+        if not failing.failed:
+            assert content == NEW
+            return
+    pytest.fail("the write never got through")
+
+
+def test_fault_98_interrupted_and_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EINTR at any write or fsync is repeated."""
+    for at in range(2, 10):
+        monkeypatch.setattr(fsio, "current", Failing(at, errno.EINTR, persistent=False))
+        write(tmp_path / f"{at}.ddset")
+
+        assert NEW == (tmp_path / f"{at}.ddset").read_bytes()
+
+
+def test_fault_90_an_existing_file_is_kept_without_force(tmp_path: Path) -> None:
+    """Found early by the check, and again at the end against a race."""
+    path = tmp_path / "x.ddset"
+    with pytest.raises(UsageError, match="exists"), atomic_output(path) as file:
+        path.write_bytes(OLD)
+        file.write(NEW)
+
+    assert OLD == path.read_bytes()
+    assert [path] == list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match="use --force"):
+        check_output(str(path), force=False)
+
+
+def test_fault_101_two_writers_leave_one_complete_file(tmp_path: Path) -> None:
+    """Without force exactly one of them succeeds."""
+    path = tmp_path / "x.ddset"
+    outcomes: list[bytes | None] = []
+
+    def attempt(data: bytes) -> None:
+        try:
+            write(path, data)
+            outcomes.append(data)
+        except UsageError:
+            outcomes.append(None)
+
+    threads = [threading.Thread(target=attempt, args=(bytes([number]) * 5000,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert 1 == sum(outcome is not None for outcome in outcomes)
+    assert path.read_bytes() in outcomes
+
+
+def test_file_systems_without_hard_links_claim_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fallback neither loses an existing file nor leaves its claim behind."""
+
+    class NoLinks(FileSystem):
+        def link(self, source: str, target: str) -> None:
+            raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(fsio, "current", NoLinks())
+    write(tmp_path / "x.ddset")
+
+    assert NEW == (tmp_path / "x.ddset").read_bytes()
+    with pytest.raises(UsageError), atomic_output(tmp_path / "y.ddset") as file:
+        (tmp_path / "y.ddset").write_bytes(OLD)
+        file.write(NEW)
+    assert OLD == (tmp_path / "y.ddset").read_bytes()
+
+
+@pytest.mark.parametrize("target", ["/dev/null", "fifo"])
+def test_fault_93_special_files_are_written_to_and_never_replaced(tmp_path: Path, target: str) -> None:
+    """A FIFO stays a FIFO."""
+    path = Path(target) if target.startswith("/") else tmp_path / target
+    received: list[bytes] = []
+    if target == "fifo":
+        os.mkfifo(path)
+        reader = threading.Thread(target=lambda: received.append(path.read_bytes()))
+        reader.start()
+    before = path.stat().st_mode
+    write(path, force=True)
+    if target == "fifo":
+        reader.join()
+
+    assert before == path.stat().st_mode
+    assert received in ([], [NEW])
+
+
+def test_fault_93_a_full_device_is_a_resource_error() -> None:
+    """ENOSPC with advice."""
+    with pytest.raises(ResourceError, match="free some space"):
+        write(Path("/dev/full"), force=True)
+
+
+def test_fault_94_a_symbolic_link_is_kept(tmp_path: Path) -> None:
+    """The file it points to is written, also when it does not exist yet."""
+    (tmp_path / "folder").mkdir()
+    link = tmp_path / "link.ddset"
+    link.symlink_to(tmp_path / "folder" / "real.ddset")
+    write(link)
+
+    assert link.is_symlink()
+    assert NEW == (tmp_path / "folder" / "real.ddset").read_bytes()
+
+
+def test_fault_94_a_hard_link_keeps_its_own_content(tmp_path: Path) -> None:
+    """Replacing one name leaves the other as it was."""
+    (tmp_path / "a").write_bytes(OLD)
+    os.link(tmp_path / "a", tmp_path / "b")
+    write(tmp_path / "a", force=True)
+
+    assert (NEW, OLD) == ((tmp_path / "a").read_bytes(), (tmp_path / "b").read_bytes())
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_fault_95_new_files_honour_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
+    """Never 0600 by accident."""
+    before = os.umask(umask)
+    try:
+        write(tmp_path / "x.ddset")
+    finally:
+        os.umask(before)
+
+    assert mode == (tmp_path / "x.ddset").stat().st_mode & 0o777
+
+
+def test_fault_95_replaced_files_keep_their_mode(tmp_path: Path) -> None:
+    """What the owner chose."""
+    (tmp_path / "x.ddset").write_bytes(OLD)
+    (tmp_path / "x.ddset").chmod(0o640)
+    write(tmp_path / "x.ddset", force=True)
+
+    assert 0o640 == (tmp_path / "x.ddset").stat().st_mode & 0o777
+
+
+def test_fault_96_a_file_size_limit_is_a_resource_error(tmp_path: Path) -> None:
+    """`ulimit -f`: EFBIG, no temporary file left."""
+    script = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
+        "from ddlabel.fsio import atomic_output\n"
+        "from ddlabel.errors import ResourceError\n"
+        "try:\n    with atomic_output(sys.argv[1]) as f: f.write(bytes(5000))\n"
+        "except ResourceError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "x.ddset")], capture_output=True, text=True, check=True
+    )
+
+    assert "ulimit -f" in done.stdout
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_fault_110_an_interrupt_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
+    """Any exception, also one that is no Exception."""
+    path = tmp_path / "x.ddset"
+    with pytest.raises(KeyboardInterrupt), atomic_output(path) as file:
+        file.write(NEW)
+        raise KeyboardInterrupt
+
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_temporaries_of_dead_processes_are_removed(tmp_path: Path) -> None:
+    """The next write of the same name cleans up, and leaves those of living processes."""
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    stale = tmp_path / f".x.ddset.{int(dead.stdout)}-abc.tmp"
+    alive = tmp_path / f".x.ddset.{os.getppid()}-abc.tmp"
+    for temporary in (stale, alive):
+        temporary.write_bytes(OLD)
+    write(tmp_path / "x.ddset")
+
+    assert (False, True) == (stale.exists(), alive.exists())
+
+
+@pytest.mark.parametrize(
+    ("target", "inputs", "error"),
+    [
+        ("none/x.ddset", (), UsageError),
+        ("folder", (), UsageError),
+        ("x.ddset", ("x.ddset",), UsageError),
+        ("file/x.ddset", (), UsageError),
+    ],
+    ids=["missing folder", "a folder", "an input", "below a file"],
+)
+def test_faults_91_92_impossible_outputs_are_found_before_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, inputs: tuple[str, ...], error: type[DdlabelError]
+) -> None:
+    """Also with --force."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(OLD)
+    (tmp_path / "x.ddset").write_bytes(OLD)
+    with pytest.raises(error):
+        check_output(target, force=True, inputs=inputs)
+
+
+def test_fault_102_a_reader_sees_old_or_new_during_a_replacement(tmp_path: Path) -> None:
+    """Never a mixture."""
+    path = tmp_path / "x.ddset"
+    path.write_bytes(OLD)
+    stop = threading.Event()
+    seen: set[bytes] = set()
+
+    def read() -> None:
+        while not stop.is_set():
+            seen.add(path.read_bytes())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(20):
+        write(path, NEW if number % 2 else OLD, force=True)
+    stop.set()
+    reader.join()
+
+    assert seen <= {OLD, NEW}

@@ -1,0 +1,205 @@
+"""The header parser against files that each break one rule, and against safetensors as the oracle.
+
+Faults 1 to 6, 12, 15 to 20, 22 to 29, 31 and 33; the others of group A and B are in `test_hostile_manifest.py`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+import safetensors.torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import SafetensorError
+
+from ddlabel.errors import BundleError
+from ddlabel.header import (
+    ALIGNMENT,
+    DTYPE_BITS,
+    MAX_HEADER_BYTES,
+    TensorEntry,
+    build_header,
+    misaligned,
+    parse_header,
+)
+
+META = '"__metadata__":{"ddset":"1"}'
+
+
+def whole(text: str, data: bytes = b"") -> bytes:
+    """A file with that header text."""
+    encoded = text.encode("utf-8", "surrogatepass")
+    return len(encoded).to_bytes(8, "little") + encoded + data
+
+
+def parse(data: bytes):
+    return parse_header(io.BytesIO(data).read, len(data), "x.ddset")
+
+
+def entry(name: str = "a", dtype: str = "U8", shape: str = "[4]", offsets: str = "[0,4]") -> str:
+    return f'"{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}'
+
+
+def tensors(*entries: str) -> str:
+    return "{" + ",".join([META, *entries]) + "}"
+
+
+GOOD = whole(tensors(entry()), b"abcd")
+
+
+def test_a_good_header_is_read() -> None:
+    """The smallest one."""
+    header = parse(GOOD)
+
+    assert {"a": TensorEntry("a", "U8", (4,), 0, 4)} == header.entries
+    assert len(GOOD) == header.data_start + header.data_bytes
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        pytest.param(b"", "0 bytes long", id="fault 1: empty file"),
+        pytest.param(b"abc", "3 bytes long", id="fault 2: one to seven bytes"),
+        pytest.param(bytes(8), "header length is 0", id="fault 3: length zero"),
+        pytest.param((2**63).to_bytes(8, "little") + b"{}", "no .ddset file", id="fault 4: length 2^63"),
+        pytest.param((MAX_HEADER_BYTES + 1).to_bytes(8, "little") + b"{}", "at most", id="fault 5: above the cap"),
+        pytest.param((100).to_bytes(8, "little") + b"{}", "the file ends after 2", id="fault 6: length beyond the end"),
+        pytest.param(whole("\udc80{}"), "not UTF-8", id="fault 7: not UTF-8"),
+        pytest.param(whole("{nonsense"), "no JSON", id="fault 8: broken JSON"),
+        pytest.param(whole("[1,2]"), "does not start with '{'", id="fault 9: an array"),
+        pytest.param(whole('{"a":' + "[" * 100_000 + "]" * 100_000 + "}"), "nested deeper", id="fault 10: nesting"),
+        pytest.param(whole('{"a":NaN}'), "finite", id="fault 11: NaN"),
+        pytest.param(whole('{"a":1e999}'), "finite", id="fault 11: overflow"),
+        pytest.param(whole(f'{{"a":{"9" * 5000}}}'), "5000 digits", id="fault 12: a number of 5,000 digits"),
+        pytest.param(whole(tensors(entry("\\ud800"))), "surrogate", id="fault 13: lone surrogate"),
+        pytest.param(whole(" " + tensors(entry()), b"abcd"), "does not start", id="fault 14: leading space"),
+        pytest.param(whole("\ufeff" + tensors(entry()), b"abcd"), "does not start", id="fault 14: byte order mark"),
+        pytest.param(whole(tensors(entry()) + "\n\t", b"abcd"), "", id="fault 15: padding other than spaces"),
+        pytest.param(whole(tensors(entry(), entry()), b"abcd"), "twice", id="fault 16: duplicate name, same offsets"),
+        pytest.param(
+            whole(tensors(entry(), entry(offsets="[4,8]")), b"abcdefgh"), "twice", id="fault 17: duplicate name"
+        ),
+        pytest.param(
+            whole('{"__metadata__":{"ddset":"1","ddset":"1"}}'), "twice", id="fault 18: duplicate metadata key"
+        ),
+        pytest.param(
+            whole(tensors('"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4],"x":1}'), b"abcd"),
+            "exactly dtype, shape and data_offsets",
+            id="fault 19: unknown field",
+        ),
+        pytest.param(whole('{"__metadata__":null}'), "not a ddset", id="fault 20: metadata null"),
+        pytest.param(whole('{"__metadata__":{"ddset":1}}'), "not a ddset", id="fault 20: metadata value no text"),
+        pytest.param(whole('{"__metadata__":{"format":"pt"}}'), "but not a ddset", id="fault 20: plain safetensors"),
+        pytest.param(whole('{"__metadata__":{"ddset":"one"}}'), "whole number", id="fault 20: version no number"),
+        pytest.param(whole('{"__metadata__":{"ddset":"2"}}'), "needs a newer ddlabel", id="fault 58: newer container"),
+        pytest.param(whole(tensors(entry("../x")), b"abcd"), "tensor name '../x'", id="fault 21: a path as a name"),
+        pytest.param(whole(tensors(entry("")), b"abcd"), "tensor name ''", id="fault 21: empty name"),
+        pytest.param(whole(tensors(entry("a\\u001b[31m")), b"abcd"), "\\x1b", id="fault 21: escape codes"),
+        pytest.param(whole(tensors(entry("a" * 10_000)), b"abcd"), "tensor name", id="fault 21: 10 kB of name"),
+        pytest.param(whole(tensors(entry(offsets="[1,5]")), b"abcde"), "a hole", id="fault 22: hole at the start"),
+        pytest.param(
+            whole(tensors(entry(), entry("b", offsets="[5,9]")), b"abcdefghi"), "a hole", id="fault 22: hole"
+        ),
+        pytest.param(
+            whole(tensors(entry(), entry("b", offsets="[3,7]")), b"abcdefg"), "overlaps", id="fault 23: overlap"
+        ),
+        pytest.param(whole(tensors(entry(offsets="[4,0]")), b"abcd"), "data_offsets", id="fault 24: end before start"),
+        pytest.param(whole(tensors(entry(offsets="[-4,0]")), b""), "data_offsets", id="fault 25: negative offset"),
+        pytest.param(whole(tensors(entry(shape="[4.0]")), b"abcd"), "shape", id="fault 25: float in the shape"),
+        pytest.param(whole(tensors(entry(shape="[-4]")), b"abcd"), "shape", id="fault 25: negative shape"),
+        pytest.param(
+            whole(tensors(entry(shape=f"[{2**40},{2**40}]")), b"abcd"), "impossible shape", id="fault 26: overflow"
+        ),
+        pytest.param(
+            whole(tensors(entry(shape=f"[0,{2**63 - 1},9]", offsets="[0,0]"))),
+            "impossible shape",
+            id="fault 27: a huge side beside a zero",
+        ),
+        pytest.param(whole(tensors(entry(shape="[3]")), b"abcd"), "need 3", id="fault 28: size against shape"),
+        pytest.param(whole(tensors(entry(dtype="U7")), b"abcd"), "unknown dtype", id="fault 29: unknown dtype"),
+        pytest.param(GOOD + b"x", "1 bytes follow", id="fault 31: trailing bytes"),
+        pytest.param(GOOD[:-1], "was cut off", id="fault 32: cut off"),
+        pytest.param(
+            whole(
+                tensors(entry("a", shape="[1]", offsets="[0,1]"), entry("images.x", "F32", "[1]", "[1,5]")), b"abcde"
+            ),
+            "not a multiple of its element size",
+            id="fault 33: misaligned images",
+        ),
+    ],
+)  # fmt: skip
+def test_one_broken_rule_is_one_named_error(data: bytes, message: str) -> None:
+    """Every violation is a BundleError that names the file."""
+    with pytest.raises(BundleError) as caught:
+        parse(data)
+
+    assert str(caught.value).startswith("x.ddset: ")
+    assert message in str(caught.value)
+
+
+def test_fault_33_a_misaligned_tensor_elsewhere_is_only_reported() -> None:
+    """Foreign tensors are kept as they are."""
+    data = whole(tensors(entry("a", shape="[1]", offsets="[0,1]"), entry("b", "F32", "[1]", "[1,5]")), b"abcde")
+
+    assert misaligned(parse(data).entries["b"])
+
+
+def test_fault_36_empty_and_scalar_tensors_are_fine() -> None:
+    """Zero elements, and rank 0."""
+    text = tensors(entry("a", shape="[0,5]", offsets="[0,0]"), entry("b", "F32", "[]", "[0,4]"))
+
+    assert {"a", "b"} == set(parse(whole(text, bytes(4))).entries)
+
+
+shapes = st.lists(st.integers(0, 5), max_size=3).map(tuple)
+whole_bytes = [name for name, bits in DTYPE_BITS.items() if bits % 8 == 0 and name != "F8_E8M0"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(whole_bytes), shapes), max_size=6))
+@settings(max_examples=100, deadline=None)
+def test_what_is_built_is_aligned_and_read_alike_by_safetensors(specs) -> None:
+    """Differential test: our layout is a valid safetensors file with the same names, dtypes and shapes."""
+    sizes = []
+    for index, (dtype, shape) in enumerate(specs):
+        count = 1
+        for side in shape:
+            count *= side
+        sizes.append((f"t.{index}", dtype, shape, count * DTYPE_BITS[dtype] // 8))
+    header, entries = build_header(sizes)
+    data = header + bytes(entries[-1].end if entries else 0)
+    parsed = parse(data)
+    theirs = safetensors.torch.load(data)
+
+    assert 0 == parsed.data_start % ALIGNMENT
+    assert all(item.start % ALIGNMENT == 0 for item in entries if not item.name.startswith("pad."))
+    assert {name: entry.shape for name, entry in parsed.entries.items()} == {
+        name: tuple(tensor.shape) for name, tensor in theirs.items()
+    }
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_what_our_parser_accepts_safetensors_accepts(data) -> None:
+    """Random mutations of a good file: a BundleError, or the same reading by both."""
+    broken = bytearray(whole(tensors(entry(), entry("b", "F32", "[2]", "[4,12]")) + "   ", bytes(12)))
+    for _change in range(data.draw(st.integers(1, 4))):
+        broken[data.draw(st.integers(0, len(broken) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        ours = parse(bytes(broken))
+    except BundleError:
+        return
+    try:
+        theirs = safetensors.torch.load(bytes(broken))
+    except SafetensorError as error:
+        pytest.fail(f"safetensors refuses what we accept: {error}")
+    assert set(ours.entries) == set(theirs)
+
+
+def test_the_header_is_compact_json_with_one_metadata_key() -> None:
+    """Two keys would make safetensors writers differ from run to run."""
+    header, _entries = build_header([("a", "U8", (1,), 1)])
+    document = json.loads(header[8:])
+
+    assert {"ddset": "1"} == document["__metadata__"]

@@ -1,0 +1,138 @@
+"""Losses against published golden values (float64), closed forms and finite differences."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ddlabel import _plugins
+from ddlabel.errors import UsageError
+from ddlabel.losses._loss import Targets
+
+STUDENT = torch.tensor([[1, 2, 0.5, -1], [0, -1, 3, 0.5]], dtype=torch.float64)
+TEACHER = torch.tensor([[2, 0.5, -1, 0], [-0.5, 0, 2.5, 1]], dtype=torch.float64)
+HARD = torch.tensor([0, 2])
+LOGITS = Targets(HARD, TEACHER, "logit", None)
+PROBABILITIES = Targets(HARD, TEACHER.softmax(1), "prob", None)
+
+
+def loss(name: str, **options):
+    return _plugins.load("losses", name, "LOSS")(**options)
+
+
+GOLDEN = [
+    ("ce", {}, LOGITS, 0.817554),
+    ("softce", {}, LOGITS, 1.225384),
+    ("kl", {"temperature": 1.0}, LOGITS, 0.379999),
+    ("kl", {}, LOGITS, 0.001236),
+    ("kl_t2", {}, LOGITS, 0.494573),
+    ("kl_t2", {"temperature": 4.0}, LOGITS, 0.483860),
+    ("mse", {}, LOGITS, 1.031250),
+    ("mse_ce", {}, LOGITS, 1.113005),
+    ("softce_ce", {}, LOGITS, 1.307139),
+    ("kl_ce", {}, LOGITS, 0.082992),
+    ("cosine", {}, LOGITS, 0.325569),
+    ("cosine", {"allow_prob": True}, PROBABILITIES, 0.282037),
+    ("gift", {"form": "code"}, LOGITS, 0.319842),
+    ("gift", {"form": "paper"}, LOGITS, 0.319324),
+    ("gift", {"form": "code", "allow_prob": True}, PROBABILITIES, 0.284804),
+    ("gift", {"form": "paper", "allow_prob": True}, PROBABILITIES, 0.285093),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "targets", "value"), GOLDEN)
+def test_golden_values(name: str, options: dict, targets: Targets, value: float) -> None:
+    """To six digits in float64, to 1e-4 in float32."""
+    single = Targets(HARD, targets.soft.float(), targets.domain, None)
+
+    assert pytest.approx(value, abs=1.5e-6) == float(loss(name, **options)(STUDENT, targets))
+    assert pytest.approx(value, abs=1e-4) == float(loss(name, **options)(STUDENT.float(), single))
+
+
+@pytest.mark.parametrize("name", [*_plugins.names("losses")])
+def test_contract(name: str) -> None:
+    """A scalar, finite, the same twice, inputs unchanged, a right gradient, a documented difference."""
+    plugin = _plugins.load("losses", name, "LOSS")
+    student, local = STUDENT.clone().requires_grad_(True), torch.tensor([True, False])
+    targets = dataclasses.replace(LOGITS, local=local)
+    value = plugin()(student, targets)
+
+    assert () == tuple(value.shape)
+    assert torch.equal(value, plugin()(STUDENT, targets))
+    assert plugin.needs <= {"hard", "soft"}
+    assert "Differs from the authors' code in" in plugin.__doc__
+    assert torch.autograd.gradcheck(lambda logits: plugin()(logits, targets), (student,))
+    assert torch.equal(STUDENT, student.detach())
+
+
+def test_the_missing_square_of_the_temperature_costs_a_factor_of_400() -> None:
+    """Gradient of kl_t2 over that of kl at T = 20."""
+
+    def gradient(name: str) -> Tensor:
+        student = STUDENT.clone().requires_grad_(True)
+        return torch.autograd.grad(loss(name)(student, LOGITS), student)[0]
+
+    torch.testing.assert_close(gradient("kl_t2"), 400 * gradient("kl"), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", ["cosine", "gift"])
+def test_cosine_losses_ignore_scale(name: str) -> None:
+    """Of the student and of the label."""
+    scaled = dataclasses.replace(LOGITS, soft=7 * TEACHER)
+
+    assert pytest.approx(float(loss(name)(STUDENT, LOGITS))) == float(loss(name)(3 * STUDENT, scaled))
+
+
+def test_gift_without_hard_label_is_the_cosine_loss() -> None:
+    """gamma = 0."""
+    assert pytest.approx(float(loss("cosine")(STUDENT, LOGITS))) == float(loss("gift", gamma=0.0)(STUDENT, LOGITS))
+
+
+def test_gift_takes_refined_labels_as_they_are() -> None:
+    """Domain `unit` is not refined a second time."""
+    unit = dataclasses.replace(LOGITS, soft=functional.normalize(TEACHER, dim=1), domain="unit")
+
+    assert pytest.approx(float(loss("cosine")(STUDENT, unit))) == float(loss("gift")(STUDENT, unit))
+
+
+@pytest.mark.parametrize("name", ["softce", "kl"])
+def test_probabilities_and_logits_of_them_mean_the_same(name: str) -> None:
+    """Softmax losses take labels of either domain."""
+    assert pytest.approx(float(loss(name)(STUDENT, LOGITS))) == float(loss(name)(STUDENT, PROBABILITIES))
+
+
+def test_a_refined_label_is_projected_to_a_distribution() -> None:
+    """Clip at 0, divide by the sum: Refine-only with the method's own loss."""
+    unit = dataclasses.replace(LOGITS, soft=torch.tensor([[0.8, 0.2, -0.1, 0.0]] * 2).double(), domain="unit")
+    expected = dataclasses.replace(LOGITS, soft=torch.tensor([[0.8, 0.2, 0.0, 0.0]] * 2).double(), domain="prob")
+
+    assert pytest.approx(float(loss("softce")(STUDENT, expected))) == float(loss("softce")(STUDENT, unit))
+
+
+@pytest.mark.parametrize("name", ["mse", "mse_ce", "cosine", "gift"])
+def test_losses_on_raw_values_refuse_probabilities(name: str) -> None:
+    """They would be another objective; --set allow_prob=true takes them."""
+    with pytest.raises(UsageError, match="allow_prob=true"):
+        loss(name)(STUDENT, PROBABILITIES)
+
+    assert torch.isfinite(loss(name, allow_prob=True)(STUDENT, PROBABILITIES))
+
+
+def test_soft_losses_need_soft_labels() -> None:
+    """Named, with the loss that fits."""
+    with pytest.raises(UsageError, match="use --loss ce"):
+        loss("kl")(STUDENT, Targets(HARD, None, None, None))
+
+
+def test_ladd_takes_hard_labels_for_whole_images_and_soft_ones_for_views() -> None:
+    """Eq. 5 sample by sample, with the weight of the local terms."""
+    mixed = dataclasses.replace(LOGITS, local=torch.tensor([True, False]))
+    soft = -(TEACHER[0].softmax(0) * STUDENT[0].log_softmax(0)).sum()
+    hard = -STUDENT[1].log_softmax(0)[2]
+
+    assert pytest.approx(float((soft + hard) / 2)) == float(loss("ladd")(STUDENT, mixed))
+    assert pytest.approx(float((0.5 * soft + hard) / 2)) == float(loss("ladd", lambda_local=0.5)(STUDENT, mixed))
