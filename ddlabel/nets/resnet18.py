@@ -1,6 +1,6 @@
-"""ResNet18 with the 3x3 stem for small images, instance or batch norm, and its average-pooling variant `ap`.
+"""ResNet18 with a 3x3 stem, instance or batch norm, and its average-pooling variant `ap` (arXiv:1512.03385).
 
-After He et al. (CVPR 2016, arXiv:1512.03385) in the version of DC. From 128 px on: the 7x7 stride-2 stem, max pooling
+After He et al. (CVPR 2016) in the version of DC. From 128 px on: the 7x7 stride-2 stem, max pooling
 and an adaptive average pool.
 """
 

@@ -203,9 +203,15 @@ def test_a_full_device_is_a_resource_error(files) -> None:
 LONG = ("--method", "dm", "--ipc", "1", "--arch", "convnet-d1-w8", "--set", "steps=10000000", "--set", "batch_real=4")
 
 
-def long_run(files, tmp_path: Path, **keywords):
+def default_signals() -> None:
+    """What a command of a terminal starts with, however the tests themselves were started."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+
+
+def long_run(files, tmp_path: Path, prepare=default_signals):
     """A distillation that would take hours, started and seen at work."""
-    process = start("distill", "--data", files.data, *LONG, "-o", tmp_path / "x.ddset", **keywords)
+    process = start("distill", "--data", files.data, *LONG, "-o", tmp_path / "x.ddset", preexec_fn=prepare)
     time.sleep(5)
     assert process.poll() is None, process.communicate()
     return process
@@ -229,7 +235,7 @@ def test_fault_110_signals_stop_at_a_safe_point(files, tmp_path: Path, number: i
 
 def test_fault_111_an_ignored_interrupt_stays_ignored(files, tmp_path: Path) -> None:
     """As for background jobs of a non-interactive shell."""
-    process = long_run(files, tmp_path, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    process = long_run(files, tmp_path, prepare=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
     process.send_signal(signal.SIGINT)
     time.sleep(1)
     alive = process.poll() is None

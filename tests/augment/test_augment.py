@@ -1,0 +1,139 @@
+"""Augmentations against slices by hand, finite differences and the published ranges."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import Tensor
+
+from ddlabel import _plugins
+from ddlabel.augment._augment import FAMILIES, Step, apply, build, draw_step
+
+NAMES = _plugins.names("augment")
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(count: int = 4, side: int = 8, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(count, 3, side, side, generator=generator(9), dtype=dtype)
+
+
+def one(family: str, **values: float) -> tuple[Step, ...]:
+    return (Step(family, {name: torch.tensor([value]) for name, value in values.items()}),)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_contract(name: str) -> None:
+    """Same generator same result, replayable, input unchanged, global generator untouched."""
+    before, pictures = torch.get_rng_state(), images()
+    steps = build(name).draw(4, 8, 8, generator())
+    again = build(name).draw(4, 8, 8, generator())
+    kept = pictures.clone()
+    result = apply(pictures, steps)
+
+    assert torch.equal(result, apply(pictures, again))
+    assert torch.equal(result, apply(pictures, steps))
+    assert torch.equal(kept, pictures)
+    assert result.shape == pictures.shape
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "none"])
+def test_siamese_draws_treat_all_images_alike(name: str) -> None:
+    """Identical images stay identical, whatever the size of the batch; other draws differ between images."""
+    same = images(1).expand(6, -1, -1, -1)
+    differing = 0
+    for seed in range(12):
+        alike = apply(same, build(name).draw(6, 8, 8, generator(seed), siamese=True))
+        apart = apply(same, build(name).draw(6, 8, 8, generator(seed)))
+
+        assert all(torch.equal(alike[0], picture) for picture in alike)
+        differing += any(not torch.equal(apart[0], picture) for picture in apart)
+    assert differing >= 6
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        one("color", brightness=0.5, saturation=0.5, contrast=0.5),
+        one("crop", down=0, right=0),
+        (Step("flip", {"flip": torch.tensor([False])}),),
+        one("scale", x=1.0, y=1.0),
+        one("rotate", angle=0.0),
+    ],
+    ids=["color", "crop", "flip", "scale", "rotate"],
+)
+def test_neutral_parameters_are_the_identity(steps: tuple[Step, ...]) -> None:
+    """Half of every colour draw, no shift, no mirror, factor one, no angle."""
+    torch.testing.assert_close(apply(images(), steps), images(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("down", "right"), [(2, 0), (-1, 3), (0, -2), (1, 1)])
+def test_crop_is_a_shifted_slice_with_zeros(down: int, right: int) -> None:
+    """Against padding and slicing."""
+    padded = torch.nn.functional.pad(images(), (4, 4, 4, 4))
+    expected = padded[:, :, 4 + down : 12 + down, 4 + right : 12 + right]
+
+    assert torch.equal(expected, apply(images(), one("crop", down=down, right=right)))
+
+
+def test_cutout_removes_between_a_quarter_and_the_whole_box() -> None:
+    """The box is cut at the border, never below half its side."""
+    ones = torch.ones(500, 1, 32, 32)
+    zeros = (apply(ones, (draw_step("cutout", 500, 32, 32, generator()),)) == 0).sum(dim=(1, 2, 3))
+
+    assert (64, 256) == (int(zeros.min()), int(zeros.max()))
+
+
+def test_flip_mirrors_half_of_the_images() -> None:
+    """Per sample."""
+    pictures = images(400)
+    result = apply(pictures, (draw_step("flip", 400, 8, 8, generator()),))
+    mirrored = sum(torch.equal(a, b.flip(2)) for a, b in zip(result, pictures, strict=True))
+
+    assert 160 < mirrored < 240
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_flow_through_every_family(family: str) -> None:
+    """Against finite differences in float64."""
+    step = draw_step(family, 2, 6, 6, generator(5))
+    pictures = images(2, 6, torch.float64).requires_grad_(True)
+
+    assert torch.autograd.gradcheck(lambda x: apply(x, (step,)), (pictures,))
+
+
+def test_one_family_is_drawn_per_batch_uniformly() -> None:
+    """Chi-square of 3,000 draws over six families below its 99.9 % point; without flip, five of them."""
+    source = generator()
+    counts = Counter(build("dsa").draw(1, 8, 8, source)[0].family for _draw in range(3000))
+    without = {build("dsa", flip=False).draw(1, 8, 8, source)[0].family for _draw in range(300)}
+
+    assert sum((counts[name] - 500) ** 2 / 500 for name in FAMILIES) < 20.5
+    assert without == set(FAMILIES) - {"flip"}
+
+
+def test_the_composite_is_flip_colour_one_geometry_and_cutout() -> None:
+    """In that order, with the other corner convention."""
+    for seed in range(10):
+        steps = build("dsa-composite").draw(2, 8, 8, generator(seed))
+
+        assert ["flip", "color", steps[2].family, "cutout"] == [step.family for step in steps]
+        assert steps[2].family in {"crop", "scale", "rotate"}
+        assert not any(step.align_corners for step in steps)
+
+
+def test_published_ranges_are_respected() -> None:
+    """Scale in [1/1.2, 1.2], rotation in ±15 degrees, shift of an eighth of the side."""
+    scale = draw_step("scale", 1000, 32, 32, generator()).values["x"]
+    angle = draw_step("rotate", 1000, 32, 32, generator()).values["angle"]
+    shift = draw_step("crop", 1000, 32, 32, generator()).values["down"]
+
+    assert 1 / 1.2 <= float(scale.min()) < 0.84
+    assert 1.19 < float(scale.max()) <= 1.2
+    assert 14 < float(angle.abs().max()) <= 15
+    assert (-4, 4) == (int(shift.min()), int(shift.max()))

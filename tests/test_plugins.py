@@ -1,0 +1,39 @@
+"""Looking plugins up: names, summaries without imports, unknown names."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from ddlabel import _plugins
+from ddlabel.errors import UsageError
+
+
+def test_names_are_files_without_an_underscore() -> None:
+    """With hyphens, except losses."""
+    assert {"dm", "herding", "k-center", "random"} <= set(_plugins.names("distill"))
+    assert {"kl_t2", "mse_ce"} <= set(_plugins.names("losses"))
+    assert not any(name.startswith("_") for room in ("nets", "data") for name in _plugins.names(room))
+
+
+@pytest.mark.parametrize("name", ["k-center", "k_center"])
+def test_both_spellings_are_understood(name: str) -> None:
+    """A user need not know the file name."""
+    assert _plugins.is_known("distill", name)
+    assert _plugins.load("distill", name, "METHOD")
+
+
+def test_unknown_names_suggest_the_nearest() -> None:
+    """With the list of all."""
+    with pytest.raises(UsageError, match=r"unknown codec 'q9'; did you mean 'q8'\? \(known: f16, f32, q8\)"):
+        _plugins.load("codecs", "q9", "CODEC")
+
+
+def test_summaries_import_nothing() -> None:
+    """Read from the source."""
+    code = "import sys; from ddlabel import _plugins; _plugins.summary('distill', 'dm'); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "False" == done.stdout.strip()

@@ -1,0 +1,83 @@
+"""Input spaces and ZCA whitening against their definitions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ddlabel.errors import BundleError, UsageError
+from ddlabel.space import Space
+from ddlabel.zca import MAX_FEATURES, fit_zca
+
+PIXELS = torch.randint(0, 256, (60, 2, 3, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+NORMALISED = Space("normalised", (0.4, 0.5), (0.2, 0.3))
+
+
+def whitened() -> Space:
+    return Space("zca", (0.4, 0.5), (0.2, 0.3), fit_zca(PIXELS))
+
+
+def test_normalised_images_are_units_minus_mean_over_deviation() -> None:
+    """Per channel."""
+    images = NORMALISED.encode(PIXELS)
+    expected = (PIXELS[5, 1, 2, 0].item() / 255 - 0.5) / 0.3
+
+    assert pytest.approx(expected, abs=1e-6) == float(images[5, 1, 2, 0])
+
+
+@pytest.mark.parametrize("space", [NORMALISED, whitened()], ids=["normalised", "whitened"])
+def test_pixels_survive_a_round_trip(space: Space) -> None:
+    """uint8 to images and back, exactly; the input is not changed."""
+    kept = PIXELS.clone()
+
+    assert torch.equal(PIXELS, space.to_pixels(space.encode(PIXELS)))
+    assert torch.equal(kept, PIXELS)
+
+
+def test_pixels_are_clipped_and_rounded() -> None:
+    """Out of range values end at 0 and 255."""
+    wild = torch.tensor([[-100.0, 100.0], [0.0, 0.001]]).reshape(1, 2, 1, 2)
+
+    assert {0, 255} <= set(NORMALISED.to_pixels(wild).flatten().tolist())
+
+
+def test_whitening_is_the_regularised_inverse_root_of_the_covariance() -> None:
+    """Covariance of whitened training images is U diag(s / (s + eps)) U^T."""
+    zca = fit_zca(PIXELS)
+    flat = PIXELS.flatten(1).double() / 255
+    values, vectors = torch.linalg.eigh(torch.cov(flat.T))
+    expected = (vectors * (values / (values + 0.1))) @ vectors.T
+    white = zca.whiten(PIXELS.float() / 255).flatten(1).double()
+
+    torch.testing.assert_close(torch.cov(white.T), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(zca.matrix, zca.matrix.T, rtol=1e-4, atol=1e-5)
+
+
+def test_whitening_does_not_depend_on_the_order_of_the_images() -> None:
+    """The same set in another order."""
+    shuffled = PIXELS[torch.randperm(60, generator=torch.Generator().manual_seed(1))]
+
+    torch.testing.assert_close(fit_zca(PIXELS).matrix, fit_zca(shuffled).matrix, rtol=1e-5, atol=1e-6)
+
+
+def test_large_images_are_not_whitened() -> None:
+    """The matrix would have d^2 entries."""
+    with pytest.raises(UsageError, match=f"at most {MAX_FEATURES}"):
+        fit_zca(torch.zeros(2, 3, 96, 96, dtype=torch.uint8))
+
+
+def test_fault_72_a_transform_of_the_wrong_size_is_refused(run_cli, tiny, tmp_path) -> None:
+    """The tensor and both shapes are named."""
+    import dataclasses
+
+    from ddlabel.bundle import Bundle, StageRecord
+    from ddlabel.preprocess import read_space, space_sections
+
+    path = tmp_path / "z.ddset"
+    run_cli("distill", "--data", tiny, "--method", "random", "--ipc", "1", "--space", "zca", "-o", path)
+    bundle = Bundle.open(path)
+    good = read_space(bundle)
+    small = dataclasses.replace(good, zca=dataclasses.replace(good.zca, matrix=good.zca.matrix[:5, :5]))
+    record = StageRecord("distill", {}, 0, [], {}, 0.0, 0.0, {})
+    with pytest.raises(BundleError, match=r"matrix' has shape \(5, 5\), expected \(192, 192\)"):
+        read_space(bundle.with_stage(record, add=space_sections(small)))

@@ -1,0 +1,97 @@
+"""Which samples students see: the estimators of LADD's loss against exhaustive counting."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from ddlabel import seeding
+from ddlabel.bundle import Bundle
+from ddlabel.distilled import read_distilled
+from ddlabel.labels._labels import load_kind, read_labels
+from ddlabel.students import StudentData, make_sampler
+
+
+@pytest.fixture
+def data(files) -> StudentData:
+    bundle = Bundle.open(files.dense)
+    return StudentData(read_distilled(bundle), read_labels(bundle, "dense"))
+
+
+def epoch(sampler, index: int):
+    return list(sampler(index, seeding.generator(0, "epoch", index)))
+
+
+def test_single_view_students_see_every_image_once_per_epoch(files) -> None:
+    """With the label of that image."""
+    bundle = Bundle.open(files.soft)
+    distilled, labels = read_distilled(bundle), read_labels(bundle, "soft")
+    batches = epoch(make_sampler(StudentData(distilled, labels), batch=5, estimator="views", seed=0), 0)
+    seen = torch.cat([targets.soft for _images, targets in batches])
+
+    assert [5, 5, 2] == [len(images) for images, _targets in batches]
+    assert sorted(map(tuple, seen.tolist())) == sorted(map(tuple, labels.values[:, 0].tolist()))
+
+
+def test_pool_visits_every_pair_once_before_any_pair_twice(data: StudentData) -> None:
+    """m (1 + v) pairs in 1 + v epochs of m samples: the mean of its losses is Eq. 5 / (1 + v)."""
+    sampler = make_sampler(data, batch=5, estimator="pool", seed=3)
+    views, images = data.labels.values.shape[1], len(data.distilled.labels)
+    seen: Counter = Counter()
+    for index in range(1 + views):
+        batches = epoch(sampler, index)
+        assert images == sum(len(batch) for batch, _targets in batches)
+        for pictures, targets in batches:
+            for picture, local in zip(pictures, targets.local, strict=True):
+                seen[(picture.numpy().tobytes(), bool(local))] += 1
+
+    assert images * (1 + views) == sum(seen.values())
+    assert images == sum(count for (_picture, local), count in seen.items() if not local)
+    assert 1 == max(seen.values())
+
+
+def test_views_are_materialised_with_their_own_labels(data: StudentData) -> None:
+    """A local sample is the window its label was made of."""
+    kind = load_kind(data.labels)
+    everything = kind.views(data.distilled.images)
+    for pictures, targets in epoch(make_sampler(data, batch=6, estimator="views", seed=1), 0):
+        for picture, soft, local in zip(pictures, targets.soft, targets.local, strict=True):
+            matches = (everything == picture).flatten(2).all(dim=2).nonzero()
+            assert local
+            assert any(torch.equal(soft, data.labels.values[image, view]) for image, view in matches.tolist())
+
+
+def test_balanced_batches_are_half_whole_images(data: StudentData) -> None:
+    """Over two epochs exactly half."""
+    local = [
+        flag
+        for index in range(2)
+        for _images, targets in epoch(make_sampler(data, batch=4, estimator="balanced", seed=0), index)
+        for flag in targets.local.tolist()
+    ]
+
+    assert len(local) / 2 == sum(local)
+
+
+def test_full_batches_hold_every_view_of_their_images(data: StudentData) -> None:
+    """B (1 + v) samples."""
+    batches = epoch(make_sampler(data, batch=5, estimator="full", seed=0), 0)
+
+    assert [50, 50, 20] == [len(images) for images, _targets in batches]
+    assert 12 == sum(int((~targets.local).sum()) for _images, targets in batches)
+
+
+@pytest.mark.parametrize("estimator", ["pool", "balanced", "views"])
+def test_an_epoch_is_a_function_of_seed_and_epoch(data: StudentData, estimator: str) -> None:
+    """Asked out of order, it gives the same samples; another seed gives others."""
+    straight = make_sampler(data, batch=5, estimator=estimator, seed=0)
+    for index in range(3):
+        epoch(straight, index)
+    jumped = make_sampler(data, batch=5, estimator=estimator, seed=0)
+    other = make_sampler(data, batch=5, estimator=estimator, seed=1)
+    pictures = [torch.cat([images for images, _targets in epoch(sampler, 7)]) for sampler in (straight, jumped, other)]
+
+    assert torch.equal(pictures[0], pictures[1])
+    assert not torch.equal(pictures[0], pictures[2])
