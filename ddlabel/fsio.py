@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from .errors import BundleError, ResourceError, UsageError
 
-__all__ = ["FileSystem", "OutputFile", "atomic_output", "check_output", "open_input", "scratch"]
+__all__ = ["FileSystem", "OutputFile", "atomic_output", "check_output", "open_input", "scratch", "stdin_stream"]
 
 CHUNK_BYTES = 16 * 2**20
 """Largest single write, so that a signal is noticed between two of them."""
@@ -185,12 +185,22 @@ def scratch() -> BinaryIO:
         return tempfile.TemporaryFile(prefix="ddlabel-")
 
 
-def _open_stdin() -> BinaryIO:
+def stdin_stream() -> BinaryIO:
+    """Stdin as bytes.
+
+    Raises:
+        UsageError: it is a terminal.
+        BundleError: it is closed.
+    """
     if sys.stdin is None or sys.stdin.closed:
         raise BundleError("<stdin>: closed, expected a bundle")
     if sys.stdin.isatty():
         raise UsageError("stdin is a terminal, expected a bundle", hint="give a FILE, or pipe one in")
-    stream = sys.stdin.buffer
+    return sys.stdin.buffer
+
+
+def _open_stdin() -> BinaryIO:
+    stream = stdin_stream()
     try:
         regular = stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
     except (OSError, ValueError):

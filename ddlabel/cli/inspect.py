@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..config import opt
@@ -49,17 +49,48 @@ def run(invocation: Invocation) -> None:
     invocation.fail_if_any()
     from ..bundle import Bundle
 
-    bundles = [Bundle.open(file) for file in files]
+    finish: list[Callable[[], None]] = []
+    lists_only = not options.verify and not options.grid
+    bundles = [_peek(finish) if file == "-" and lists_only else Bundle.open(file) for file in files]
     damage = {bundle.name: bundle.verify() for bundle in bundles} if options.verify else {}
     if options.grid:
         from ._grid import write_grid
 
         write_grid(bundles[0], options.grid, force=options.force)
         say(f"wrote {options.grid}")
-    _show(bundles, talk, options, damage)
+    if not talk.json:
+        _show(bundles, talk, options, damage)
+    for read_rest in finish:
+        read_rest()
+    if talk.json:  # one document, and an error would be it
+        _show(bundles, talk, options, damage)
     broken = [f"{name}: {problem}" for name, problems in damage.items() for problem in problems]
     if broken:
         raise CheckFailedError("; ".join(broken[:10]), hint="write the bundle again, or fetch another copy")
+
+
+def _peek(finish: list[Callable[[], None]]) -> Bundle:
+    """A bundle from the first kilobytes of stdin, for its manifest alone.
+
+    Args:
+        finish: gets what reads the rest, so that the writer of the pipe is not cut off, and checks its length.
+    """
+    from ..bundle import Bundle
+    from ..fsio import stdin_stream
+    from ..header import MANIFEST, check_size
+    from ..reader import read_manifest
+
+    stream, name = stdin_stream(), "<stdin>"
+    header, manifest = read_manifest(stream, None, name)
+
+    def read_rest() -> None:
+        read = header.data_start + header.entries[MANIFEST].end
+        while chunk := stream.read(2**20):
+            read += len(chunk)
+        check_size(header, read, name)
+
+    finish.append(read_rest)
+    return Bundle(manifest, {}, name)
 
 
 def _show(bundles: Sequence[Bundle], talk: Talk, options: InspectOptions, damage: Mapping[str, Sequence[str]]) -> None:

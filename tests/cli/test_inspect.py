@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -65,6 +67,21 @@ def test_the_grid_shows_the_images_row_by_row(run_cli, files, tmp_path: Path) ->
         for index in range(3):
             x, y = 2 + index * cell, 2 + label * cell
             assert bytes(pixels[3 * label + index, :, 0, 0].tolist()) == rows[y][3 * x : 3 * x + 3]
+
+
+def test_a_pipe_is_answered_from_its_first_kilobytes(files) -> None:
+    """The table is there before the tensors are; a pipe that ends early is an error all the same."""
+    data = files.teacher.read_bytes()
+    command = [sys.executable, "-m", "ddlabel", "inspect", "-"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdin.write(data[:4096])
+    process.stdin.flush()
+    answer = process.stdout.readline().decode()
+    _out, err = process.communicate(data[4096:-1], timeout=60)
+
+    assert f"<stdin>: teacher, {Bundle.open(files.teacher).manifest.storage['total'] / 1000:.3g} kB" in answer
+    assert 3 == process.returncode
+    assert b"was cut off" in err
 
 
 def test_the_grid_is_not_overwritten_unasked(run_cli, files, tmp_path: Path) -> None:
