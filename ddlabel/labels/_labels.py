@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import _plugins
 from ..bundle import Bundle, NewSection, Packed
 from ..codecs._codec import Codec, fidelity
+from ..config import build
 from ..errors import BundleError, UsageError
 from ..manifest import Section
 from ..storage import zip_bytes
@@ -82,11 +83,33 @@ def choose_kind(bundle: Bundle) -> str:
 
 
 def load_kind(labels: LabelSet) -> Kind:
-    """The kind with the options its labels were made with."""
+    """The kind with the options its labels were made with.
+
+    Raises:
+        BundleError: options that the kind does not have.
+    """
     plugin = _plugins.load("labels", labels.kind, "KIND")
     names = {field.name for field in dataclasses.fields(plugin)}
-    kind: Kind = plugin(**{name: value for name, value in labels.parameters.items() if name in names})
+    options = {name: value for name, value in labels.parameters.items() if name in names}
+    kind: Kind = _record(plugin, options, labels.section)
     return kind
+
+
+def _load_codec(section: Section) -> Codec:
+    """The codec that wrote a section, with its options."""
+    name, parameters = (section.codec or {})["name"], (section.codec or {})["parameters"]
+    codec: Codec = _record(_plugins.load("codecs", str(name), "CODEC"), parameters, section)
+    return codec
+
+
+def _record(plugin: type[Any], options: Mapping[str, Any], section: Section) -> Any:
+    """A plugin with options that came from a file."""
+    try:
+        return build(plugin, options)
+    except UsageError as error:
+        raise BundleError(
+            f"'{section.name}' was written with impossible options: {error}", field=section.name
+        ) from error
 
 
 def make_section(
@@ -154,7 +177,7 @@ def read_labels(bundle: Bundle, kind: str) -> LabelSet:
         )
     prefix = f"{section.name}."
     parts = {name.removeprefix(prefix): bundle.tensor(name) for name in section.tensors}
-    codec = _plugins.load("codecs", str(section.codec["name"]), "CODEC")(**section.codec["parameters"])
+    codec = _load_codec(section)
     first = next(iter(parts.values()))
     try:
         decoded = codec.decode({part: tensor.flatten(0, 1) for part, tensor in parts.items()})
@@ -172,7 +195,7 @@ def through_codec(labels: LabelSet) -> LabelSet:
     """The same labels after encoding and decoding with their section's codec."""
     if labels.section.codec is None:
         return labels
-    codec = _plugins.load("codecs", str(labels.section.codec["name"]), "CODEC")(**labels.section.codec["parameters"])
+    codec = _load_codec(labels.section)
     rows = labels.values.reshape(-1, labels.values.shape[-1])
     return dataclasses.replace(labels, values=codec.decode(codec.encode(rows)).reshape(labels.values.shape))
 

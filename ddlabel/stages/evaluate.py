@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -309,9 +310,16 @@ def _last_stage(bundle: Bundle, stage: str, kind: str) -> Mapping[str, Any]:
 
 
 def _learned_lr(bundle: Bundle) -> float | None:
-    if not bundle.has("student"):
+    if not bundle.has("student.lr"):
         return None
-    return float(bundle.tensor("student.lr"))
+    lr = float(bundle.tensor("student.lr"))
+    if not 0 < lr < math.inf:
+        raise BundleError(
+            f"{bundle.name}: learned step size 'student.lr' is {lr}, expected a positive number",
+            field="student.lr",
+            hint="distil again with a smaller step for it, or evaluate with --protocol dm",
+        )
+    return lr
 
 
 def _suiting_loss(kind: str, labels: LabelSet | None) -> str:

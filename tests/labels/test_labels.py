@@ -14,7 +14,7 @@ from ddlabel.bundle import Bundle, NewSection, StageRecord
 from ddlabel.codecs.f32 import CODEC as F32
 from ddlabel.distilled import read_distilled
 from ddlabel.errors import BundleError, UsageError
-from ddlabel.labels._labels import available_kinds, choose_kind, make_section, read_labels
+from ddlabel.labels._labels import available_kinds, choose_kind, load_kind, make_section, read_labels
 from ddlabel.labels.dense import KIND as Dense
 from ddlabel.labels.dense import window_offsets, window_side
 
@@ -142,6 +142,23 @@ def test_fault_63_images_that_are_not_finite_are_refused(files) -> None:
     broken = bundle.with_stage(RECORD, add=[NewSection("images", "images", {"images.pixels": images}, range="float32")])
     with pytest.raises(BundleError, match="NaN or infinity"):
         read_distilled(broken)
+
+
+@pytest.mark.parametrize(
+    ("codec", "parameters"),
+    [({"name": "f32", "parameters": {"bits": 0}}, {"size": 8}), ({"name": "f32", "parameters": {}}, {"size": 8})],
+    ids=["fault 68: an unknown codec option", "fault 67: an impossible grid"],
+)
+def test_options_of_a_file_are_checked_like_those_of_a_user(files, codec: dict, parameters: dict) -> None:
+    """A BundleError that names the section, never a crash."""
+    bundle = Bundle.open(files.base)
+    kind, views = ("soft", 1) if codec["parameters"] else ("dense", 2)
+    section = NewSection(
+        f"labels.{kind}", "labels", {f"labels.{kind}.values": torch.zeros(12, views, 4)}, role=kind, domain="logit",
+        views=views, codec=codec, parameters={**parameters, "grid": 0}, of=bundle.images_digest(), teacher=["0" * 64],
+    )  # fmt: skip
+    with pytest.raises(BundleError, match=f"'labels.{kind}' was written with impossible options"):
+        load_kind(read_labels(bundle.with_stage(RECORD, add=[section]), kind))
 
 
 def test_fault_66_labels_for_another_number_of_images(files) -> None:

@@ -113,6 +113,22 @@ def test_a_soft_loss_on_hard_labels_is_refused(run_cli, files) -> None:
     assert "loss 'kl' needs soft labels" in outcome.err
 
 
+@pytest.mark.parametrize("lr", [0.0, -0.01, float("nan")], ids=["zero", "negative", "not a number"])
+def test_fault_74_a_learned_step_size_must_be_positive(run_cli, files, tmp_path: Path, lr: float) -> None:
+    """Refused before a student is trained."""
+    import torch
+
+    from ddlabel.bundle import NewSection, StageRecord
+
+    section = NewSection("student.lr", "student", {"student.lr": torch.tensor(lr)})
+    record = StageRecord("distill", {}, 0, [], {}, 0.0, 0.0, {})
+    Bundle.open(files.base).with_stage(record, add=[section]).save(tmp_path / "b.ddset")
+    outcome = run_cli("evaluate", tmp_path / "b.ddset", "--data", files.data, "--protocol", "mtt", *STUDENT)
+
+    assert 3 == outcome.code
+    assert "expected a positive number" in outcome.err
+
+
 def test_data_of_other_classes_is_refused(run_cli, files) -> None:
     """Exit 3, both sides named."""
     outcome = run_cli("evaluate", files.base, "--data", "digits", *STUDENT)
