@@ -1,7 +1,7 @@
 """Keeping freed memory in the process: the C library otherwise returns large blocks to the system after every use.
 
-On CPU a training step allocates and frees the same few large temporaries; fetching their pages again costs up to half
-of the step. `tests/benchmarks/bench_allocator.py` measures it.
+On CPU a training step allocates and frees the same few large temporaries; fetching their pages again costs a large
+part of the step. `tests/benchmarks/bench_allocator.py` measures it.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 
-ROUNDS = 5
+ROUNDS = 3
 CASES = (("convnet-d2-w32", 1, 16, 256), ("convnet-d3-w32", 3, 32, 256), ("convnet-d3-w64", 3, 32, 128))
 STEP = """
 import sys, time, torch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import subprocess
 import sys
 import tarfile
@@ -122,6 +123,25 @@ def test_contract_every_set_loads_or_says_what_it_needs(name: str, tmp_path: Pat
         assert name in str(error) or str(tmp_path) in str(error) or "torchvision" in str(error)
     else:
         assert len(dataset.train)
+
+
+def test_torchvision_sets_are_read_from_files_that_are_there(tmp_path: Path) -> None:
+    """MNIST's own file format, written by hand: images, labels and published constants come through."""
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    source = np.random.Generator(np.random.PCG64(0))
+    for part, count in (("train", 40), ("t10k", 20)):
+        pixels = source.integers(0, 256, (count, 28, 28)).astype(np.uint8)
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        header = struct.pack(">IIII", 0x803, count, 28, 28)
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, count) + labels.tobytes())
+        kept = pixels
+    dataset = load(f"mnist:{tmp_path}", validation=0)
+
+    assert torch.equal(torch.from_numpy(kept)[:, None], dataset.test.pixels)
+    assert [0, 1, 2] == dataset.train.labels[:3].tolist()
+    assert ((0.1307,), False) == (dataset.info.mean, dataset.info.flip)
 
 
 def test_fault_75_a_missing_folder(tmp_path: Path) -> None:
