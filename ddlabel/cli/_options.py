@@ -16,7 +16,7 @@ import typer
 from ..config import OptionDoc, build, describe, opt, parse_assignments
 from ..errors import UsageError, suggest
 
-__all__ = ["Command", "Invocation", "Output", "Talk", "known_options", "register", "split_unknown"]
+__all__ = ["Command", "Invocation", "Output", "ReaderGone", "Talk", "known_options", "register", "split_unknown"]
 
 _SHORT = {"output": "-o", "quiet": "-q", "verbose": "-v"}
 _FILES = {"output", "grid_file"}
@@ -103,6 +103,10 @@ class Invocation:
             raise UsageError.collect(self.problems)
 
 
+class ReaderGone(Exception):  # noqa: N818 - not an error of ours
+    """The reader of our pipe went away; carried past typer, which would turn a BrokenPipeError into exit 1."""
+
+
 def register(app: typer.Typer, command: Command) -> None:
     """Add a command to the application, its signature made from the option records."""
 
@@ -118,7 +122,10 @@ def register(app: typer.Typer, command: Command) -> None:
             lists={name: tuple(values[name] or ()) for name in command.lists},
             problems=list(context.obj or ()),
         )
-        command.run(invocation)
+        try:
+            command.run(invocation)
+        except BrokenPipeError as error:
+            raise ReaderGone from error
 
     body.__signature__ = _signature(command)  # type: ignore[attr-defined]
     body.__doc__ = inspect.getdoc(command.run)

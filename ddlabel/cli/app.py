@@ -16,7 +16,7 @@ import typer
 
 from .. import __version__
 from ..errors import CheckFailedError, DdlabelError, InterruptedRunError, ResourceError, UsageError, suggest
-from ._options import Command, register, split_unknown
+from ._options import Command, ReaderGone, register, split_unknown
 from ._report import say
 from .augment_labels import COMMAND as AUGMENT_LABELS
 from .demo import COMMAND as DEMO
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         dispatch(given)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGone):
         _silence_stdout()
         return 141
     except KeyboardInterrupt:
