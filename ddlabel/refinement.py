@@ -24,8 +24,8 @@ def refine_labels(label: Tensor, hard: Tensor, *, alpha: float, gamma: float, fo
         hard: (b,) int64 classes.
         alpha: smoothing, in [0, 1).
         gamma: weight of the smoothed hard label, in [0, 1].
-        form: `paper` weighs gamma and 1 - gamma; `code` weighs gamma and 1, and normalises neither side beforehand
-            differently: its cosine equals gamma/(1 + gamma) in the paper's form.
+        form: `paper` weighs gamma and 1 - gamma; `code` weighs gamma and 1, which has the direction of the paper's
+            form at gamma/(1 + gamma).
 
     Returns:
         (b, k), L2-normalised, so that codecs see values of one scale; the cosine loss does not notice.

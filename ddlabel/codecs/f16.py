@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._codec import MAX_F16, check_encodable
+from ._codec import MAX_F16, check_encodable, check_parts
 
 __all__ = ["CODEC"]
 
@@ -28,6 +28,7 @@ class Float16:
 
     def decode(self, parts: dict[str, Tensor]) -> Tensor:
         """The values."""
+        check_parts(parts, {"values": (torch.float16, None)})
         return parts["values"].float()
 
     def tolerance(self, values: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._codec import check_encodable
+from ._codec import check_encodable, check_parts
 
 __all__ = ["CODEC"]
 
@@ -23,6 +23,7 @@ class Float32:
 
     def decode(self, parts: dict[str, Tensor]) -> Tensor:
         """The values."""
+        check_parts(parts, {"values": (torch.float32, None)})
         return parts["values"].float()
 
     def tolerance(self, values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Label sections: what they hold, how they are written, and every check before they are used."""
+"""Label sections: what they hold, how they are written, and how they are read back after every check."""
 
 from __future__ import annotations
 
@@ -13,10 +13,20 @@ from torch import Tensor
 from .. import _plugins
 from ..bundle import Bundle, NewSection, Packed
 from ..codecs._codec import Codec, fidelity
-from ..config import build
-from ..errors import BundleError, UsageError
+from ..config import as_dict, build
+from ..errors import BundleError, DivergedError, UsageError
 from ..manifest import Section
 from ..storage import zip_bytes
+from ._checks import (
+    RELABEL,
+    Place,
+    as_distributions,
+    check_classes,
+    check_finite,
+    check_rows,
+    check_size,
+    check_views,
+)
 
 __all__ = [
     "Kind",
@@ -30,8 +40,6 @@ __all__ = [
 ]
 
 RICHEST_FIRST = ("dense", "soft", "hard")
-PROB_TOLERANCE = 1e-4
-"""How far a row of probabilities may be from summing to 1, before it is renormalised."""
 
 
 class Kind(Protocol):
@@ -88,28 +96,7 @@ def load_kind(labels: LabelSet) -> Kind:
     Raises:
         BundleError: options that the kind does not have.
     """
-    plugin = _plugins.load("labels", labels.kind, "KIND")
-    names = {field.name for field in dataclasses.fields(plugin)}
-    options = {name: value for name, value in labels.parameters.items() if name in names}
-    kind: Kind = _record(plugin, options, labels.section)
-    return kind
-
-
-def _load_codec(section: Section) -> Codec:
-    """The codec that wrote a section, with its options."""
-    name, parameters = (section.codec or {})["name"], (section.codec or {})["parameters"]
-    codec: Codec = _record(_plugins.load("codecs", str(name), "CODEC"), parameters, section)
-    return codec
-
-
-def _record(plugin: type[Any], options: Mapping[str, Any], section: Section) -> Any:
-    """A plugin with options that came from a file."""
-    try:
-        return build(plugin, options)
-    except UsageError as error:
-        raise BundleError(
-            f"'{section.name}' was written with impossible options: {error}", field=section.name
-        ) from error
+    return _load_kind(labels.kind, labels.parameters, Place("these labels", labels.section.name))
 
 
 def make_section(
@@ -137,13 +124,18 @@ def make_section(
         refined: the refinement, if any.
 
     Raises:
-        UsageError: values that are not finite or beyond the codec, naming the view.
+        DivergedError: values that are not finite, naming image and view.
+        BundleError: values of other classes than the data, or rows that are not of their domain.
+        UsageError: values beyond the codec.
     """
     count, views, classes = values.shape
+    name = f"labels.{kind}"
+    place = Place(bundle.name, name)
+    check_finite(place, values, DivergedError)
+    check_classes(place, classes, bundle.manifest.data)
+    check_rows(place, values, domain, torch.zeros(count, views))
     rows = values.reshape(-1, classes)
     parts = codec.encode(rows)
-    decoded = codec.decode(parts)
-    name = f"labels.{kind}"
     tensors = {
         f"{name}.{part}": Packed(tensor.reshape(count, views, *tensor.shape[1:])) for part, tensor in parts.items()
     }
@@ -152,13 +144,13 @@ def make_section(
         "labels",
         tensors,
         role=kind,
-        codec={"name": codec_name, "parameters": _options(codec)},
+        codec={"name": codec_name, "parameters": as_dict(codec)},
         domain=domain,
         views=views,
         parameters=dict(parameters),
         of=bundle.images_digest(),
         teacher=list(teachers),
-        fidelity=fidelity(rows, decoded, domain),
+        fidelity=fidelity(rows, as_distributions(codec.decode(parts), domain), domain),
         refined=refined,
         zip_bytes=zip_bytes([rows.float().numpy().tobytes()]),
     )
@@ -168,36 +160,36 @@ def read_labels(bundle: Bundle, kind: str) -> LabelSet:
     """Decode the labels of one kind, after every check.
 
     Raises:
-        BundleError: no such labels; stale; of other images, classes or image size; not finite; no probabilities.
+        BundleError: no such labels; stale; of other images, classes, image size or views; not what their codec wrote;
+            not finite; rows that are not of their domain.
     """
     section = _section(bundle, kind)
+    place = Place(bundle.name, section.name)
     if section.codec is None or section.domain is None or section.views is None:
+        raise BundleError(f"{place} does not say its codec, domain and views", field=section.name)
+    if section.stale or section.of != bundle.images_digest():
         raise BundleError(
-            f"{bundle.name}: '{section.name}' does not say its codec, domain and views", field=section.name
+            f"{place} is stale: the images changed after they were labelled", field=section.name, hint=RELABEL
         )
-    prefix = f"{section.name}."
-    parts = {name.removeprefix(prefix): bundle.tensor(name) for name in section.tensors}
-    codec = _load_codec(section)
-    first = next(iter(parts.values()))
-    try:
-        decoded = codec.decode({part: tensor.flatten(0, 1) for part, tensor in parts.items()})
-        values = decoded.reshape(first.shape[0], section.views, -1)
-    except (KeyError, RuntimeError, IndexError) as error:
-        raise BundleError(
-            f"{bundle.name}: '{section.name}' does not hold what codec '{section.codec['name']}' wrote",
-            field=section.name,
-        ) from error
-    labels = LabelSet(kind, values, section.domain, section.parameters, section.refined, section)
-    return _checked(bundle, labels)
+    codec, data = _load_codec(section, place), bundle.manifest.data
+    values = _decode(bundle, section, codec, place)
+    check_classes(place, values.shape[-1], data)
+    check_size(place, section.parameters.get("size"), data)
+    check_views(place, _load_kind(kind, section.parameters, place), section.parameters, section.views)
+    check_finite(place, values, BundleError)
+    slack = 2 * codec.tolerance(values.flatten(0, 1))  # twice: the bound is of the values before encoding
+    check_rows(place, values, section.domain, slack.reshape(values.shape[:2]))
+    values = as_distributions(values, section.domain)
+    return LabelSet(kind, values, section.domain, section.parameters, section.refined, section)
 
 
 def through_codec(labels: LabelSet) -> LabelSet:
     """The same labels after encoding and decoding with their section's codec."""
     if labels.section.codec is None:
         return labels
-    codec = _load_codec(labels.section)
-    rows = labels.values.reshape(-1, labels.values.shape[-1])
-    return dataclasses.replace(labels, values=codec.decode(codec.encode(rows)).reshape(labels.values.shape))
+    codec = _load_codec(labels.section, Place("these labels", labels.section.name))
+    decoded = codec.decode(codec.encode(labels.values.flatten(0, 1))).reshape(labels.values.shape)
+    return dataclasses.replace(labels, values=as_distributions(decoded, labels.domain))
 
 
 def _section(bundle: Bundle, kind: str) -> Section:
@@ -208,47 +200,47 @@ def _section(bundle: Bundle, kind: str) -> Section:
             field="labels",
             hint=f"run 'ddlabel augment-labels {bundle.name} --kind {kind} --teacher FILE' first",
         )
-    section = bundle.section(f"labels.{kind}")
-    if section.stale or section.of != bundle.images_digest():
+    return bundle.section(f"labels.{kind}")
+
+
+def _load_kind(kind: str, parameters: Mapping[str, Any], place: Place) -> Kind:
+    plugin = _plugins.load("labels", kind, "KIND")
+    names = {field.name for field in dataclasses.fields(plugin)}
+    made: Kind = _record(plugin, {name: value for name, value in parameters.items() if name in names}, place)
+    return made
+
+
+def _load_codec(section: Section, place: Place) -> Codec:
+    said = section.codec or {}
+    codec: Codec = _record(_plugins.load("codecs", str(said["name"]), "CODEC"), said["parameters"], place)
+    return codec
+
+
+def _record(plugin: type[Any], options: Mapping[str, Any], place: Place) -> Any:
+    """A plugin with options that came from a file; as texts, so that their types are checked like a user's."""
+    try:
+        return build(plugin, {key: _text(value) for key, value in options.items()})
+    except UsageError as error:
         raise BundleError(
-            f"{bundle.name}: '{section.name}' is stale: the images changed after they were labelled",
+            f"{place} was written with impossible options: {error.message}", field=place.section, hint=RELABEL
+        ) from error
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _decode(bundle: Bundle, section: Section, codec: Codec, place: Place) -> Tensor:
+    """Values (n, v, k), whatever the file holds."""
+    prefix = f"{section.name}."
+    parts = {part.removeprefix(prefix): bundle.tensor(part) for part in section.tensors}
+    try:
+        decoded = codec.decode({part: tensor.flatten(0, 1) for part, tensor in parts.items()})
+        images, views = next(iter(parts.values())).shape[:2]
+        return decoded.reshape(images, views, decoded.shape[1])
+    except (BundleError, KeyError, RuntimeError, IndexError, ValueError, StopIteration) as error:
+        raise BundleError(
+            f"{place} does not hold what codec '{(section.codec or {})['name']}' wrote: {error}",
             field=section.name,
-            hint="run 'ddlabel augment-labels' again",
-        )
-    return section
-
-
-def _checked(bundle: Bundle, labels: LabelSet) -> LabelSet:
-    name, values = labels.section.name, labels.values
-    data = bundle.manifest.data
-    classes = len(data["classes"]) if data else values.shape[-1]
-    if values.shape[-1] != classes:
-        raise BundleError(f"{bundle.name}: '{name}' has {values.shape[-1]} classes, the data has {classes}", field=name)
-    size = labels.parameters.get("size")
-    if data is not None and size != data["height"]:
-        raise BundleError(
-            f"{bundle.name}: '{name}' was made for images of {size} px, these have {data['height']}", field=name
-        )
-    bad = ~torch.isfinite(values)
-    if bool(bad.any()):
-        image, view, _class = (int(index) for index in bad.nonzero()[0])
-        raise BundleError(f"{bundle.name}: '{name}', image {image}, view {view} is not finite", field=name)
-    if labels.domain != "prob":
-        return labels
-    sums = values.sum(dim=-1)
-    wrong = ((sums - 1).abs() > PROB_TOLERANCE) | (values < 0).any(dim=-1)
-    codec = labels.section.codec or {}
-    if bool(wrong.any()) and codec.get("name") == "f32":
-        image, view = (int(index) for index in wrong.nonzero()[0])
-        raise BundleError(
-            f"{bundle.name}: '{name}', image {image}, view {view} is no distribution: sum {float(sums[image, view]):g}",
-            field=name,
-        )
-    positive = values.clamp(min=0)
-    return dataclasses.replace(labels, values=positive / positive.sum(dim=-1, keepdim=True))
-
-
-def _options(codec: Codec) -> dict[str, Any]:
-    if not dataclasses.is_dataclass(codec) or isinstance(codec, type):
-        raise UsageError(f"codec {type(codec).__name__} is no dataclass of options")
-    return {field.name: getattr(codec, field.name) for field in dataclasses.fields(codec)}
+            hint=RELABEL,
+        ) from error

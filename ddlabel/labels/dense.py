@@ -41,7 +41,7 @@ class Dense:
         """
         ratio = _parse_ratio(self.ratio)
         side = window_side(size, ratio)
-        if side < 1 or self.grid > size:
+        if side < 1 or not 1 <= self.grid <= size:
             raise UsageError(
                 f"{self.grid} windows of ratio {self.ratio} do not fit images of {size} px",
                 field="grid",
@@ -51,7 +51,7 @@ class Dense:
 
     def views(self, images: Tensor) -> Tensor:
         """(b, N*N, c, h, w): every window, resized."""
-        size = images.shape[-1]
+        size = _side_of(images)
         side, offsets = self.windows(size)
         crops = [images[..., top : top + side, left : left + side] for top in offsets for left in offsets]
         resized = [functional.interpolate(crop, size=(size, size), mode="bilinear") for crop in crops]
@@ -59,7 +59,7 @@ class Dense:
 
     def view(self, images: Tensor, index: Tensor) -> Tensor:
         """Window index[i] of image i, resized: one gather and one resize for the batch."""
-        size = images.shape[-1]
+        size = _side_of(images)
         side, offsets = self.windows(size)
         starts = torch.tensor(offsets, device=images.device)
         index = index.to(images.device)
@@ -89,6 +89,17 @@ def window_offsets(size: int, side: int, grid: int) -> list[int]:
         return [(size - side) // 2]
     room, steps = size - side, grid - 1
     return [(2 * k * room + steps) // (2 * steps) for k in range(grid)]
+
+
+def _side_of(images: Tensor) -> int:
+    height, width = images.shape[-2:]
+    if height != width:
+        raise UsageError(
+            f"dense labels need square images, these have {height} x {width} px",
+            field="kind",
+            hint="use --kind soft",
+        )
+    return int(width)
 
 
 def _parse_ratio(text: str) -> Fraction:

@@ -11,12 +11,19 @@ from torch.nn import functional
 
 from ..errors import UsageError
 
-__all__ = ["Loss", "Targets", "divergence", "log_probabilities", "logits_of", "soft_cross_entropy", "soft_of"]
+__all__ = [
+    "Loss",
+    "Targets",
+    "direction_of",
+    "divergence",
+    "log_probabilities",
+    "logits_of",
+    "soft_cross_entropy",
+    "soft_of",
+]
 
-SOFTMAX_DOMAINS = frozenset({"logit", "prob", "logprob", "unit"})
-"""Label domains that the losses on probabilities understand."""
-LOGIT_DOMAINS = frozenset({"logit"})
-"""Label domains that losses on raw values understand."""
+IF_ALLOWED = frozenset({"prob", "logprob"})
+"""Label domains that losses on logits take only when told to: the same formula, another objective."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +68,15 @@ def soft_of(targets: Targets) -> Tensor:
 def log_probabilities(targets: Targets, temperature: float = 1.0) -> Tensor:
     """log softmax(t / T) of the labels, (b, k).
 
-    Probabilities enter through their logarithm; a `unit` label is clipped at 0 and divided by its sum first.
+    Probabilities enter through their logarithm, so that a class of probability 0 keeps it at every T: its entry is
+    -inf. A `unit` label is clipped at 0 and divided by its sum (the softmax divides); one without a positive value
+    stands for the uniform distribution, the limit of a vanishing floor.
     """
     soft = soft_of(targets)
     if targets.domain == "unit":
-        soft = soft.clamp(min=0)
-        soft = soft / soft.sum(dim=1, keepdim=True).clamp(min=torch.finfo(soft.dtype).tiny)
+        soft = soft.where((soft > 0).any(dim=1, keepdim=True), 1.0)
     if targets.domain in {"prob", "unit"}:
-        soft = soft.clamp(min=torch.finfo(soft.dtype).tiny).log()
+        soft = soft.clamp(min=0).log()
     return functional.log_softmax(soft / temperature, dim=1)
 
 
@@ -76,15 +84,23 @@ def logits_of(targets: Targets, allow_prob: bool) -> Tensor:
     """Stored values for a loss that compares raw values.
 
     Raises:
-        UsageError: the labels are not logits and the loss was not told to take them.
+        UsageError: there are no soft labels; they are refined; they are probabilities and the loss was not told to
+            take them.
     """
-    if targets.domain not in LOGIT_DOMAINS and not allow_prob:
-        raise UsageError(
-            f"this loss compares logits, the labels are '{targets.domain}'",
-            field="loss",
-            hint="use softce or kl, or --set allow_prob=true",
-        )
-    return soft_of(targets)
+    soft = soft_of(targets)
+    if targets.domain == "logit" or (allow_prob and targets.domain in IF_ALLOWED):
+        return soft
+    hint = "use softce or kl, or --set allow_prob=true" if targets.domain in IF_ALLOWED else "use gift or cosine"
+    raise UsageError(f"this loss compares logits, the labels are '{targets.domain}'", field="loss", hint=hint)
+
+
+def direction_of(targets: Targets, allow_prob: bool) -> Tensor:
+    """Stored values for a loss that compares directions; a refined label (`unit`) is one already.
+
+    Raises:
+        UsageError: as for `logits_of`.
+    """
+    return soft_of(targets) if targets.domain == "unit" else logits_of(targets, allow_prob)
 
 
 def soft_cross_entropy(logits: Tensor, targets: Targets, temperature: float = 1.0) -> Tensor:
@@ -94,7 +110,8 @@ def soft_cross_entropy(logits: Tensor, targets: Targets, temperature: float = 1.
 
 
 def divergence(logits: Tensor, targets: Targets, temperature: float) -> Tensor:
-    """Mean over the batch of KL(p_T(t) || p_T(s)), without the factor T^2."""
+    """Mean over the batch of KL(p_T(t) || p_T(s)), without the factor T^2; 0 log 0 is 0."""
     target = log_probabilities(targets, temperature)
     student = functional.log_softmax(logits / temperature, dim=1)
-    return (target.exp() * (target - student)).sum(dim=1).mean()
+    gap = target.clamp(min=torch.finfo(target.dtype).min) - student
+    return (target.exp() * gap).sum(dim=1).mean()

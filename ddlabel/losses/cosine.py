@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..config import opt
 from ..refinement import cosine_loss
-from ._loss import Targets, logits_of
+from ._loss import Targets, direction_of
 
 __all__ = ["LOSS"]
 
@@ -26,7 +26,7 @@ class Cosine:
 
     def __call__(self, logits: Tensor, targets: Targets) -> Tensor:
         """Scalar loss of logits (b, k)."""
-        return cosine_loss(logits, logits_of(targets, self.allow_prob or targets.domain == "unit"))
+        return cosine_loss(logits, direction_of(targets, self.allow_prob))
 
 
 LOSS = Cosine

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..config import opt
 from ..refinement import cosine_loss, refine_labels
-from ._loss import Targets, logits_of
+from ._loss import Targets, direction_of
 
 __all__ = ["LOSS"]
 
@@ -30,7 +30,7 @@ class Gift:
 
     def __call__(self, logits: Tensor, targets: Targets) -> Tensor:
         """Scalar loss of logits (b, k)."""
-        label = logits_of(targets, self.allow_prob or targets.domain == "unit")
+        label = direction_of(targets, self.allow_prob)
         if targets.domain != "unit":
             label = refine_labels(label, targets.hard, alpha=self.alpha, gamma=self.gamma, form=self.form)
         return cosine_loss(logits, label)

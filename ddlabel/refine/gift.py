@@ -31,13 +31,19 @@ class GiftRefinement:
         """Labels (n, v, k) in domain `unit`.
 
         Raises:
-            UsageError: the labels were refined before.
+            UsageError: the labels were refined before, or are neither logits nor probabilities.
         """
-        if labels.refined is not None:
+        if labels.refined is not None or labels.domain == "unit":
             raise UsageError(
                 f"'{labels.section.name}' was refined before, expected plain labels",
                 field="labels",
                 hint="run 'ddlabel augment-labels' again, then refine once",
+            )
+        if labels.domain not in {"logit", "prob"}:
+            raise UsageError(
+                f"'{labels.section.name}' holds '{labels.domain}' labels, expected logit or prob",
+                field="labels",
+                hint="the cosine of log-probabilities is another objective; run 'ddlabel augment-labels' again",
             )
         views, classes = labels.values.shape[1:]
         rows = labels.values.reshape(-1, classes)
