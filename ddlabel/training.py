@@ -22,7 +22,7 @@ from .augment._augment import Augmentation, apply
 from .config import opt
 from .errors import DivergedError
 from .events import Event, OnEvent, ignore
-from .losses._loss import Loss, Targets
+from .losses._loss import Loss, Targets, loss_of_epoch
 from .space import Space
 
 __all__ = ["Batch", "Recipe", "Sampler", "TrainState", "accuracy", "minibatches", "predict", "rate", "train"]
@@ -107,7 +107,7 @@ def train(
         net: on its device; its parameters are changed.
         sampler: the batches of each epoch, images (b, c, h, w) float32 in model-input space, on any device.
         recipe: optimiser, schedule, epochs; its `batch` is the sampler's business.
-        loss: of logits and targets.
+        loss: of logits and targets; one with `at_epoch` may change from epoch to epoch.
         augmentation: applied to every batch with parameters per sample.
         seed, seed_path: name the run's streams.
         on_event: told of every step; what it raises stops the run.
@@ -133,7 +133,8 @@ def train(
             group["lr"] = recipe.lr * rate(recipe, epoch)
         batches = sampler(epoch, seeding.generator(seed, *seed_path, "epoch", epoch))
         draws = seeding.generator(seed, *seed_path, "augment", epoch)
-        mean = _run_epoch(net, batches, optimizer, loss, augmentation, draws, _Reporter(recipe, epoch, on_event))
+        now, reporter = loss_of_epoch(loss, epoch), _Reporter(recipe, epoch, on_event)
+        mean = _run_epoch(net, batches, optimizer, now, augmentation, draws, reporter)
         if recipe.ema:
             _update_average(average, net.state_dict(), min(EMA_DECAY, 1 - 1 / (1 + epoch)))
         if on_epoch is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,13 +12,17 @@ from torch.nn import functional
 from ..errors import UsageError
 
 __all__ = [
+    "EpochLoss",
     "Loss",
     "Targets",
     "direction_of",
     "divergence",
     "log_probabilities",
     "logits_of",
+    "loss_of_epoch",
+    "others",
     "soft_cross_entropy",
+    "soft_log_targets",
     "soft_of",
 ]
 
@@ -52,6 +56,20 @@ class Loss(Protocol):
     def __call__(self, logits: Tensor, targets: Targets) -> Tensor:
         """The mean over the batch."""
         ...
+
+
+@runtime_checkable
+class EpochLoss(Protocol):
+    """A loss that changes from epoch to epoch."""
+
+    def at_epoch(self, epoch: int) -> Loss:
+        """The loss in an epoch, from 0."""
+        ...
+
+
+def loss_of_epoch(loss: Loss, epoch: int) -> Loss:
+    """The loss itself, or what it is in an epoch when it changes."""
+    return loss.at_epoch(epoch) if isinstance(loss, EpochLoss) else loss
 
 
 def soft_of(targets: Targets) -> Tensor:
@@ -115,3 +133,15 @@ def divergence(logits: Tensor, targets: Targets, temperature: float) -> Tensor:
     student = functional.log_softmax(logits / temperature, dim=1)
     gap = target.clamp(min=torch.finfo(target.dtype).min) - student
     return (target.exp() * gap).sum(dim=1).mean()
+
+
+def soft_log_targets(targets: Targets, temperature: float) -> Tensor:
+    """log p_T(t) with finite entries: classes of probability 0 get the smallest float, so that parts renormalise."""
+    target = log_probabilities(targets, temperature)
+    return target.clamp(min=torch.finfo(target.dtype).min / 4)
+
+
+def others(values: Tensor, hard: Tensor) -> Tensor:
+    """The columns of values (b, k) that are not the hard class: (b, k - 1)."""
+    mask = torch.ones_like(values, dtype=torch.bool).scatter_(1, hard[:, None], False)
+    return values[mask].reshape(len(values), -1)

@@ -42,6 +42,14 @@ GOLDEN = [
     ("gift", {"form": "paper"}, LOGITS, 0.319324),
     ("gift", {"form": "code", "allow_prob": True}, PROBABILITIES, 0.284804),
     ("gift", {"form": "paper", "allow_prob": True}, PROBABILITIES, 0.285093),
+    ("mse_prob", {}, LOGITS, 0.060246),
+    ("kd", {}, LOGITS, 0.517229),
+    ("wsld", {}, LOGITS, 10.163867),
+    ("wsld", {"temperature": 4.0, "alpha": 2.25}, LOGITS, 34.639920),
+    ("dkd", {"hard_weight": 0.0}, LOGITS, 3.532324),
+    ("dkd", {"hard_weight": 0.0, "temperature": 1.0, "beta": 0.5}, LOGITS, 0.442646),
+    ("nkd", {"hard_weight": 0.0}, LOGITS, 2.412365),
+    ("nkd", {"hard_weight": 0.0, "temperature": 3.0, "gamma": 3.5}, LOGITS, 35.925988),
 ]
 
 
@@ -66,8 +74,20 @@ def test_contract(name: str) -> None:
     assert torch.equal(value, plugin()(STUDENT, targets))
     assert plugin.needs <= {"hard", "soft"}
     assert "Differs from the authors' code in" in plugin.__doc__
-    assert torch.autograd.gradcheck(lambda logits: plugin()(logits, targets), (student,))
+    assert name == "wsld" or torch.autograd.gradcheck(lambda logits: plugin()(logits, targets), (student,))
     assert torch.equal(STUDENT, student.detach())
+
+
+def test_wsld_does_not_differentiate_its_weights() -> None:
+    """The gradient is that of the loss whose weights are numbers."""
+    student = STUDENT.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(loss("wsld")(student, LOGITS), student)
+    hard = functional.cross_entropy(student, HARD, reduction="none")
+    weight = 1 - torch.exp(-hard / (functional.cross_entropy(TEACHER, HARD, reduction="none") + 1e-7)).detach()
+    soft = -((TEACHER / 2).softmax(1) * functional.log_softmax(student / 2, 1)).sum(1)
+    (expected,) = torch.autograd.grad(hard.mean() + 2.5 * 4 * (weight * soft).mean(), student)
+
+    torch.testing.assert_close(gradient, expected)
 
 
 def test_the_missing_square_of_the_temperature_costs_a_factor_of_400() -> None:
@@ -248,3 +268,68 @@ def test_the_pool_estimates_equation_5_over_the_number_of_samples_of_an_image() 
 
     assert pytest.approx(expected, abs=1e-6) == singles
     assert pytest.approx(expected, abs=1e-6) == batched
+
+
+@pytest.mark.parametrize("name", ["kd", "wsld", "dkd", "nkd"])
+def test_distillation_losses_take_logits_and_their_probabilities_alike(name: str) -> None:
+    """Probabilities enter through their logarithm; the hard label counts once with its weight."""
+    value = float(loss(name)(STUDENT, LOGITS))
+
+    assert pytest.approx(value) == float(loss(name)(STUDENT, PROBABILITIES))
+
+
+@pytest.mark.parametrize("name", ["dkd", "nkd"])
+def test_the_hard_label_adds_its_cross_entropy(name: str) -> None:
+    """w_hard = 1 is the golden value plus ce."""
+    without = float(loss(name, hard_weight=0.0)(STUDENT, LOGITS))
+
+    assert pytest.approx(without + 0.817554, abs=1e-6) == float(loss(name)(STUDENT, LOGITS))
+
+
+def test_dkd_decomposes_the_scaled_divergence() -> None:
+    """alpha = 1, beta = 1 - p_T(t)_y of the sample: T^2 KL."""
+    for row in range(2):
+        one = Targets(HARD[row : row + 1], TEACHER[row : row + 1], "logit", None)
+        share = float((TEACHER[row] / 4).softmax(0)[HARD[row]])
+        decoupled = loss("dkd", hard_weight=0.0, temperature=4.0, beta=1 - share)(STUDENT[row : row + 1], one)
+        whole = loss("kl_t2", temperature=4.0)(STUDENT[row : row + 1], one)
+
+        assert pytest.approx(float(whole), abs=1e-9) == float(decoupled)
+
+
+def test_dkd_grows_over_its_warm_up() -> None:
+    """min(e / 20, 1), e from 1; the hard term has its weight from the start."""
+    plugin = loss("dkd")
+    hard, full = 0.817554, float(plugin(STUDENT, LOGITS))
+    seen = [float(plugin.at_epoch(epoch)(STUDENT, LOGITS)) for epoch in (0, 9, 19, 500)]
+
+    assert pytest.approx([hard + share * (full - hard) for share in (0.05, 0.5, 1, 1)], abs=1e-5) == seen
+    assert float(loss("dkd", warmup=0).at_epoch(0)(STUDENT, LOGITS)) == full
+
+
+def test_nkd_of_two_classes_has_nothing_beside_the_hard_class() -> None:
+    """One class is left: renormalised, it is 1 on both sides."""
+    two = Targets(torch.tensor([0, 1]), TEACHER[:, :2], "logit", None)
+
+    assert float(loss("nkd", gamma=0.0)(STUDENT[:, :2], two)) == float(loss("nkd", gamma=9.0)(STUDENT[:, :2], two))
+
+
+def test_wsld_ignores_samples_that_the_student_has_right_already() -> None:
+    """Weight 1 - exp(-ce(s)/ce(t)) goes to 0."""
+    student = torch.tensor([[16.0, 0, 0, 0], [0, 0, 16.0, 0]], dtype=torch.float64)
+    hard = float(loss("ce")(student, LOGITS))
+
+    assert float(loss("wsld")(student, LOGITS)) - hard < 1e-3
+
+
+@pytest.mark.parametrize("name", ["kd", "wsld", "dkd", "nkd", "mse_prob"])
+def test_probabilities_of_zero_leave_distillation_losses_finite(name: str) -> None:
+    """A one-hot label, its class or another: the other classes have nothing to renormalise."""
+    for classes in (HARD, 3 - HARD):
+        one_hot = Targets(HARD, functional.one_hot(classes, 4).double(), "prob", None)
+        student = STUDENT.clone().requires_grad_(True)
+        value = loss(name)(student, one_hot)
+        (gradient,) = torch.autograd.grad(value, student)
+
+        assert bool(torch.isfinite(value))
+        assert bool(torch.isfinite(gradient).all())
