@@ -351,7 +351,18 @@ class AugmentLabelsConfig:
     """Let teachers label the distilled images."""
 
     kind: str = opt("soft", "label kind: soft (one view) or dense (LADD's sub-crops)")
-    checkpoint: str = opt("last", "which kept epoch of each teacher labels: a number, 'last' or 'all' (their mean)")
+    checkpoint: str = opt(
+        "last",
+        "which kept epoch of each teacher labels: a number, 'last', 'all' (combined), 'ipc' (the fewer images, the "
+        "earlier) or 'auto' (what makes the best student on held-out training images; needs --data)",
+    )
+    ensemble: str = opt(
+        "mean",
+        "how the logits of several checkpoints become one label: mean, or equal-norm (each sample's are scaled alike)",
+        choices=("mean", "equal-norm"),
+    )
+    data: str | None = opt(None, _DATA + ", for --checkpoint auto")
+    auto_epochs: int = opt(200, "epochs of the students that --checkpoint auto trains", min=1, max=1_000_000)
     grid: int | None = opt(None, "dense: N of the N x N windows (default 5)", min=1, max=64)
     ratio: str | None = opt(None, "dense: side of a window as a fraction P/Q of the image (default 5/8)")
     codec: str = opt("f32", "how label values are stored; 'ddlabel methods' lists the codecs")
@@ -379,12 +390,24 @@ class EvaluateConfig:
     data: str = opt(..., _DATA)
     arch: tuple[str, ...] = opt((), "student nets, comma separated; none takes the ConvNet that suits the images")
     labels: str | None = opt(None, "label kind to train on: hard, soft or dense; auto takes the richest one present")
-    loss: str | None = opt(None, "training loss; auto takes the one that suits the labels")
-    optimizer: str | None = opt(None, "sgd, adam or adamw; auto takes the protocol's", choices=("sgd", "adam", "adamw"))
+    loss: tuple[str, ...] = opt(
+        (), "training losses, comma separated; none takes the one that suits the labels, also called 'native'"
+    )
+    optimizer: tuple[str, ...] = opt(
+        (),
+        "optimisers to compare, comma separated, each at its preset step sizes (sgd 0.01 and 0.1, momentum 0.9, weight "
+        "decay 5e-4; adam and adamw 1e-3, 1e-4) or --set lr; none takes the protocol's",
+        choices=("sgd", "adam", "adamw"),
+    )
     protocol: str = opt("dm", "published training protocol: dm, mtt, gift or glad")
     epochs: int | None = opt(None, "epochs of the student; auto takes the protocol's", min=1, max=1_000_000)
     seeds: int = opt(5, "how many students per net, each from its own seed", min=1, max=10_000)
     baselines: bool = opt(False, "also score random images at equal ipc, with hard and with the same labels")
+    equal_bytes: bool = opt(
+        False,
+        "also score what the bytes of the labels buy as plain images: random ones, and more images by the same method "
+        "(LADD's baseline++), given by --plain or distilled again",
+    )
     size: int | None = opt(None, _SIZE, min=4, max=1024)
     seed: int = opt(0, "seed of every random draw", min=0)
     device: str = opt("auto", _DEVICE)

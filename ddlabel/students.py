@@ -29,6 +29,8 @@ class StudentData:
     distilled: DistilledSet
     labels: LabelSet | None
     """None when training on hard labels alone."""
+    samples: int | None = None
+    """Whole images in an epoch, when not each once: sets of other sizes are compared at equal samples seen."""
 
 
 def make_sampler(data: StudentData, *, batch: int, estimator: str, seed: int) -> Sampler:
@@ -47,6 +49,8 @@ def make_sampler(data: StudentData, *, batch: int, estimator: str, seed: int) ->
         A function of the epoch. Except for `full`, an epoch is ceil(m/B) batches and m samples for every estimator,
         so that all labels are compared at an equal number of samples seen.
     """
+    if data.samples is not None:
+        return _Walk(data, batch, seed)
     views = 0 if data.labels is None else data.labels.values.shape[1]
     if data.labels is None or data.labels.kind == "soft":
         return _SingleView(data, batch)
@@ -71,6 +75,40 @@ class _SingleView:
             soft = None if labels is None else labels.values[index, 0]
             domain = None if labels is None else labels.domain
             yield distilled.images[index], Targets(distilled.labels[index], soft, domain, None)
+
+
+class _Walk:
+    """Whole images with hard labels, `samples` of them per epoch from an endless sequence of permutations."""
+
+    def __init__(self, data: StudentData, batch: int, seed: int) -> None:
+        self.distilled, self.batch, self.samples = data.distilled, batch, data.samples or 0
+        self.order = _Permutations(len(data.distilled.labels), seed, "walk")
+
+    def __call__(self, epoch: int, generator: Generator) -> Iterator[Batch]:
+        del generator
+        for index in self.order.take(epoch * self.samples, self.samples).split(self.batch):
+            yield self.distilled.images[index], Targets(self.distilled.labels[index], None, None, None)
+
+
+class _Permutations:
+    """An endless sequence of random permutations of `size` items, by position."""
+
+    def __init__(self, size: int, seed: int, stream: str) -> None:
+        self.size, self.seed, self.stream = size, seed, stream
+        self._round = lru_cache(maxsize=2)(self._draw_round)
+
+    def take(self, start: int, count: int) -> Tensor:
+        """Positions start to start + count, (count,) int64."""
+        parts = []
+        while count:
+            offset = start % self.size
+            part = self._round(start // self.size)[offset : offset + count]
+            parts.append(part)
+            start, count = start + len(part), count - len(part)
+        return torch.cat(parts)
+
+    def _draw_round(self, index: int) -> Tensor:
+        return torch.randperm(self.size, generator=seeding.generator(self.seed, self.stream, index))
 
 
 class _Views:
@@ -99,31 +137,18 @@ class _Pool:
 
     def __init__(self, data: StudentData, batch: int, seed: int, *, globals_too: bool, views: int) -> None:
         self.views = _Views(data)
-        self.batch, self.seed = batch, seed
+        self.batch = batch
+        self.seed = seed
         self.first = -1 if globals_too else 0
         self.width = views - self.first
         self.images = len(data.distilled.labels)
-        self._round = lru_cache(maxsize=2)(self._draw_round)
+        self.order = _Permutations(self.images * self.width, seed, "pool")
 
     def __call__(self, epoch: int, generator: Generator) -> Iterator[Batch]:
         del generator
-        pairs = self._pairs(epoch * self.images, self.images)
+        pairs = self.order.take(epoch * self.images, self.images)
         for chunk in pairs.split(self.batch):
             yield self.views.batch(chunk // self.width, chunk % self.width + self.first)
-
-    def _pairs(self, start: int, count: int) -> Tensor:
-        """Positions start to start + count of the endless sequence of permutations."""
-        size = self.images * self.width
-        parts = []
-        while count:
-            offset = start % size
-            part = self._round(start // size)[offset : offset + count]
-            parts.append(part)
-            start, count = start + len(part), count - len(part)
-        return torch.cat(parts)
-
-    def _draw_round(self, index: int) -> Tensor:
-        return torch.randperm(self.images * self.width, generator=seeding.generator(self.seed, "pool", index))
 
 
 class _Balanced:
@@ -135,7 +160,7 @@ class _Balanced:
 
     def __call__(self, epoch: int, generator: Generator) -> Iterator[Batch]:
         del generator
-        whole, local = self._whole(epoch), self.pool._pairs(self._local_start(epoch), self._local_count(epoch))
+        whole, local = self._whole(epoch), self.pool.order.take(self._local_start(epoch), self._local_count(epoch))
         slots = torch.arange(self.images)
         image, view = torch.empty_like(slots), torch.full_like(slots, -1)
         is_local = (slots + epoch * self.images) % 2 == 1

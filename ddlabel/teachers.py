@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +17,20 @@ from .errors import BundleError, UsageError
 from .nets._net import Net, build
 from .preprocess import data_of, read_space
 
-__all__ = ["Checkpoint", "Teacher", "checkpoint_section"]
+__all__ = ["Checkpoint", "Teacher", "checkpoint_section", "combine", "share_of_best"]
+
+BUDGETS = (1, 10, 50, 100)
+SHARES = {
+    10: (0.732, 0.851, 0.979, 1.0),
+    100: (0.628, 0.903, 1.0, 1.0),
+    200: (0.495, 0.902, 0.982, 1.0),
+    1000: (0.275, 0.570, 0.970, 1.0),
+}
+"""By number of classes: accuracy of the best labeler at 1, 10, 50 and 100 images per class as a share of that at 100.
+
+From CIFAR-10, CIFAR-100 and Tiny-ImageNet with ConvNets and ImageNet-1K with ResNet-18 in "A Label is Worth a Thousand
+Images in Dataset Distillation" (arXiv:2406.10485), Table 7. Shares carry over to other nets, epochs do not.
+"""
 
 
 @dataclass(frozen=True)
@@ -71,6 +86,8 @@ class Teacher:
         """
         if which == "all":
             return self.checkpoints
+        if "," in which or which.startswith("teacher."):
+            return self._named(which.split(","))
         epochs = sorted({checkpoint.epoch for checkpoint in self.checkpoints})
         wanted = str(epochs[-1]) if which == "last" else which
         chosen = tuple(checkpoint for checkpoint in self.checkpoints if str(checkpoint.epoch) == wanted)
@@ -82,6 +99,39 @@ class Teacher:
                 field="checkpoint",
             )
         return chosen
+
+    def _named(self, sections: Sequence[str]) -> tuple[Checkpoint, ...]:
+        """The checkpoints of these sections, in their order."""
+        by_name = {checkpoint.section: checkpoint for checkpoint in self.checkpoints}
+        missing = [name for name in sections if name not in by_name]
+        if missing:
+            raise UsageError(f"{self.bundle.name} has no checkpoint '{missing[0][:80]}'", field="checkpoint")
+        return tuple(by_name[name] for name in sections)
+
+    def epoch_for(self, ipc: int) -> int:
+        """The earliest kept epoch whose held-out accuracy reaches the share of the best one that suits a budget.
+
+        Labels of early epochs have more entropy and win where there are few images; `share_of_best` says how early.
+
+        Args:
+            ipc: images per class.
+
+        Raises:
+            UsageError: the teacher was trained without a held-out part, so that only test data could choose.
+        """
+        scores: dict[int, list[float]] = {}
+        for checkpoint in self.checkpoints:
+            value = checkpoint.accuracy.get("validation")
+            if value is None:
+                raise UsageError(
+                    f"{self.bundle.name}: no held-out accuracies to choose a checkpoint by",
+                    field="checkpoint",
+                    hint="train the teacher with --validation above 0, or name an epoch",
+                )
+            scores.setdefault(checkpoint.epoch, []).append(value)
+        means = {epoch: statistics.fmean(values) for epoch, values in scores.items()}
+        wanted = share_of_best(ipc, len(data_of(self.bundle)["classes"])) * max(means.values())
+        return min(epoch for epoch, mean in means.items() if mean >= wanted - 1e-9)
 
     def net(self, checkpoint: Checkpoint, device: torch.device | str = "cpu") -> Net:
         """One net with its stored parameters and buffers, frozen and in eval mode."""
@@ -109,6 +159,43 @@ class Teacher:
         with torch.inference_mode():
             parts = [net.embed(self.space.encode(chunk).to(device)).cpu() for chunk in pixels.split(256)]
         return torch.cat(parts)
+
+
+def share_of_best(ipc: int, classes: int) -> float:
+    """The held-out accuracy that a labeler should have, as a share of the best one's, in (0, 1].
+
+    Linear in log(ipc) between the published budgets and constant beyond them; the published row with the nearest
+    number of classes, on a log scale.
+
+    >>> share_of_best(10, 10), share_of_best(100, 1000), round(share_of_best(22, 10), 3)
+    (0.851, 1.0, 0.914)
+    """
+    row = SHARES[min(SHARES, key=lambda known: abs(math.log(known / classes)))]
+    place = min(max(ipc, BUDGETS[0]), BUDGETS[-1])
+    upper = next(index for index, budget in enumerate(BUDGETS) if place <= budget)
+    if place == BUDGETS[upper]:
+        return row[upper]
+    low, high = BUDGETS[upper - 1], BUDGETS[upper]
+    part = math.log(place / low) / math.log(high / low)
+    return row[upper - 1] + part * (row[upper] - row[upper - 1])
+
+
+def combine(logits: Sequence[Tensor], how: str) -> Tensor:
+    """Labels of several teachers as one, (b, k).
+
+    Args:
+        logits: (b, k) of each teacher.
+        how: `mean`, or `equal-norm`: each sample's logits are scaled to the mean of the teachers' norms first, so that
+            a teacher with large logits does not outvote the others (G-VBSM, arXiv:2311.17950).
+
+    Differs from the authors' code in: norms are those of the sample, where the code takes the batch's, which makes a
+    label depend on the images beside it.
+    """
+    stacked = torch.stack(list(logits))
+    if how == "equal-norm":
+        norms = stacked.norm(dim=2, keepdim=True)
+        stacked = stacked / norms.clamp(min=torch.finfo(stacked.dtype).tiny) * norms.mean(dim=0, keepdim=True)
+    return stacked.mean(dim=0)
 
 
 def _checkpoints(bundle: Bundle) -> Iterator[Checkpoint]:

@@ -145,8 +145,16 @@ def _step(entry: Mapping[str, Any]) -> str:
     named = config.get("method") or config.get("kind") or config.get("arch") or config.get("protocol") or ""
     if isinstance(named, list):
         named = ",".join(str(item) for item in named)
-    seconds = entry["time"]["seconds"]
-    return f"{entry['stage']}{f' {named}' if named else ''} ({seconds:.0f} s)"
+    flops = (entry["metrics"].get("flops") or {}) if isinstance(entry["metrics"].get("flops"), dict) else {}
+    work = sum(value for key, value in flops.items() if key != "forward" and isinstance(value, int))
+    spent = f"{entry['time']['seconds']:.0f} s" + (f", {_readable_flops(work)}" if work else "")
+    return f"{entry['stage']}{f' {named}' if named else ''} ({spent})"
+
+
+def _readable_flops(count: int) -> str:
+    """Floating point operations with a decimal unit: 2.15 TFLOP, 0.67 PFLOP."""
+    power = min(max((len(str(count)) - 1) // 3, 2), 6)
+    return f"{count / 1000**power:.3g} {'  MGTPE'[power]}FLOP"
 
 
 def _cell(value: Any) -> str:

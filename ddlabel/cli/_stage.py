@@ -21,6 +21,9 @@ SET_HELP = (
 )
 TEACHER_HELP = "teacher bundle; repeatable"
 
+BUNDLES = {"teachers": "teacher", "plain": "plain"}
+"""Arguments of stages that are further bundles, and the repeatable options that name their files."""
+
 Stage = Callable[..., "Bundle"]
 
 
@@ -55,9 +58,14 @@ def run_stage(
         raise UsageError("'--output -' and '--json' both write to stdout, expected one of them", field="output")
     with listening() as interrupts:
         run = stage()
-        bundles, teachers = _open(invocation.files), _open(invocation.lists.get("teacher", ()))
+        bundles = _open(invocation.files)
+        more = {
+            name: _open(invocation.lists.get(option, ()))
+            for name, option in BUNDLES.items()
+            if name in run.__annotations__
+        }
         result = _compute(
-            run, bundles, record, settings, teachers, Reporter(quiet=talk.quiet, verbose=talk.verbose), interrupts
+            run, bundles, record, settings, more, Reporter(quiet=talk.quiet, verbose=talk.verbose), interrupts
         )
         if output.output is not None:
             result.save(output.output, force=output.force, durable=not output.no_fsync)
@@ -78,7 +86,7 @@ def _check_files(invocation: Invocation, output: Output | None, output_optional:
         problems.append(f"unexpected argument '{files[0]}'")
     if output is None:
         return
-    inputs = (*files, *invocation.lists.get("teacher", ()))
+    inputs = (*files, *(file for option in BUNDLES.values() for file in invocation.lists.get(option, ())))
     if inputs.count("-") > 1:
         problems.append("two inputs are '-', expected stdin at most once")
     if output.output is None:
@@ -116,19 +124,18 @@ def _compute(
     bundles: Sequence[Bundle],
     config: Any,
     settings: Mapping[str, str],
-    teachers: Sequence[Bundle],
+    more: Mapping[str, Sequence[Bundle]],
     reporter: Reporter,
     interrupts: Interrupts,
 ) -> Bundle:
     """Call the stage with progress on stderr and interrupts at its safe points."""
-    keywords: dict[str, Any] = {"teachers": teachers} if "teachers" in run.__annotations__ else {}
 
     def on_event(event: Event) -> None:
         interrupts.safe_point()
         reporter(event)
 
     with reporter.running(), interrupts.deferred():
-        return run(*bundles, config, settings, on_event=on_event, **keywords)
+        return run(*bundles, config, settings, on_event=on_event, **more)
 
 
 def _summary(bundle: Bundle, output: str | None) -> dict[str, Any]:

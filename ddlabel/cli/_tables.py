@@ -74,43 +74,81 @@ def points(fraction: float | None) -> str:
 
 
 def print_evaluations(scored: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-    """The scores of one or several evaluations, one row per net and training set."""
+    """The scores of one or several evaluations, one row per net, loss, optimiser and training set."""
     for name, evaluation in scored:
-        compared = any("bundle_minus_this" in result for result in evaluation["results"])
+        results = evaluation["results"]
+        compared = any("bundle_minus_this" in result or "first_loss_minus_this" in result for result in results)
+        optimizers = {(result["recipe"]["optimizer"], result["recipe"]["lr"]) for result in results}
+        nets = list(dict.fromkeys(result["arch"] for result in results))
         columns = [
             ("images", "left"),
             ("labels", "left"),
             ("loss", "left"),
-            ("net", "left"),
+            *([("net", "left")] if len(nets) > 1 else []),
+            *([("optimiser", "left")] if len(optimizers) > 1 else []),
             ("accuracy %", "right"),
             ("std", "right"),
             ("± 95 %", "right"),
             ("n", "right"),
             *([("bundle − row", "right")] if compared else []),
         ]
-        rows = [_score_cells(evaluation, result)[: len(columns)] for result in evaluation["results"]]
-        console().print(
-            plain_table(f"{name}: test accuracy, protocol {evaluation['protocol']}, last epoch", columns, rows)
-        )
+        rows = [[_score_cells(evaluation, result)[column] for column, _side in columns] for result in results]
+        net = f", {nets[0]}" if len(nets) == 1 else ""
+        title = f"{name}: test accuracy, protocol {evaluation['protocol']}{net}, last epoch"
+        console().print(plain_table(title, columns, rows))
+        if "optimizers" in evaluation:
+            console().print(_optimizer_table(evaluation["optimizers"]))
 
 
-def _score_cells(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[str, ...]:
-    accuracy = result["accuracy"]
-    difference = result.get("bundle_minus_this")
-    gain = "" if difference is None else points(difference["mean"])
-    if difference is not None and difference["standard_error"] is not None:
-        gain += f" ± {100 * difference['standard_error']:.1f}"
+def _score_cells(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, str]:
+    accuracy, recipe = result["accuracy"], result["recipe"]
     labels = result["labels"]
     if evaluation.get("refined") and labels == evaluation["labels"]:
         labels += f" ({evaluation['refined'].get('method', 'refined')})"
-    return (
-        result["images"],
-        labels,
-        result["loss"]["name"],
-        result["arch"],
-        f"{100 * accuracy['mean']:.2f}",
-        "-" if accuracy["std"] is None else f"{100 * accuracy['std']:.2f}",
-        "-" if accuracy["ci95"] is None else f"{100 * accuracy['ci95']:.2f}",
-        str(accuracy["n"]),
-        gain,
-    )
+    return {
+        "images": result["images"],
+        "labels": labels,
+        "loss": result["loss"]["name"],
+        "net": result["arch"],
+        "optimiser": f"{recipe['optimizer']} {recipe['lr']:g}",
+        "accuracy %": f"{100 * accuracy['mean']:.2f}",
+        "std": "-" if accuracy["std"] is None else f"{100 * accuracy['std']:.2f}",
+        "± 95 %": "-" if accuracy["ci95"] is None else f"{100 * accuracy['ci95']:.2f}",
+        "n": str(accuracy["n"]),
+        "bundle − row": _gain(result),
+    }
+
+
+def _gain(result: Mapping[str, Any]) -> str:
+    """The paired difference to this row, of the bundle or, on the bundle's own rows, of its first loss."""
+    for key, of in (("bundle_minus_this", ""), ("first_loss_minus_this", " (loss)")):
+        difference = result.get(key)
+        if difference is not None:
+            error = difference["standard_error"]
+            spread = "" if error is None else f" ± {100 * error:.1f}"
+            return points(difference["mean"]) + spread + of
+    return ""
+
+
+def _optimizer_table(entries: Sequence[Mapping[str, Any]]) -> Table:
+    """How much each loss depends on the optimiser."""
+    optimizers = list(dict.fromkeys(name for entry in entries for name in entry["best"]))
+    nets = {entry["arch"] for entry in entries}
+    keys = ["images", "labels", "loss", *(["arch"] if len(nets) > 1 else [])]
+    columns = [(key, "left") for key in keys]
+    columns += [(name, "right") for name in (*optimizers, "mean", "least", "robustness gap")]
+    rows = [
+        [
+            *(entry[key] for key in keys),
+            *(_range(entry["worst"].get(name), entry["best"].get(name)) for name in optimizers),
+            *(f"{100 * entry[key]:.2f}" for key in ("mean", "least", "robustness_gap")),
+        ]
+        for entry in entries
+    ]
+    return plain_table("over optimisers: accuracy % at the worse and the better step size", columns, rows)
+
+
+def _range(worst: float | None, best: float | None) -> str:
+    if worst is None or best is None:
+        return "-"
+    return f"{100 * best:.2f}" if worst == best else f"{100 * worst:.2f} to {100 * best:.2f}"

@@ -25,8 +25,8 @@ def run(invocation: Invocation) -> None:
 
 
 def _plugins_named(config: EvaluateConfig) -> list[tuple[str, str, str]]:
-    loss = [("losses", config.loss, "LOSS")] if config.loss else []
-    return [("protocols", config.protocol, "PROTOCOL"), *loss]
+    losses = [("losses", name, "LOSS") for name in config.loss if name != "native"]
+    return [("protocols", config.protocol, "PROTOCOL"), *losses]
 
 
 def _show(bundle: Bundle, talk: Talk) -> None:
@@ -47,5 +47,9 @@ COMMAND = Command(
     run=run,
     records=(EvaluateConfig, Output, Talk),
     files="BUNDLE",
-    lists={"teacher": "teacher that made the labels, for --baselines; repeatable", "set": SET_HELP},
+    lists={
+        "teacher": "teacher that made the labels, for --baselines; repeatable",
+        "plain": "plain bundle for --equal-bytes: the same method with as many images as the bytes buy",
+        "set": SET_HELP,
+    },
 )

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from .. import _plugins
 from ..errors import UsageError, suggest
 
-__all__ = ["Family", "Net", "build", "canonical", "default_arch", "make_norm", "parse_options"]
+__all__ = ["Family", "Net", "build", "canonical", "default_arch", "make_norm", "on_meta", "parse_options"]
 
 NORMS = {
     "in": "instance", "instance": "instance", "bn": "batch", "batch": "batch", "ln": "layer", "layer": "layer",
@@ -90,13 +90,17 @@ def build(name: str, *, channels: int, size: int, classes: int, generator: Gener
     Raises:
         UsageError: unknown name, or a size the net cannot take.
     """
-    family, options = _split(name)
-    with torch.device("meta"):
-        net = family.build(options, channels=channels, size=size, classes=classes)
-    net = net.to_empty(device="cpu")
+    net = on_meta(name, channels=channels, size=size, classes=classes).to_empty(device="cpu")
     for module in net.modules():
         _initialise(module, generator)
     return net
+
+
+def on_meta(name: str, *, channels: int, size: int, classes: int) -> Net:
+    """A net without storage: its shapes and nothing else; raises as `build` does."""
+    family, options = _split(name)
+    with torch.device("meta"):
+        return family.build(options, channels=channels, size=size, classes=classes)
 
 
 def parse_options(family: str, options: Sequence[str], parsers: Mapping[str, Callable[[str], bool]]) -> None:

@@ -7,21 +7,23 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as made
 from typing import Any
 
 import torch
 
 from .. import __version__
 from ..bundle import Bundle, StageRecord
-from ..data._dataset import Dataset
-from ..errors import ResourceError, UsageError
+from ..data._dataset import Dataset, load
+from ..errors import BundleError, ResourceError, UsageError
 from ..events import Event, OnEvent
 from ..memory import keep_freed_memory
+from ..preprocess import data_of
 from ..space import Space
 from ..zca import fit_zca
 
-__all__ = ["Clock", "computing", "fit_space", "redact"]
+__all__ = ["Clock", "computing", "fit_space", "load_like", "redact"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class Clock:
     """Started when a stage starts; turns into its history entry when it ends."""
 
     device: torch.device
-    started: float = field(default_factory=time.time)
-    ticks: float = field(default_factory=time.monotonic)
+    started: float = made(default_factory=time.time)
+    ticks: float = made(default_factory=time.monotonic)
 
     def record(
         self,
@@ -96,6 +98,29 @@ def fit_space(dataset: Dataset, kind: str, on_event: OnEvent) -> Space:
         zca = fit_zca(dataset.train.pixels)
         on_event(Event(phase="fitting ZCA", done=1, total=1))
     return Space(kind="zca" if zca else "normalised", mean=info.mean, std=info.std, zca=zca)
+
+
+def load_like(bundle: Bundle, spec: str, on_event: OnEvent) -> Dataset:
+    """The data set at the image size of a bundle and with its held-out share.
+
+    Raises:
+        BundleError: classes or image shape differ, naming both sides.
+    """
+    data = data_of(bundle)
+    dataset = load(spec, size=data["height"], validation=data["validation"]["fraction"], on_event=on_event)
+    info = dataset.info
+    sides = {
+        "classes": (list(data["classes"]), list(info.classes)),
+        "image shape": ([data["channels"], data["height"], data["width"]], [info.channels, info.height, info.width]),
+    }
+    for field, (ours, theirs) in sides.items():
+        if ours != theirs:
+            raise BundleError(
+                f"{bundle.name} has {field} {ours}, the data set '{info.name}' has {theirs}",
+                field=field,
+                hint="use the data set it was distilled from",
+            )
+    return dataset
 
 
 def redact(data: str) -> str:

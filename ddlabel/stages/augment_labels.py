@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,10 +16,12 @@ from ..distilled import DistilledSet, read_distilled
 from ..errors import UsageError
 from ..events import Event, OnEvent, ignore
 from ..labels._labels import make_section
+from ..nets._flops import forward_flops
 from ..nets._net import Net
-from ..preprocess import check_agreement
-from ..teachers import Teacher
-from ._stage import Clock, computing
+from ..preprocess import check_agreement, data_of
+from ..teachers import Teacher, combine
+from ._checkpoints import choose_checkpoints
+from ._stage import Clock, computing, redact
 
 __all__ = ["label_views", "run", "teacher_nets"]
 
@@ -40,7 +43,7 @@ def run(
         bundle: a distilled bundle.
         config: label kind, checkpoint and codec.
         settings: further options of the kind and the codec (`--set`).
-        teachers: one or more teacher bundles; several are averaged over logits.
+        teachers: one or more teacher bundles; several are combined over logits as `config.ensemble` says.
         on_event: told of progress.
 
     Returns:
@@ -58,8 +61,13 @@ def run(
         for teacher in teachers:
             check_agreement(teacher, bundle)
         distilled = read_distilled(bundle)
-        nets = teacher_nets(teachers, config.checkpoint, clock)
-        values = label_views(distilled, kind, nets, clock, on_event)
+
+        def label(epoch: str) -> Bundle:
+            return run(bundle, dataclasses.replace(config, checkpoint=epoch), settings, teachers=teachers)
+
+        chosen = choose_checkpoints(bundle, config, distilled, teachers, label, clock, on_event)
+        nets = teacher_nets(teachers, chosen.sections, clock)
+        values = label_views(distilled, kind, nets, clock, on_event, ensemble=config.ensemble)
         section = make_section(
             bundle,
             config.kind,
@@ -72,10 +80,16 @@ def run(
         )
         record = clock.record(
             "augment-labels",
-            as_dict(config) | {"options": as_dict(kind) | as_dict(codec)},
+            as_dict(config)
+            | {"data": redact(config.data) if config.data else None, "checkpoints": list(chosen.sections)}
+            | {"options": as_dict(kind) | as_dict(codec)},
             seed=config.seed,
             inputs=[bundle, *teachers],
-            metrics={"agreement_with_hard": _agreement(values, distilled.labels)},
+            metrics={
+                "agreement_with_hard": _agreement(values, distilled.labels),
+                "flops": {"labelling": len(values) * values.shape[1] * _forward(bundle, teachers, chosen.sections)},
+                **chosen.metrics,
+            },
         )
         return bundle.with_stage(record, add=[section])
 
@@ -88,16 +102,31 @@ def build_kind_and_codec(config: AugmentLabelsConfig, settings: Mapping[str, Any
     return kind, codec
 
 
-def teacher_nets(teachers: Sequence[Bundle], checkpoint: str, clock: Clock) -> list[Net]:
-    """The chosen checkpoints of all teachers, on the device, in eval mode."""
-    loaded = [Teacher(bundle) for bundle in teachers]
-    return [teacher.net(chosen, clock.device) for teacher in loaded for chosen in teacher.select(checkpoint)]
+def teacher_nets(teachers: Sequence[Bundle], sections: Sequence[str], clock: Clock) -> list[Net]:
+    """The chosen checkpoints of all teachers, on the device, in eval mode.
+
+    Args:
+        teachers: bundles.
+        sections: for each bundle its checkpoints' sections, joined by commas.
+        clock: names the device.
+    """
+    return [
+        teacher.net(chosen, clock.device)
+        for teacher, names in zip(map(Teacher, teachers), sections, strict=True)
+        for chosen in teacher.select(names)
+    ]
 
 
 def label_views(
-    distilled: DistilledSet, kind: Any, nets: Sequence[Net], clock: Clock, on_event: OnEvent = ignore
+    distilled: DistilledSet,
+    kind: Any,
+    nets: Sequence[Net],
+    clock: Clock,
+    on_event: OnEvent = ignore,
+    *,
+    ensemble: str = "mean",
 ) -> Tensor:
-    """Mean logits over nets for every view: (n, v, k) float32 on the CPU."""
+    """Logits of every view, combined over nets: (n, v, k) float32 on the CPU."""
     images = distilled.images
     count = kind.view_count
     step = max(1, VIEWS_AT_ONCE // count)
@@ -106,10 +135,20 @@ def label_views(
         for start in range(0, len(images), step):
             views = kind.views(images[start : start + step]).to(clock.device)
             flat = views.flatten(0, 1)
-            logits = torch.stack([net(flat) for net in nets]).mean(dim=0)
+            logits = combine([net(flat) for net in nets], ensemble)
             parts.append(logits.reshape(views.shape[0], count, -1).cpu())
             on_event(Event(phase="labelling views", done=min(start + step, len(images)), total=len(images)))
     return torch.cat(parts)
+
+
+def _forward(bundle: Bundle, teachers: Sequence[Bundle], sections: Sequence[str]) -> int:
+    """FLOPs of asking all chosen nets about one view."""
+    data = data_of(bundle)
+    return sum(
+        forward_flops(chosen.arch, channels=data["channels"], size=data["height"], classes=len(data["classes"]))
+        for teacher, names in zip(map(Teacher, teachers), sections, strict=True)
+        for chosen in teacher.select(names)
+    )
 
 
 def _agreement(values: Tensor, labels: Tensor) -> float:

@@ -5,33 +5,43 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
-import torch
-
-from .. import _plugins, seeding
-from ..augment._augment import build as build_augmentation
+from .. import _plugins
 from ..bundle import Bundle
 from ..config import EvaluateConfig, as_dict, build_many, check
-from ..data._dataset import Dataset, load
+from ..data._dataset import Dataset
 from ..distilled import DistilledSet, read_distilled
-from ..errors import BundleError, UsageError
+from ..errors import BundleError, UsageError, suggest
 from ..events import Event, OnEvent, ignore
-from ..labels._labels import LabelSet, choose_kind, load_kind, read_labels, through_codec
-from ..nets._net import build, canonical, default_arch
+from ..labels._labels import LabelSet, choose_kind, read_labels
+from ..nets._flops import TRAINING_STEP, forward_flops
+from ..nets._net import canonical, default_arch
 from ..preprocess import data_of
 from ..protocols._protocol import Student
-from ..scores import paired_difference, summarise
-from ..selection import select_random
-from ..students import StudentData, make_sampler
-from ..training import Recipe, TrainState, accuracy, train
-from ._stage import Clock, computing, redact
-from .augment_labels import label_views, teacher_nets
+from ..scores import summarise
+from ..students import StudentData
+from ..training import Recipe
+from ._baselines import check_plain, equal_bytes_ipc, plain_bundle, random_set, relabel, spent_bytes
+from ._stage import Clock, computing, load_like, redact
+from ._students import train_student
+from ._trials import (
+    BUNDLE,
+    PLAIN_EQUAL,
+    RANDOM,
+    SUITS,
+    Trial,
+    add_differences,
+    list_trials,
+    optimizer_settings,
+    optimizer_table,
+)
 
 __all__ = ["run"]
 
-SUITS = {"hard": "ce", "soft": "softce", "dense": "ladd"}
-"""The loss taken for a label kind when none is asked for; refined labels take `gift`."""
+NATIVE = "native"
+"""`--loss native`: the loss that suits the label kind, also for refined labels (GIFT's "Refine" alone)."""
 
 
 def run(
@@ -40,15 +50,17 @@ def run(
     settings: Mapping[str, Any] | None = None,
     *,
     teachers: Sequence[Bundle] = (),
+    plain: Sequence[Bundle] = (),
     on_event: OnEvent = ignore,
 ) -> Bundle:
-    """Score a distilled bundle: nets x seeds, mean, sample standard deviation, 95 % interval, last epoch.
+    """Score a distilled bundle: nets x losses x optimisers x seeds, mean, spread, 95 % interval, last epoch.
 
     Args:
         bundle: a distilled bundle.
-        config: data set, nets, label kind, loss, protocol and seeds.
-        settings: overrides of the protocol's recipe and options of the loss (`--set`).
+        config: data set, nets, label kind, losses, optimisers, protocol and seeds.
+        settings: overrides of the protocol's recipe and options of the losses (`--set`).
         teachers: the teachers of the labels; needed by `baselines`, which labels random images the same way.
+        plain: the plain baseline of `equal_bytes`, at most one; without it, it is distilled again.
         on_event: told of progress.
 
     Returns:
@@ -56,24 +68,24 @@ def run(
 
     Raises:
         UsageError: unknown names or options; baselines without the teachers of the labels.
-        BundleError: missing or stale labels; data of other classes or image shape.
+        BundleError: missing or stale labels; data of other classes or image shape; an unfair plain baseline.
         DivergedError: a loss became non-finite.
     """
     check(config)
     with computing(config.device, config.threads) as clock:
         kind = config.labels or choose_kind(bundle)
         labels = None if kind == "hard" else read_labels(bundle, kind)
-        loss_name = config.loss or _suiting_loss(kind, labels)
         plan = _Plan(
             bundle=bundle,
             config=config,
             settings=dict(settings or {}),
             kind=kind,
             labels=labels,
-            loss_name=loss_name,
+            losses=_losses(config, kind, labels, on_event),
             distilled=read_distilled(bundle),
-            dataset=_test_data(bundle, config, on_event),
+            dataset=load_like(bundle, config.data, on_event),
             teachers=tuple(teachers),
+            plain=tuple(plain),
             clock=clock,
             on_event=on_event,
         )
@@ -81,9 +93,10 @@ def run(
         evaluation = _evaluate(plan)
         record = clock.record(
             "evaluate",
-            as_dict(config) | {"data": redact(config.data), "labels": kind, "loss": loss_name},
+            as_dict(config) | {"data": redact(config.data), "labels": kind, "loss": list(plan.losses)},
             seed=config.seed,
-            inputs=[bundle, *teachers],
+            inputs=[bundle, *teachers, *plain],
+            metrics={"flops": {"students": sum(result["flops"] for result in evaluation["results"])}},
         )
         return bundle.with_evaluation(record, evaluation)
 
@@ -97,54 +110,90 @@ class _Plan:
     settings: Mapping[str, Any]
     kind: str
     labels: LabelSet | None
-    loss_name: str
+    losses: tuple[str, ...]
     distilled: DistilledSet
     dataset: Dataset
     teachers: tuple[Bundle, ...]
+    plain: tuple[Bundle, ...]
     clock: Clock
     on_event: OnEvent
 
+    @cached_property
     def archs(self) -> tuple[str, ...]:
         """Canonical names of the students' nets."""
         size = self.dataset.info.height
         return tuple(canonical(name) for name in self.config.arch or (default_arch(size),))
 
-    def recipe_and_loss(self, arch: str, loss_name: str) -> tuple[Recipe, Any]:
-        """The protocol's recipe for a net with the user's overrides, and the loss with its options."""
+    @cached_property
+    def trials(self) -> tuple[Trial, ...]:
+        """Every row."""
+        recipes = optimizer_settings(self.config.optimizer, self.settings)
+        config = self.config
+        return tuple(
+            list_trials(self.kind, self.losses, recipes, baselines=config.baselines, equal_bytes=config.equal_bytes)
+        )
+
+    @cached_property
+    def equal_ipc(self) -> int:
+        """Plain images per class for the bytes of the bundle."""
+        return equal_bytes_ipc(self.bundle, self.kind, len(self.distilled.classes))
+
+    @cached_property
+    def plain_set(self) -> DistilledSet:
+        """The images of the plain baseline, given or distilled now."""
+        config = self.config
+        given = self.plain[0] if self.plain else plain_bundle(
+            self.bundle,
+            config.data,
+            self.equal_ipc,
+            self.teachers,
+            self.on_event,
+            device=config.device,
+            threads=config.threads,
+        )  # fmt: skip
+        return check_plain(self.bundle, given, self.equal_ipc, spent_bytes(self.bundle, self.kind))
+
+    def recipe_and_loss(self, arch: str, trial: Trial) -> tuple[Recipe, Any]:
+        """The protocol's recipe for a net with the row's optimiser and the user's overrides, and the row's loss."""
         protocol = _plugins.load("protocols", self.config.protocol, "PROTOCOL")
         student = Student(arch=arch, stored_images=len(self.distilled.labels), learned_lr=_learned_lr(self.bundle))
-        published = as_dict(protocol.recipe(student))
-        named = {"optimizer": self.config.optimizer, "epochs": self.config.epochs}
-        chosen = {name: value for name, value in named.items() if value is not None}
-        loss_class = _plugins.load("losses", loss_name, "LOSS")
-        own = {option.name for option in dataclasses.fields(loss_class)}
-        recipe_names = {option.name for option in dataclasses.fields(Recipe)}
-        given = {
-            name: value
-            for name, value in self.settings.items()
-            if loss_name == self.loss_name or name in own | recipe_names
-        }
-        recipe, loss = build_many([Recipe, loss_class], {**published, **chosen, **given})
+        published = as_dict(protocol.recipe(student)) | dict(trial.recipe)
+        if self.config.epochs is not None:
+            published["epochs"] = self.config.epochs
+        loss_class = _plugins.load("losses", trial.loss, "LOSS")
+        known = _option_names(Recipe) | _option_names(loss_class)
+        given = {name: value for name, value in self.settings.items() if name in known}
+        recipe, loss = build_many([Recipe, loss_class], {**published, **given})
         return recipe, loss
 
     def check_before_work(self) -> None:
         """Refuse what cannot work before the first student is trained."""
-        for arch in self.archs():
-            self.recipe_and_loss(arch, self.loss_name)
-        loss = _plugins.load("losses", self.loss_name, "LOSS")
-        if "soft" in loss.needs and self.labels is None:
-            raise UsageError(
-                f"loss '{self.loss_name}' needs soft labels, --labels is 'hard'",
-                field="loss",
-                hint="use --loss ce or other --labels",
-            )
+        self._check_settings()
+        for arch in self.archs:
+            for trial in self.trials:
+                self.recipe_and_loss(arch, trial)
+        for name in self.losses:
+            if "soft" in _plugins.load("losses", name, "LOSS").needs and self.labels is None:
+                raise UsageError(
+                    f"loss '{name}' needs soft labels, --labels is 'hard'",
+                    field="loss",
+                    hint="use --loss ce or other --labels",
+                )
         if self.config.baselines and self.labels is not None:
             self._check_teachers()
+        self._check_equal_bytes()
+
+    def _check_settings(self) -> None:
+        """Every setting is an option of the recipe or of one of the losses."""
+        known = _option_names(Recipe).union(*(_option_names(_plugins.load("losses", n, "LOSS")) for n in self.losses))
+        problems = [f"unknown option '{name}'{suggest(name, known)}" for name in self.settings if name not in known]
+        if problems:
+            raise UsageError.collect(problems)
 
     def _check_teachers(self) -> None:
         wanted = list(self.labels.section.teacher or ()) if self.labels else []
         have = [teacher.content for teacher in self.teachers]
-        if sorted(wanted) != sorted(have):
+        if not set(wanted) <= set(have):
             raise UsageError(
                 f"--baselines labels random images like '{self.kind}', expected the {len(wanted)} teacher(s) that made "
                 f"them ({', '.join(digest[:12] for digest in wanted)}), got {len(have)} "
@@ -153,25 +202,49 @@ class _Plan:
                 hint="pass them with --teacher FILE",
             )
 
+    def _check_equal_bytes(self) -> None:
+        if self.plain and not self.config.equal_bytes:
+            raise UsageError("--plain is the baseline of --equal-bytes, expected both or none", field="plain")
+        if len(self.plain) > 1:
+            raise UsageError(f"--plain was given {len(self.plain)} times, expected one bundle", field="plain")
+        if not self.config.equal_bytes:
+            return
+        if self.labels is None:
+            raise UsageError(
+                "--equal-bytes compares labels with the images that their bytes buy, --labels is 'hard'",
+                field="equal_bytes",
+                hint="evaluate soft, dense or fkd labels",
+            )
+        _ = self.plain_set
+
+    def student_data(self, trial: Trial, index: int) -> StudentData:
+        """What student `index` of a row trains on; rows of equal bytes see as many samples as the bundle's."""
+        if trial.images == BUNDLE:
+            return StudentData(self.distilled, self.labels)
+        if trial.images == PLAIN_EQUAL:
+            return StudentData(self.plain_set, None, samples=len(self.distilled.labels))
+        if trial.images == RANDOM:
+            random = random_set(self.distilled, self.dataset, self.config.seed, index, ipc=None)
+            if trial.labels == "hard" or self.labels is None:
+                return StudentData(random, None)
+            return StudentData(random, relabel(self.bundle, self.labels, random, self.teachers, self.clock))
+        random = random_set(self.distilled, self.dataset, self.config.seed, index, ipc=self.equal_ipc)
+        return StudentData(random, None, samples=len(self.distilled.labels))
+
+    def stored_bytes(self, trial: Trial) -> int:
+        """Bytes that the row's images and labels take in a bundle like this one."""
+        if trial.images in {BUNDLE, RANDOM}:
+            return spent_bytes(self.bundle, trial.labels)
+        plain = spent_bytes(self.bundle, "hard")
+        return plain * self.equal_ipc * len(self.distilled.classes) // len(self.distilled.labels)
+
 
 def _evaluate(plan: _Plan) -> dict[str, Any]:
     """Train and score every row; the manifest's evaluation record."""
-    rows = [_Row("bundle", plan.kind, plan.loss_name)]
-    if plan.config.baselines:
-        rows.append(_Row("random", "hard", SUITS["hard"]))
-        if plan.kind != "hard":
-            rows.append(_Row("random", plan.kind, plan.loss_name))
-    results = []
-    for arch in plan.archs():
-        ours = None
-        for row in rows:
-            result = _score_row(plan, row, arch)
-            ours = result["accuracy"]["values"] if ours is None else ours
-            if row.images == "random":
-                result["bundle_minus_this"] = paired_difference(ours, result["accuracy"]["values"])
-            results.append(result)
+    results = [_score_row(plan, trial, arch) for arch in plan.archs for trial in plan.trials]
+    add_differences(results)
     info = plan.dataset.info
-    return {
+    record: dict[str, Any] = {
         "protocol": plan.config.protocol,
         "results": results,
         "labels": plan.kind,
@@ -186,127 +259,70 @@ def _evaluate(plan: _Plan) -> dict[str, Any]:
         "images": plan.bundle.images_digest(),
         "assumption_compliant": True,
     }
+    if len({trial.recipe.get("optimizer") for trial in plan.trials}) > 1:
+        record["optimizers"] = optimizer_table(results)
+    return record
 
 
-@dataclasses.dataclass(frozen=True)
-class _Row:
-    """What students train on: the bundle's images or random ones, with which labels and loss."""
-
-    images: str
-    labels: str
-    loss: str
-
-
-def _score_row(plan: _Plan, row: _Row, arch: str) -> dict[str, Any]:
-    recipe, loss = plan.recipe_and_loss(arch, row.loss)
-    last, best = [], []
-    samples = 0
-    for seed in range(plan.config.seeds):
-        data = _student_data(plan, row, seed)
-        name = f"{row.images} images, {row.labels} labels, {arch}, seed {seed}"
-        scores, samples = _train_student(plan, data, recipe, loss, arch, seed, name)
-        last.append(scores[-1])
-        best.append(max(scores))
-        plan.on_event(Event(phase=name, message=f"{name}: {scores[-1]:.2%}"))
+def _score_row(plan: _Plan, trial: Trial, arch: str) -> dict[str, Any]:
+    recipe, loss = plan.recipe_and_loss(arch, trial)
+    looks = _plugins.load("protocols", plan.config.protocol, "PROTOCOL").test_evaluations
+    info, last, best, samples = plan.dataset.info, [], [], 0
+    for index in range(plan.config.seeds):
+        name = _name(trial, recipe, arch, index)
+        scored = train_student(
+            plan.student_data(trial, index),
+            recipe,
+            loss,
+            arch=arch,
+            info=info,
+            scored_on=plan.dataset.test,
+            looks=looks,
+            seed=plan.config.seed,
+            path=("student", arch, index),
+            device=plan.clock.device,
+            on_event=lambda event, name=name: plan.on_event(dataclasses.replace(event, phase=name)),  # type: ignore[misc]
+        )
+        last.append(scored.accuracies[-1])
+        best.append(max(scored.accuracies))
+        samples = scored.samples
+        plan.on_event(Event(phase=name, message=f"{name}: {last[-1]:.2%}"))
+    forward = forward_flops(arch, channels=info.channels, size=info.height, classes=len(info.classes))
     return {
         "arch": arch,
-        "images": row.images,
-        "labels": row.labels,
-        "loss": {"name": row.loss, "options": as_dict(loss)},
+        "images": trial.images,
+        "labels": trial.labels,
+        "loss": {"name": trial.loss, "options": as_dict(loss)},
         "recipe": as_dict(recipe),
         "accuracy": summarise(last),
         "best_on_test": summarise(best),
         "samples_seen": samples,
+        "flops": TRAINING_STEP * forward * samples * plan.config.seeds,
+        "stored_bytes": plan.stored_bytes(trial),
     }
 
 
-def _train_student(
-    plan: _Plan, data: StudentData, recipe: Recipe, loss: Any, arch: str, seed: int, name: str
-) -> tuple[list[float], int]:
-    """Train one student; its test accuracies at the protocol's looks (the last one last), and samples seen."""
-    info, device = plan.dataset.info, plan.clock.device
-    path = ("student", arch, seed)
-    net = build(
-        arch,
-        channels=info.channels,
-        size=info.height,
-        classes=len(info.classes),
-        generator=seeding.generator(plan.config.seed, *path, "init"),
-    ).to(device)
-    looks = _looks(recipe.epochs, _plugins.load("protocols", plan.config.protocol, "PROTOCOL").test_evaluations)
-    scores: list[float] = []
-    test = plan.dataset.test
-
-    def look(state: TrainState) -> None:
-        if state.epoch in looks:
-            scores.append(accuracy(net, test.pixels, test.labels, space=plan.distilled.space))
-
-    estimator = getattr(loss, "estimator", "views")
-    student_seed = seeding.stream_seed(plan.config.seed, *path)
-    train(
-        net,
-        make_sampler(data, batch=recipe.batch, estimator=estimator, seed=student_seed),
-        recipe,
-        loss,
-        build_augmentation(recipe.augment, flip=info.flip),
-        seed=plan.config.seed,
-        seed_path=path,
-        on_event=lambda event: plan.on_event(dataclasses.replace(event, phase=name)),
-        on_epoch=look,
-    )
-    final = accuracy(net, test.pixels, test.labels, space=plan.distilled.space)
-    per_epoch = len(data.distilled.labels) * (1 + _views(data) if estimator == "full" else 1)
-    return [*scores, final], per_epoch * recipe.rounds
+def _name(trial: Trial, recipe: Recipe, arch: str, index: int) -> str:
+    how = f", {recipe.optimizer} {recipe.lr:g}" if trial.recipe else ""
+    return f"{trial.images} images, {trial.labels} labels, {trial.loss}{how}, {arch}, seed {index}"
 
 
-def _looks(epochs: int, count: int) -> frozenset[int]:
-    """Epochs before the last at which the published statistic also looks at test data."""
-    return frozenset(epochs * index // count for index in range(1, count))
+def _losses(config: EvaluateConfig, kind: str, labels: LabelSet | None, on_event: OnEvent) -> tuple[str, ...]:
+    """The losses to train with; `kl` among several optimisers brings `kl_t2` along."""
+    refined = labels is not None and labels.refined is not None
+    suiting = SUITS.get(kind, "softce")
+    named = [suiting if name == NATIVE else name for name in config.loss] or ["gift" if refined else suiting]
+    if len(config.optimizer) > 1 and "kl" in named and "kl_t2" not in named:
+        named.insert(named.index("kl") + 1, "kl_t2")
+        message = (
+            "kl_t2 is scored beside kl: without T^2 its gradients are 1/T^2 as large, which SGD cannot make up for"
+        )
+        on_event(Event(phase="losses", message=message))
+    return tuple(dict.fromkeys(named))
 
 
-def _views(data: StudentData) -> int:
-    return 0 if data.labels is None else int(data.labels.values.shape[1])
-
-
-def _student_data(plan: _Plan, row: _Row, seed: int) -> StudentData:
-    if row.images == "bundle":
-        return StudentData(plan.distilled, plan.labels)
-    counts = torch.bincount(plan.distilled.labels, minlength=len(plan.distilled.classes))
-    train_split = plan.dataset.train
-    generator = seeding.generator(plan.config.seed, "baseline", seed)
-    indices = select_random(train_split.labels, counts, generator)
-    images = plan.distilled.space.encode(train_split.pixels[indices])
-    random = dataclasses.replace(plan.distilled, images=images, labels=train_split.labels[indices])
-    return StudentData(random, None if row.labels == "hard" else _relabel(plan, random))
-
-
-def _relabel(plan: _Plan, random: DistilledSet) -> LabelSet:
-    """Label random images exactly as the bundle's were: same teachers, checkpoints, views, refinement, codec."""
-    if plan.labels is None:
-        raise ValueError("nothing to label like")
-    origin = _last_stage(plan.bundle, "augment-labels", plan.kind)
-    nets = teacher_nets(plan.teachers, str(origin["checkpoint"]), plan.clock)
-    values = label_views(random, load_kind(plan.labels), nets, plan.clock)
-    fresh = dataclasses.replace(plan.labels, values=values, domain="logit", refined=None)
-    if plan.labels.refined is not None:
-        options = dict(plan.labels.refined)
-        refinement = _plugins.load("refine", str(options.pop("method")), "REFINEMENT")
-        known = {field.name for field in dataclasses.fields(refinement)}
-        (chosen,) = build_many([refinement], {name: value for name, value in options.items() if name in known})
-        fresh = chosen.apply(fresh, random.labels)
-    return through_codec(fresh)
-
-
-def _last_stage(bundle: Bundle, stage: str, kind: str) -> Mapping[str, Any]:
-    for entry in reversed(bundle.manifest.history):
-        if entry["stage"] == stage and entry["config"].get("kind") == kind:
-            return dict(entry["config"])
-    raise BundleError(
-        f"{bundle.name}: its history does not say how '{kind}' labels were made, so random images cannot be labelled "
-        "the same way",
-        field="history",
-        hint="drop --baselines",
-    )
+def _option_names(cls: type[Any]) -> set[str]:
+    return {field.name for field in dataclasses.fields(cls)}
 
 
 def _learned_lr(bundle: Bundle) -> float | None:
@@ -320,26 +336,3 @@ def _learned_lr(bundle: Bundle) -> float | None:
             hint="distil again with a smaller step for it, or evaluate with --protocol dm",
         )
     return lr
-
-
-def _suiting_loss(kind: str, labels: LabelSet | None) -> str:
-    return "gift" if labels is not None and labels.refined is not None else SUITS[kind]
-
-
-def _test_data(bundle: Bundle, config: EvaluateConfig, on_event: OnEvent) -> Dataset:
-    """The data set at the bundle's image size, its classes checked against the bundle's."""
-    data = data_of(bundle)
-    dataset = load(config.data, size=data["height"], validation=data["validation"]["fraction"], on_event=on_event)
-    info = dataset.info
-    sides = {
-        "classes": (list(data["classes"]), list(info.classes)),
-        "image shape": ([data["channels"], data["height"], data["width"]], [info.channels, info.height, info.width]),
-    }
-    for field, (ours, theirs) in sides.items():
-        if ours != theirs:
-            raise BundleError(
-                f"{bundle.name} has {field} {ours}, the data set '{info.name}' has {theirs}",
-                field=field,
-                hint="evaluate on the data set it was distilled from",
-            )
-    return dataset

@@ -14,6 +14,7 @@ from ..data._dataset import Dataset, load
 from ..errors import UsageError
 from ..events import Event, OnEvent, ignore
 from ..losses.ce import CrossEntropy
+from ..nets._flops import TRAINING_STEP, forward_flops
 from ..nets._net import Net, build, canonical, default_arch
 from ..preprocess import describe_space, space_sections
 from ..space import Space
@@ -73,7 +74,7 @@ def run(
             as_dict(config)
             | {"data": redact(config.data), "arch": arch, "keep": sorted(kept), "recipe": as_dict(recipe)},
             seed=config.seed,
-            metrics={"checkpoints": [_summary(section) for section in checkpoints]},
+            metrics={"checkpoints": [_summary(section) for section in checkpoints], "flops": _flops(plan)},
         )
         sections = [*space_sections(space), *checkpoints]
         return Bundle.create("teacher", dataset.manifest() | {"space": describe_space(space)}, record, sections)
@@ -91,6 +92,14 @@ class _Plan:
     space: Space
     clock: Clock
     on_event: OnEvent
+
+
+def _flops(plan: _Plan) -> dict[str, int]:
+    """Of one forward pass of one image, and of the whole training, by LADD's rule."""
+    info = plan.dataset.info
+    forward = forward_flops(plan.arch, channels=info.channels, size=info.height, classes=len(info.classes))
+    samples = plan.recipe.rounds * len(plan.dataset.train) * plan.config.experts
+    return {"forward": forward, "training": TRAINING_STEP * forward * samples}
 
 
 def _recipe(config: TrainTeacherConfig, settings: Mapping[str, Any]) -> Recipe:

@@ -1,0 +1,161 @@
+"""What a bundle is compared with: random images, alike or of equal bytes, and the same method with more images."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from .. import _plugins, seeding
+from ..bundle import Bundle
+from ..config import DistillConfig, build_many
+from ..data._dataset import Dataset
+from ..distilled import DistilledSet, read_distilled
+from ..errors import BundleError, UsageError
+from ..events import Event, OnEvent
+from ..labels._labels import LabelSet, load_kind, through_codec
+from ..preprocess import check_agreement
+from ..selection import select_random
+from . import distill
+from ._stage import Clock
+from .augment_labels import label_views, teacher_nets
+
+__all__ = ["check_plain", "equal_bytes_ipc", "plain_bundle", "random_set", "relabel", "spent_bytes"]
+
+
+def spent_bytes(bundle: Bundle, kind: str) -> int:
+    """Stored bytes of what students of one label kind need: images, hard labels, that kind, transforms, step size."""
+    wanted = {"images", "labels.hard", f"labels.{kind}"}
+    sections = bundle.manifest.sections
+    return sum(
+        record["bytes"]
+        for section in sections
+        if section.name in wanted or section.kind in {"transform", "student"}
+        for record in section.tensors.values()
+    )
+
+
+def equal_bytes_ipc(bundle: Bundle, kind: str, classes: int) -> int:
+    """The fewest images per class whose stored bytes, with hard labels, are at least those spent for a label kind.
+
+    Rounding up favours the baseline.
+    """
+    count = len(bundle.tensor("labels.hard"))
+    shared = spent_bytes(bundle, "hard") - _plain_bytes(bundle)
+    per_class = classes * _plain_bytes(bundle) / count
+    return math.ceil((spent_bytes(bundle, kind) - shared) / per_class)
+
+
+def random_set(distilled: DistilledSet, dataset: Dataset, seed: int, index: int, *, ipc: int | None) -> DistilledSet:
+    """Random training images: as many of each class as the distilled set has, or `ipc` of each.
+
+    Args:
+        distilled: gives counts and input space.
+        dataset: at the image size of the set.
+        seed, index: of the evaluation and of the student; the stream is `baseline`, index.
+        ipc: images per class, or None.
+
+    Raises:
+        DataError: a class has fewer training images.
+    """
+    counts = torch.bincount(distilled.labels, minlength=len(distilled.classes))
+    if ipc is not None:
+        counts = torch.full_like(counts, ipc)
+    train = dataset.train
+    indices = select_random(train.labels, counts, seeding.generator(seed, "baseline", index))
+    images = distilled.space.encode(train.pixels[indices])
+    return dataclasses.replace(distilled, images=images, labels=train.labels[indices])
+
+
+def relabel(
+    bundle: Bundle, labels: LabelSet, random: DistilledSet, teachers: Sequence[Bundle], clock: Clock
+) -> LabelSet:
+    """Label random images exactly as a bundle's were: same teachers, checkpoints, views, refinement, codec."""
+    origin = _last_stage(
+        bundle, "augment-labels", labels.kind, "random images cannot be labelled the same way", "drop --baselines"
+    )
+    makers = [teacher for digest in labels.section.teacher or () for teacher in teachers if teacher.content == digest]
+    nets = teacher_nets(makers, origin.get("checkpoints") or [origin["checkpoint"]] * len(makers), clock)
+    values = label_views(random, load_kind(labels), nets, clock, ensemble=origin.get("ensemble", "mean"))
+    fresh = dataclasses.replace(labels, values=values, domain="logit", refined=None)
+    if labels.refined is not None:
+        options = dict(labels.refined)
+        refinement = _plugins.load("refine", str(options.pop("method")), "REFINEMENT")
+        known = {field.name for field in dataclasses.fields(refinement)}
+        (chosen,) = build_many([refinement], {name: value for name, value in options.items() if name in known})
+        fresh = chosen.apply(fresh, random.labels)
+    return through_codec(fresh)
+
+
+def plain_bundle(
+    bundle: Bundle, data: str, ipc: int, teachers: Sequence[Bundle], on_event: OnEvent, *, device: str, threads: int
+) -> Bundle:
+    """Distil again as the history says, with `ipc` images per class: LADD's baseline++ (arXiv:2409.16239).
+
+    Raises:
+        BundleError: the history does not say how the images were made.
+        UsageError: the method needs its teacher and it was not given.
+    """
+    entry = _stage_entry(bundle, "distill", None, "the plain baseline cannot be distilled", "pass it with --plain FILE")
+    said = dict(entry["config"])
+    options = said.pop("options", {})
+    names = {field.name for field in dataclasses.fields(DistillConfig)}
+    same = {name: value for name, value in said.items() if name in names}
+    config = DistillConfig(**{**same, "data": data, "ipc": ipc, "device": device, "threads": threads})
+    used = {record["content"] for record in entry["inputs"]}
+    given = [teacher for teacher in teachers if teacher.content in used]
+    if len(given) < len(used):
+        raise UsageError(
+            f"--equal-bytes distils with '{config.method}' again, which used a teacher that was not given",
+            field="teacher",
+            hint="pass it with --teacher FILE, or the distilled baseline with --plain FILE",
+        )
+    on_event(Event(phase="plain baseline", message=f"distilling the plain baseline with {config.method}, ipc {ipc}"))
+    return distill.run(config, options, teachers=given, on_event=on_event)
+
+
+def check_plain(bundle: Bundle, plain: Bundle, ipc: int, least: int) -> DistilledSet:
+    """The images of a plain bundle, refused unless they are a fair baseline.
+
+    Args:
+        bundle: what is evaluated.
+        plain: the baseline.
+        ipc: images per class that the bytes pay for.
+        least: bytes that the bundle spends.
+
+    Raises:
+        BundleError: other classes, shape or space; another number of images than `ipc` per class.
+    """
+    check_agreement(plain, bundle)
+    found = read_distilled(plain)
+    counts = torch.bincount(found.labels, minlength=len(found.classes)).tolist()
+    if set(counts) != {ipc}:
+        raise BundleError(
+            f"{plain.name} has {min(counts)} to {max(counts)} images per class, the bytes of {bundle.name} ({least}) "
+            f"pay for {ipc}",
+            field="plain",
+            hint=f"run 'ddlabel distill' with --ipc {ipc}, or drop --plain to have it distilled",
+        )
+    return found
+
+
+def _plain_bytes(bundle: Bundle) -> int:
+    return sum(
+        record["bytes"] for name in ("images", "labels.hard") for record in bundle.section(name).tensors.values()
+    )
+
+
+def _last_stage(bundle: Bundle, stage: str, kind: str | None, what: str, hint: str) -> Mapping[str, Any]:
+    return dict(_stage_entry(bundle, stage, kind, what, hint)["config"])
+
+
+def _stage_entry(bundle: Bundle, stage: str, kind: str | None, what: str, hint: str) -> Mapping[str, Any]:
+    for entry in reversed(bundle.manifest.history):
+        if entry["stage"] == stage and entry["config"].get("kind") == kind:
+            found: Mapping[str, Any] = entry
+            return found
+    made = f"'{kind}' labels were made" if kind else "its images were made"
+    raise BundleError(f"{bundle.name}: its history does not say how {made}, so {what}", field="history", hint=hint)

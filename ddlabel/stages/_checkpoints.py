@@ -1,0 +1,126 @@
+"""Which checkpoints of the teachers label: by epoch, by the budget of images, or by what students make of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .. import _plugins
+from ..bundle import Bundle
+from ..config import AugmentLabelsConfig
+from ..distilled import DistilledSet
+from ..errors import UsageError
+from ..events import Event, OnEvent
+from ..labels._labels import read_labels
+from ..protocols._protocol import Student
+from ..students import StudentData
+from ..teachers import Checkpoint, Teacher
+from ._stage import Clock, load_like
+from ._students import train_student
+from ._trials import SUITS
+
+__all__ = ["Chosen", "choose_checkpoints"]
+
+PROTOCOL = "dm"
+"""Training protocol of the students that try labels out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """The checkpoints that label."""
+
+    sections: tuple[str, ...]
+    """For each teacher its sections, joined by commas."""
+    metrics: dict[str, Any]
+    """How the choice was made; empty when the user made it."""
+
+
+def choose_checkpoints(
+    bundle: Bundle,
+    config: AugmentLabelsConfig,
+    distilled: DistilledSet,
+    teachers: Sequence[Bundle],
+    label: Callable[[str], Bundle],
+    clock: Clock,
+    on_event: OnEvent,
+) -> Chosen:
+    """Resolve `config.checkpoint`.
+
+    Args:
+        bundle: the distilled bundle.
+        config: an epoch, `last`, `all`, `ipc` (`Teacher.epoch_for`), or `auto`: the epoch whose labels make the best
+            student on the held-out part of the training data; the earlier one of equals.
+        distilled: what the bundle holds.
+        teachers: their bundles.
+        label: gives the bundle labelled by the checkpoints of one epoch, for `auto`.
+        clock, on_event: device and listener.
+
+    Raises:
+        UsageError: no such checkpoint; `auto` without data or without a held-out part.
+    """
+    loaded = [Teacher(teacher) for teacher in teachers]
+    if config.checkpoint == "ipc":
+        epochs = [teacher.epoch_for(distilled.ipc) for teacher in loaded]
+        picked = [teacher.select(str(epoch)) for teacher, epoch in zip(loaded, epochs, strict=True)]
+        return Chosen(_sections(picked), {"checkpoint_by_ipc": epochs})
+    if config.checkpoint == "auto":
+        scores = _try_epochs(bundle, config, distilled, loaded, label, clock, on_event)
+        epoch = max(scores, key=lambda tried: (scores[tried], -tried))
+        table = {str(tried): score for tried, score in scores.items()}
+        return Chosen(_sections([teacher.select(str(epoch)) for teacher in loaded]), {"validation_accuracy": table})
+    return Chosen(_sections([teacher.select(config.checkpoint) for teacher in loaded]), {})
+
+
+def _sections(picked: Sequence[Sequence[Checkpoint]]) -> tuple[str, ...]:
+    return tuple(",".join(checkpoint.section for checkpoint in checkpoints) for checkpoints in picked)
+
+
+def _try_epochs(
+    bundle: Bundle,
+    config: AugmentLabelsConfig,
+    distilled: DistilledSet,
+    teachers: Sequence[Teacher],
+    label: Callable[[str], Bundle],
+    clock: Clock,
+    on_event: OnEvent,
+) -> dict[int, float]:
+    """Held-out accuracy of a student on the labels of every epoch that all teachers kept."""
+    if config.data is None:
+        raise UsageError("--checkpoint auto trains students, expected --data", field="data")
+    kept = [{checkpoint.epoch for checkpoint in teacher.checkpoints} for teacher in teachers]
+    epochs = sorted(set.intersection(*kept) - {0})
+    if not epochs:
+        raise UsageError("the teachers kept no epoch in common", field="checkpoint", hint="name 'last' or 'all'")
+    dataset = load_like(bundle, config.data, on_event)
+    if not len(dataset.validation):
+        raise UsageError(
+            "no part of the training data was held out, and test data choose nothing",
+            field="checkpoint",
+            hint="distil with --validation above 0, or name an epoch",
+        )
+    arch = teachers[0].checkpoints[0].arch
+    protocol = _plugins.load("protocols", PROTOCOL, "PROTOCOL")
+    student = Student(arch=arch, stored_images=len(distilled.labels), learned_lr=None)
+    recipe = dataclasses.replace(protocol.recipe(student), epochs=config.auto_epochs)
+    loss = _plugins.load("losses", SUITS.get(config.kind, "softce"), "LOSS")()
+    scores = {}
+    for epoch in epochs:
+        labels = read_labels(label(str(epoch)), config.kind)
+        scored = train_student(
+            StudentData(distilled, labels),
+            recipe,
+            loss,
+            arch=arch,
+            info=dataset.info,
+            scored_on=dataset.validation,
+            looks=1,
+            seed=config.seed,
+            path=("checkpoint", epoch),
+            device=clock.device,
+            on_event=on_event,
+        )
+        scores[epoch] = scored.accuracies[-1]
+        message = f"labels of epoch {epoch}: held-out accuracy {scores[epoch]:.2%}"
+        on_event(Event(phase="choosing a checkpoint", message=message))
+    return scores

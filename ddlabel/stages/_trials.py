@@ -1,0 +1,131 @@
+"""What one evaluation trains: training sets x losses x optimisers, and how the optimisers compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..scores import paired_difference
+
+__all__ = ["PRESETS", "SUITS", "Trial", "add_differences", "list_trials", "optimizer_settings", "optimizer_table"]
+
+SUITS = {"hard": "ce", "soft": "softce", "dense": "ladd", "fkd": "kl_t2"}
+"""The loss taken for a label kind when none is asked for; refined labels take `gift`."""
+
+PRESETS: Mapping[str, tuple[Mapping[str, float], ...]] = {
+    "sgd": (
+        {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4},
+        {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
+    ),
+    "adam": ({"lr": 1e-3, "momentum": 0.0, "weight_decay": 1e-4},),
+    "adamw": ({"lr": 1e-3, "momentum": 0.0, "weight_decay": 1e-4},),
+}
+"""Step sizes of the optimisers that are compared: GIFT (arXiv:2405.14736) publishes none for SGD and Adam."""
+
+BUNDLE, RANDOM = "bundle", "random"
+RANDOM_EQUAL, PLAIN_EQUAL = "random, equal bytes", "plain, equal bytes"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One row: which images with which labels, which loss, which optimiser."""
+
+    images: str
+    """`bundle`; `random`, as many real images; or with equal bytes: `random, equal bytes`, `plain, equal bytes`."""
+    labels: str
+    """Label kind."""
+    loss: str
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """Optimiser fields of the recipe; empty takes the protocol's."""
+
+
+def optimizer_settings(names: Sequence[str], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Recipe fields of every optimiser named, at each of its preset step sizes; [{}], the protocol's, for none.
+
+    A step size in the settings takes the place of the presets.
+    """
+    if not names:
+        return [{}]
+    return [
+        {"optimizer": name, **preset}
+        for name in names
+        for preset in (PRESETS[name][:1] if "lr" in settings else PRESETS[name])
+    ]
+
+
+def list_trials(
+    kind: str, losses: Sequence[str], recipes: Sequence[Mapping[str, Any]], *, baselines: bool, equal_bytes: bool
+) -> Iterator[Trial]:
+    """Every row, optimiser by optimiser, the bundle's first."""
+    for recipe in recipes:
+        yield from (Trial(BUNDLE, kind, loss, recipe) for loss in losses)
+        if baselines:
+            yield Trial(RANDOM, "hard", SUITS["hard"], recipe)
+            if kind != "hard":
+                yield from (Trial(RANDOM, kind, loss, recipe) for loss in losses)
+        if equal_bytes:
+            yield Trial(RANDOM_EQUAL, "hard", SUITS["hard"], recipe)
+            yield Trial(PLAIN_EQUAL, "hard", SUITS["hard"], recipe)
+
+
+def add_differences(results: Sequence[dict[str, Any]]) -> None:
+    """Give every row but the first of its net and optimiser its paired difference to what it should be compared with.
+
+    `bundle_minus_this` on baselines: the bundle under the same loss where there is one, else under the first.
+    `first_loss_minus_this` on the bundle's rows of further losses.
+    """
+    for result in results:
+        group = [other for other in results if _setting(other) == _setting(result) and other["images"] == BUNDLE]
+        first = group[0]
+        same = next((other for other in group if _loss(other) == _loss(result)), first)
+        if result["images"] != BUNDLE:
+            result["bundle_minus_this"] = _difference(same, result)
+        elif result is not first:
+            result["first_loss_minus_this"] = _difference(first, result)
+
+
+def optimizer_table(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """How much each loss depends on the optimiser, one entry per net, training set and loss; accuracies as fractions.
+
+    `best` and `worst`: by optimiser, the mean accuracy at its better and its worse step size. `mean` and `least`: over
+    optimisers, of the better ones. `robustness_gap`: the best cell of all less the worst one. The better step size is
+    read off test accuracies, for every loss alike: compare these entries with each other, not with single rows.
+    """
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for result in results:
+        groups.setdefault((result["arch"], result["images"], result["labels"], _loss(result)), []).append(result)
+    table = []
+    for (arch, images, labels, loss), rows in groups.items():
+        cells: dict[str, list[float]] = {}
+        for row in rows:
+            cells.setdefault(row["recipe"]["optimizer"], []).append(row["accuracy"]["mean"])
+        best = {name: max(means) for name, means in cells.items()}
+        worst = {name: min(means) for name, means in cells.items()}
+        table.append(
+            {
+                "arch": arch,
+                "images": images,
+                "labels": labels,
+                "loss": loss,
+                "best": best,
+                "worst": worst,
+                "mean": sum(best.values()) / len(best),
+                "least": min(best.values()),
+                "robustness_gap": max(best.values()) - min(worst.values()),
+            }
+        )
+    return table
+
+
+def _loss(result: Mapping[str, Any]) -> str:
+    return str(result["loss"]["name"])
+
+
+def _setting(result: Mapping[str, Any]) -> tuple[Any, ...]:
+    recipe = result["recipe"]
+    return result["arch"], recipe["optimizer"], recipe["lr"]
+
+
+def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    return paired_difference(ours["accuracy"]["values"], theirs["accuracy"]["values"])
