@@ -306,6 +306,7 @@ _THREADS = "CPU threads; 0 leaves torch's choice"
 _SIZE = "side of the images in pixels; auto keeps the size of the data"
 _SPACE = "input space: pixels normalised per channel, or ZCA-whitened"
 _SPACES = ("normalised", "zca")
+_RECIPE = "published settings by name, under what is typed here; 'ddlabel recipes' lists them"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -320,6 +321,7 @@ class TrainTeacherConfig:
     size: int | None = opt(None, _SIZE, min=4, max=1024)
     space: str = opt("normalised", _SPACE, choices=_SPACES)
     validation: float = opt(0.1, "share of the training split held out for selection", min=0, below=1)
+    recipe: str | None = opt(None, _RECIPE)
     seed: int = opt(0, "seed of every random draw", min=0)
     device: str = opt("auto", _DEVICE)
     threads: int = opt(0, _THREADS, min=0, max=1024)
@@ -341,6 +343,7 @@ class DistillConfig:
         choices=("uint8", "float32"),
     )
     validation: float = opt(0.1, "share of the training split held out for selection", min=0, below=1)
+    recipe: str | None = opt(None, _RECIPE)
     seed: int = opt(0, "seed of every random draw", min=0)
     device: str = opt("auto", _DEVICE)
     threads: int = opt(0, _THREADS, min=0, max=1024)
@@ -366,6 +369,7 @@ class AugmentLabelsConfig:
     grid: int | None = opt(None, "dense: N of the N x N windows (default 5)", min=1, max=64)
     ratio: str | None = opt(None, "dense: side of a window as a fraction P/Q of the image (default 5/8)")
     codec: str = opt("f32", "how label values are stored; 'ddlabel methods' lists the codecs")
+    recipe: str | None = opt(None, _RECIPE)
     seed: int = opt(0, "seed of every random draw", min=0)
     device: str = opt("auto", _DEVICE)
     threads: int = opt(0, _THREADS, min=0, max=1024)
@@ -378,6 +382,7 @@ class RefineConfig:
     method: str = opt("gift", "refinement: gift (mix with the smoothed hard label) or recode (another codec)")
     labels: str | None = opt(None, "label kind to refine; auto takes the richest one present")
     codec: str | None = opt(None, "codec of the result; auto keeps the present one")
+    recipe: str | None = opt(None, _RECIPE)
     seed: int = opt(0, "seed of every random draw", min=0)
     device: str = opt("auto", _DEVICE)
     threads: int = opt(0, _THREADS, min=0, max=1024)
@@ -409,6 +414,7 @@ class EvaluateConfig:
         "(LADD's baseline++), given by --plain or distilled again",
     )
     size: int | None = opt(None, _SIZE, min=4, max=1024)
+    recipe: str | None = opt(None, _RECIPE)
     seed: int = opt(0, "seed of every random draw", min=0)
     device: str = opt("auto", _DEVICE)
     threads: int = opt(0, _THREADS, min=0, max=1024)

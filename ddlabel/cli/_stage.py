@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +49,10 @@ def run_stage(
         show: prints the result on stdout; the default prints one line on stderr.
     """
     talk, output = invocation.record(Talk), invocation.record(Output)
-    record = invocation.record(config)
     settings = invocation.settings()
+    if "recipe" in invocation.texts:
+        invocation, settings = _follow_recipe(invocation, settings)
+    record = invocation.record(config)
     _check_files(invocation, output, output_optional)
     if record is not None:
         invocation.attempt(lambda: _check_names(options(record)))
@@ -75,6 +78,19 @@ def run_stage(
         show(result, talk)
     if output.output is not None and not talk.quiet:
         say(f"wrote {output.output}: {_size(result)}, content {result.content[:12]}")
+
+
+def _follow_recipe(invocation: Invocation, settings: dict[str, str]) -> tuple[Invocation, dict[str, str]]:
+    """The command line and its settings with those of the recipe beneath them; what was typed wins."""
+    from ..recipes import load_recipe
+
+    stage, name = invocation.command.name, invocation.texts["recipe"]
+    recipe = invocation.attempt(lambda: load_recipe(name))
+    options = invocation.attempt(lambda: recipe.options_of(stage)) if recipe is not None else None
+    if options is None:
+        return invocation, settings
+    texts = {**options, **invocation.texts}
+    return dataclasses.replace(invocation, texts=texts), {**recipe.settings[stage], **settings}
 
 
 def _check_files(invocation: Invocation, output: Output | None, output_optional: bool) -> None:

@@ -24,6 +24,7 @@ from .distill import COMMAND as DISTILL
 from .evaluate import COMMAND as EVALUATE
 from .inspect import COMMAND as INSPECT
 from .methods import COMMAND as METHODS
+from .recipes import COMMAND as RECIPES
 from .refine import COMMAND as REFINE
 from .train_teacher import COMMAND as TRAIN_TEACHER
 from .version import COMMAND as VERSION
@@ -39,6 +40,7 @@ COMMANDS: tuple[Command, ...] = (
     INSPECT,
     DEMO,
     METHODS,
+    RECIPES,
     VERSION,
 )
 
