@@ -1,0 +1,138 @@
+"""Which checkpoint labels: by epoch, by budget, by what students make of it; and how several become one label."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from ddlabel.bundle import Bundle
+from ddlabel.errors import UsageError
+from ddlabel.teachers import SHARES, Teacher, combine, share_of_best
+
+
+@pytest.fixture(scope="module")
+def pair(run_cli, files, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher bundle of two nets."""
+    path = tmp_path_factory.mktemp("pair") / "t.ddset"
+    outcome = run_cli(
+        "train-teacher", "--data", files.data, "--arch", "convnet-d1-w8", "--experts", "2", "--epochs", "6",
+        "--keep", "0,1,2,4,6", "--set", "lr=0.1", "--set", "batch=8", "--validation", "0.3", "-o", path,
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    return path
+
+
+@pytest.mark.parametrize("classes", sorted(SHARES))
+def test_shares_pass_through_the_published_budgets(classes: int) -> None:
+    """Monotone between them, constant beyond."""
+    row = [share_of_best(ipc, classes) for ipc in (1, 10, 50, 100)]
+    curve = [share_of_best(ipc, classes) for ipc in range(1, 201)]
+
+    assert list(SHARES[classes]) == row
+    assert sorted(curve) == curve
+    assert 1.0 == curve[-1]
+
+
+def test_shares_are_linear_in_the_logarithm_and_take_the_nearest_row() -> None:
+    """Half way between 1 and 10 images; 20 classes are nearer to 10 than to 100."""
+    middle = share_of_best(3, 10)
+    expected = 0.732 + (0.851 - 0.732) * math.log(3) / math.log(10)
+
+    assert pytest.approx(expected) == middle
+    assert share_of_best(5, 20) == share_of_best(5, 10)
+    assert share_of_best(5, 90) == share_of_best(5, 100)
+
+
+def test_by_budget_the_earliest_epoch_that_is_good_enough_labels(run_cli, files, pair: Path, tmp_path: Path) -> None:
+    """The rule on held-out accuracies, and its result in the history."""
+    teacher = Teacher(Bundle.open(pair))
+    means = {}
+    for checkpoint in teacher.checkpoints:
+        means.setdefault(checkpoint.epoch, []).append(checkpoint.accuracy["validation"])
+    means = {epoch: sum(values) / len(values) for epoch, values in means.items()}
+    wanted = share_of_best(3, 4) * max(means.values())
+    earliest = min(epoch for epoch, mean in means.items() if mean >= wanted)
+    outcome = run_cli(
+        "augment-labels", files.base, "--teacher", pair, "--checkpoint", "ipc", "-o", tmp_path / "s.ddset"
+    )
+    entry = Bundle.open(tmp_path / "s.ddset").manifest.history[-1]
+
+    assert 0 == outcome.code, outcome.err
+    assert earliest == teacher.epoch_for(3)
+    assert [earliest] == entry["metrics"]["checkpoint_by_ipc"]
+    assert [f"teacher.0.{earliest},teacher.1.{earliest}"] == entry["config"]["checkpoints"]
+
+
+def test_auto_takes_the_epoch_whose_labels_teach_best_on_held_out_images(
+    run_cli, files, pair: Path, tmp_path: Path
+) -> None:
+    """One student per kept epoch but 0; the labels are those of the winner, the table is recorded."""
+    common = ("augment-labels", files.base, "--teacher", pair, "--kind", "dense", "--grid", "2")
+    auto = ("--checkpoint", "auto", "--data", files.data, "--auto-epochs", "15")
+    outcome = run_cli(*common, *auto, "-o", tmp_path / "a.ddset")
+    bundle = Bundle.open(tmp_path / "a.ddset")
+    scores = bundle.manifest.history[-1]["metrics"]["validation_accuracy"]
+    best = max(scores, key=lambda epoch: (scores[epoch], -int(epoch)))
+    run_cli(*common, "--checkpoint", best, "-o", tmp_path / "b.ddset")
+    named = Bundle.open(tmp_path / "b.ddset")
+
+    assert 0 == outcome.code, outcome.err
+    assert {"1", "2", "4", "6"} == set(scores)
+    assert len(set(scores.values())) > 1
+    assert torch.equal(bundle.tensor("labels.dense.values"), named.tensor("labels.dense.values"))
+
+
+def test_auto_needs_data_and_a_held_out_part(run_cli, files, pair: Path, tmp_path: Path) -> None:
+    """Test data choose nothing."""
+    run_cli(
+        "distill", "--data", files.data, "--method", "random", "--ipc", "2", "--validation", "0",
+        "-o", tmp_path / "b.ddset",
+    )  # fmt: skip
+    auto = ("--teacher", pair, "--checkpoint", "auto", "-o", tmp_path / "s.ddset")
+    without = run_cli("augment-labels", files.base, *auto)
+    nothing = run_cli("augment-labels", tmp_path / "b.ddset", *auto, "--data", files.data)
+
+    assert (2, 2) == (without.code, nothing.code)
+    assert "expected --data" in without.err
+    assert "no part of the training data was held out" in nothing.err
+
+
+def test_a_teacher_without_held_out_accuracies_cannot_be_chosen_by_budget(run_cli, files, tmp_path: Path) -> None:
+    """Its test accuracies are there, and not looked at."""
+    run_cli(
+        "train-teacher", "--data", files.data, "--arch", "mlp", "--epochs", "1", "--validation", "0",
+        "-o", tmp_path / "t.ddset",
+    )  # fmt: skip
+
+    with pytest.raises(UsageError, match="no held-out accuracies"):
+        Teacher(Bundle.open(tmp_path / "t.ddset")).epoch_for(10)
+
+
+def test_equal_norms_give_every_teacher_the_same_say() -> None:
+    """Per sample: scaled to the mean norm, then averaged; independent of the other samples."""
+    source = torch.Generator().manual_seed(0)
+    small, large = torch.randn(5, 4, generator=source), 100 * torch.randn(5, 4, generator=source)
+    combined = combine([small, large], "equal-norm")
+    mean_norm = (small.norm(dim=1) + large.norm(dim=1)) / 2
+    expected = (small / small.norm(dim=1, keepdim=True) + large / large.norm(dim=1, keepdim=True)) / 2
+
+    torch.testing.assert_close(combined, expected * mean_norm[:, None])
+    torch.testing.assert_close(combine([small[2:3], large[2:3]], "equal-norm"), combined[2:3])
+    torch.testing.assert_close(combine([small, large], "mean"), (small + large) / 2)
+    assert bool(torch.isfinite(combine([torch.zeros(1, 4), torch.zeros(1, 4)], "equal-norm")).all())
+
+
+def test_the_ensemble_is_an_option_and_is_recorded(run_cli, files, pair: Path, tmp_path: Path) -> None:
+    """Two nets, their mean and their equalised mean, are different labels."""
+    for how in ("mean", "equal-norm"):
+        outcome = run_cli(
+            "augment-labels", files.base, "--teacher", pair, "--ensemble", how, "-o", tmp_path / f"{how}.ddset"
+        )
+        assert 0 == outcome.code, outcome.err
+    mean, equal = (Bundle.open(tmp_path / f"{how}.ddset") for how in ("mean", "equal-norm"))
+
+    assert not torch.equal(mean.tensor("labels.soft.values"), equal.tensor("labels.soft.values"))
+    assert "equal-norm" == equal.manifest.history[-1]["config"]["ensemble"]
