@@ -350,7 +350,7 @@ class DistillConfig:
 class AugmentLabelsConfig:
     """Let teachers label the distilled images."""
 
-    kind: str = opt("soft", "label kind: soft (one view) or dense (LADD's sub-crops)")
+    kind: str = opt("soft", "label kind: soft (one view), dense (LADD's sub-crops) or fkd (replayed crops and mixes)")
     checkpoint: str = opt("last", "which kept epoch of each teacher labels: a number, 'last' or 'all' (their mean)")
     grid: int | None = opt(None, "dense: N of the N x N windows (default 5)", min=1, max=64)
     ratio: str | None = opt(None, "dense: side of a window as a fraction P/Q of the image (default 5/8)")

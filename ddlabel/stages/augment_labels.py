@@ -10,13 +10,14 @@ from torch import Tensor
 
 from .. import _plugins
 from ..bundle import Bundle
+from ..codecs._codec import Codec
 from ..config import AugmentLabelsConfig, as_dict, build_many, check
 from ..distilled import DistilledSet, read_distilled
 from ..errors import UsageError
 from ..events import Event, OnEvent, ignore
-from ..labels._labels import make_section
+from ..labels._labels import Kind, make_section
 from ..nets._net import Net
-from ..preprocess import check_agreement
+from ..preprocess import check_agreement, data_of
 from ..teachers import Teacher
 from ._stage import Clock, computing
 
@@ -58,17 +59,21 @@ def run(
         for teacher in teachers:
             check_agreement(teacher, bundle)
         distilled = read_distilled(bundle)
+        kind = kind.bound(seed=config.seed, flip=bool(data_of(bundle)["flip"]))
+        size = distilled.images.shape[-1]
+        parameters = kind.parameters(size)  # refuses what cannot work before anything is labelled
         nets = teacher_nets(teachers, config.checkpoint, clock)
         values = label_views(distilled, kind, nets, clock, on_event)
         section = make_section(
             bundle,
             config.kind,
-            kind.parameters(distilled.images.shape[-1]),
+            parameters,
             values,
             domain="logit",
             codec_name=config.codec,
             codec=codec,
             teachers=[teacher.content for teacher in teachers],
+            augmentation=kind.augmentation(len(distilled.images), size),
         )
         record = clock.record(
             "augment-labels",
@@ -80,7 +85,7 @@ def run(
         return bundle.with_stage(record, add=[section])
 
 
-def build_kind_and_codec(config: AugmentLabelsConfig, settings: Mapping[str, Any]) -> tuple[Any, Any]:
+def build_kind_and_codec(config: AugmentLabelsConfig, settings: Mapping[str, Any]) -> tuple[Kind, Codec]:
     """The label kind and codec records, from the explicit options and `--set`."""
     explicit = {name: value for name in ("grid", "ratio") if (value := getattr(config, name)) is not None}
     classes = [_plugins.load("labels", config.kind, "KIND"), _plugins.load("codecs", config.codec, "CODEC")]
@@ -95,21 +100,20 @@ def teacher_nets(teachers: Sequence[Bundle], checkpoint: str, clock: Clock) -> l
 
 
 def label_views(
-    distilled: DistilledSet, kind: Any, nets: Sequence[Net], clock: Clock, on_event: OnEvent = ignore
+    distilled: DistilledSet, kind: Kind, nets: Sequence[Net], clock: Clock, on_event: OnEvent = ignore
 ) -> Tensor:
     """Mean logits over nets for every view: (n, v, k) float32 on the CPU."""
-    images = distilled.images
-    count = kind.view_count
-    step = max(1, VIEWS_AT_ONCE // count)
+    images = distilled.images.to(clock.device)
+    count, total = kind.view_count, len(images) * kind.view_count
+    step = count * max(1, VIEWS_AT_ONCE // count) if count <= VIEWS_AT_ONCE else VIEWS_AT_ONCE
     parts = []
     with torch.inference_mode():
-        for start in range(0, len(images), step):
-            views = kind.views(images[start : start + step]).to(clock.device)
-            flat = views.flatten(0, 1)
-            logits = torch.stack([net(flat) for net in nets]).mean(dim=0)
-            parts.append(logits.reshape(views.shape[0], count, -1).cpu())
-            on_event(Event(phase="labelling views", done=min(start + step, len(images)), total=len(images)))
-    return torch.cat(parts)
+        for start in range(0, total, step):
+            pairs = torch.arange(start, min(start + step, total))
+            views = kind.view(images, pairs // count, pairs % count)
+            parts.append(torch.stack([net(views) for net in nets]).mean(dim=0).cpu())
+            on_event(Event(phase="labelling views", done=int(pairs[-1]) + 1, total=total))
+    return torch.cat(parts).reshape(len(images), count, -1)
 
 
 def _agreement(values: Tensor, labels: Tensor) -> float:
