@@ -353,7 +353,7 @@ class DistillConfig:
 class AugmentLabelsConfig:
     """Let teachers label the distilled images."""
 
-    kind: str = opt("soft", "label kind: soft (one view) or dense (LADD's sub-crops)")
+    kind: str = opt("soft", "label kind: soft (one view), dense (LADD's sub-crops) or fkd (replayed crops and mixes)")
     checkpoint: str = opt(
         "last",
         "which kept epoch of each teacher labels: a number, 'last', 'all' (combined), 'ipc' (the fewer images, the "

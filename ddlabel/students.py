@@ -1,7 +1,8 @@
 """Which stored samples a student sees in each epoch, and with which targets.
 
 A student trains on (image, view) pairs. Single-view labels have one pair per image. Dense labels have N^2 sub-crop
-pairs per image, and LADD's loss adds the whole image with its hard label.
+pairs per image, and LADD's loss adds the whole image with its hard label. fkd labels have V views per image, one for
+each epoch.
 """
 
 from __future__ import annotations
@@ -37,12 +38,13 @@ def make_sampler(data: StudentData, *, batch: int, estimator: str, seed: int) ->
     """The sampler of one student.
 
     Args:
-        data: images (m, c, h, w) and labels of v views each.
+        data: images (m, c, h, w) and labels of v views each; of pruned labels, v counts the views that are left.
         batch: samples in a step, B.
-        estimator: how the views of dense labels are visited. `views`: the labelled views alone. LADD's three forms of
-            Eq. 5 (arXiv:2409.16239): `pool` draws from all m(1+v) global and local samples without replacement;
-            `balanced` fills half of each batch with global images and half with views; `full` puts every image with
-            all its views into each batch, B(1+v) samples.
+        estimator: how views are visited. `views`: the labelled views alone; of dense labels drawn without
+            replacement, of fkd labels view e mod v of every image in epoch e, as SRe2L replays them. LADD's three
+            forms of Eq. 5 (arXiv:2409.16239): `pool` draws from all m(1+v) global and local samples without
+            replacement; `balanced` fills half of each batch with global images and half with views; `full` puts
+            every image with all its views into each batch, B(1+v) samples.
         seed: of the student; the visiting order is a pure function of it and the epoch.
 
     Returns:
@@ -54,6 +56,8 @@ def make_sampler(data: StudentData, *, batch: int, estimator: str, seed: int) ->
     views = 0 if data.labels is None else data.labels.values.shape[1]
     if data.labels is None or data.labels.kind == "soft":
         return _SingleView(data, batch)
+    if estimator == "views" and load_kind(data.labels).in_turn:
+        return _InTurn(data, batch)
     if estimator == "full":
         return _EveryView(data, batch)
     if estimator == "balanced":
@@ -112,7 +116,7 @@ class _Permutations:
 
 
 class _Views:
-    """Samples given by (image, view) indices; view -1 is the whole image with its hard label."""
+    """Samples given by (image, slot) indices into the stored values; slot -1 is the whole image with its hard label."""
 
     def __init__(self, data: StudentData) -> None:
         if data.labels is None:
@@ -120,16 +124,35 @@ class _Views:
         self.labels = data.labels
         self.distilled = data.distilled
         self.kind = load_kind(data.labels)
+        kept = getattr(data.labels, "view_ids", None)
+        self.view_ids: Tensor | None = None if kept is None else kept.long()
 
-    def batch(self, image: Tensor, view: Tensor) -> Batch:
+    def batch(self, image: Tensor, slot: Tensor) -> Batch:
         """Materialise samples: (b, c, h, w) images and their targets."""
-        local = view >= 0
-        images = self.distilled.images[image]
-        if bool(local.any()):
-            images = images.clone()
-            images[local] = self.kind.view(images[local], view[local])
-        soft = self.labels.values[image, view.clamp(min=0)]
+        local = slot >= 0
+        pair = image[local], slot[local]
+        views = self.kind.view(
+            self.distilled.images, pair[0], pair[1] if self.view_ids is None else self.view_ids[pair]
+        )
+        images = views
+        if not bool(local.all()):
+            images = self.distilled.images[image]
+            images[local] = views
+        soft = self.labels.values[image, slot.clamp(min=0)]
         return images, Targets(self.distilled.labels[image], soft, self.labels.domain, local)
+
+
+class _InTurn:
+    """Each image once per epoch, in random order: its stored view e mod v in epoch e."""
+
+    def __init__(self, data: StudentData, batch: int) -> None:
+        self.views = _Views(data)
+        self.batch, self.images, self.count = batch, len(data.distilled.labels), _view_count(data)
+
+    def __call__(self, epoch: int, generator: Generator) -> Iterator[Batch]:
+        order = torch.randperm(self.images, generator=generator)
+        for image in order.split(self.batch):
+            yield self.views.batch(image, torch.full_like(image, epoch % self.count))
 
 
 class _Pool:

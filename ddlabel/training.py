@@ -11,7 +11,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -51,13 +51,18 @@ class Recipe:
     weight_decay: float = opt(0.0, "weight decay", min=0)
     schedule: str = opt(
         "constant",
-        "learning rate over time: constant, cosine, step (DC), gift, glad",
-        choices=("constant", "cosine", "step", "gift", "glad"),
+        "learning rate over time: constant, cosine, half-cosine (RDED), step (DC), gift, glad",
+        choices=("constant", "cosine", "half-cosine", "step", "gift", "glad"),
     )
     epochs: int = opt(50, "epochs E; 'step' runs E + 1, as its authors do", min=1, max=1_000_000)
     batch: int = opt(256, "samples per step", min=1, max=1_000_000)
-    augment: str = opt("dsa", "augmentation: none, dsa, dsa-composite, crop-flip")
+    augment: str = opt("dsa", "augmentation: none, flip, crop-flip, resized-crop, dsa, dsa-composite")
     ema: bool = opt(False, "return weights averaged over epochs (GLaD)")
+    decay: str = opt(
+        "all",
+        "what weight decay acts on: all parameters, or weights, those with more than one axis (no biases, no norms)",
+        choices=("all", "weights"),
+    )
 
     @property
     def rounds(self) -> int:
@@ -148,8 +153,9 @@ def train(
 def rate(recipe: Recipe, epoch: int) -> float:
     """Factor of the learning rate in an epoch, from 0, of a recipe of E epochs.
 
-    `cosine`: to 0 over E. `step`: 0.1 after epoch E//2+1. `gift`: 0.2 at 2E//3 and again at 5E//6. `glad`: linear from
-    1e-7 to 1 over E//2 epochs, held for one more, then cosine to 0 over E//2.
+    `cosine`: to 0 over E. `half-cosine`: the first half of a cosine over 2E, to 1/2 (RDED). `step`: 0.1 after epoch
+    E//2+1. `gift`: 0.2 at 2E//3 and again at 5E//6. `glad`: linear from 1e-7 to 1 over E//2 epochs, held for one more,
+    then cosine to 0 over E//2.
 
     Differs from the authors' code in: nothing; the held epoch is GLaD's scheduler being switched one step late.
     """
@@ -160,6 +166,8 @@ def rate(recipe: Recipe, epoch: int) -> float:
         return float(0.2 ** ((epoch >= 2 * length // 3) + (epoch >= 5 * length // 6)))
     if recipe.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * epoch / length))
+    if recipe.schedule == "half-cosine":
+        return 0.5 * (1 + math.cos(math.pi * epoch / (2 * length)))
     if recipe.schedule == "glad" and epoch <= half:
         return WARMUP_START + (1 - WARMUP_START) * epoch / half
     if recipe.schedule == "glad":
@@ -261,11 +269,21 @@ def _run_epoch(
 
 
 def _make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
-    parameters = list(net.parameters())
+    groups = _parameter_groups(net, recipe)
     if recipe.optimizer == "sgd":
-        return SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        return SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     kind = Adam if recipe.optimizer == "adam" else AdamW
-    return kind(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return kind(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+
+def _parameter_groups(net: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Parameters that decay, and those that do not."""
+    parameters = list(net.parameters())
+    if recipe.decay == "all":
+        return [{"params": parameters}]
+    weights = [parameter for parameter in parameters if parameter.ndim > 1]
+    others = [parameter for parameter in parameters if parameter.ndim <= 1]
+    return [group for group in ({"params": weights}, {"params": others, "weight_decay": 0.0}) if group["params"]]
 
 
 def _restarts(recipe: Recipe, epoch: int) -> bool:
@@ -286,7 +304,8 @@ def _slots(net: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
 def _restore(net: nn.Module, optimizer: Optimizer, start: TrainState) -> None:
     """Copy a state into a net and its optimiser."""
     net.load_state_dict(dict(start.net))
-    numbers = {name: number for number, (name, _) in enumerate(net.named_parameters())}
+    order = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    numbers = {name: order.index(id(parameter)) for name, parameter in net.named_parameters()}
     slots: dict[int, dict[str, Tensor]] = {}
     for key, value in start.optimizer.items():
         name, _, slot = key.rpartition(":")

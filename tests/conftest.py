@@ -110,3 +110,17 @@ def real_images() -> Path | None:
     """The folder of real images, when DDLABEL_TEST_DATA names one."""
     named = os.environ.get("DDLABEL_TEST_DATA")
     return Path(named) if named else None
+
+
+def _all_views(kind, images):
+    import torch
+
+    count, views = len(images), kind.view_count
+    made = kind.view(images, torch.arange(count).repeat_interleave(views), torch.arange(views).repeat(count))
+    return made.unflatten(0, (count, views))
+
+
+@pytest.fixture(scope="session")
+def all_views() -> Callable[..., object]:
+    """Every view of every image, (n, v, c, h, w), as a function of kind and images."""
+    return _all_views

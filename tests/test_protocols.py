@@ -22,14 +22,16 @@ def recipe(name: str, student: Student = CONVNET) -> Recipe:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("dm", ("sgd", 0.01, 0.9, 5e-4, "step", 1000, 256, "dsa", False)),
-        ("mtt", ("sgd", 0.01, 0.9, 5e-4, "step", 1000, 256, "dsa", False)),
-        ("glad", ("sgd", 1e-3, 0.9, 5e-4, "glad", 1000, 256, "dsa", True)),
-        ("gift", ("adamw", 1e-3, 0.0, 1e-4, "gift", 1000, 50, "dsa-composite", False)),
+        ("dm", ("sgd", 0.01, 0.9, 5e-4, "step", 1000, 256, "dsa", False, "all")),
+        ("mtt", ("sgd", 0.01, 0.9, 5e-4, "step", 1000, 256, "dsa", False, "all")),
+        ("glad", ("sgd", 1e-3, 0.9, 5e-4, "glad", 1000, 256, "dsa", True, "all")),
+        ("gift", ("adamw", 1e-3, 0.0, 1e-4, "gift", 1000, 50, "dsa-composite", False, "all")),
+        ("fkd", ("adamw", 1e-3, 0.0, 0.01, "cosine", 300, 1024, "none", False, "weights")),
+        ("rded", ("adamw", 1e-3, 0.0, 0.01, "half-cosine", 300, 50, "flip", False, "weights")),
     ],
 )
 def test_recipes_are_the_published_ones(name: str, expected: tuple[object, ...]) -> None:
-    """Optimiser, rate, momentum, decay, schedule, epochs, batch, augmentation, averaging."""
+    """Optimiser, rate, momentum, decay, schedule, epochs, batch, augmentation, averaging, what decays."""
     assert expected == dataclasses.astuple(recipe(name))
 
 

@@ -52,10 +52,10 @@ def test_pool_visits_every_pair_once_before_any_pair_twice(data: StudentData) ->
     assert 1 == max(seen.values())
 
 
-def test_views_are_materialised_with_their_own_labels(data: StudentData) -> None:
+def test_views_are_materialised_with_their_own_labels(all_views, data: StudentData) -> None:
     """A local sample is the window its label was made of."""
     kind = load_kind(data.labels)
-    everything = kind.views(data.distilled.images)
+    everything = all_views(kind, data.distilled.images)
     for pictures, targets in epoch(make_sampler(data, batch=6, estimator="views", seed=1), 0):
         for picture, soft, local in zip(pictures, targets.soft, targets.local, strict=True):
             matches = (everything == picture).flatten(2).all(dim=2).nonzero()

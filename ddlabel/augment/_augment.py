@@ -1,7 +1,7 @@
 """Augmentations as replayable records: draw parameters from a generator, then apply them as a pure function.
 
-The operations are those of DSA (Zhao & Bilen, ICML 2021, arXiv:2102.08259), with its published strengths. They act on
-images in model-input space and are differentiable in them.
+The operations are those of DSA (Zhao & Bilen, ICML 2021, arXiv:2102.08259), with its published strengths, and resized
+crops. They act on images in model-input space and are differentiable in them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from .. import _plugins
+from ..crops import resized_crops
 
 __all__ = ["FAMILIES", "Augmentation", "Step", "apply", "build", "draw_step"]
 
@@ -28,6 +29,12 @@ RATIO_CUTOUT = 0.5
 BRIGHTNESS = 1.0
 SATURATION = 2.0
 CONTRAST = 0.5
+CROP_AREA = 0.5
+"""Least area of a resized crop: RDED's 1/F for F = 2."""
+CROP_RATIO = 4 / 3
+"""Most elongated resized crop, either way."""
+CROP_ATTEMPTS = 10
+"""Crops tried before the whole image is taken, as in torchvision."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class Step:
 
     family: str
     values: Mapping[str, Tensor]
-    """Per sample, (n,), or (1,) when all samples share them."""
+    """Per sample, (n,) or (n, 4), or of length 1 when all samples share them."""
     align_corners: bool = True
     """Convention of the sampling grids of `scale` and `rotate`."""
 
@@ -62,7 +69,7 @@ def build(name: str, *, flip: bool = True) -> Augmentation:
 def apply(images: Tensor, steps: tuple[Step, ...]) -> Tensor:
     """Apply drawn parameters to images (n, c, h, w); differentiable, no randomness, the input is not changed."""
     for step in steps:
-        images = FAMILIES[step.family](images, step)
+        images = OPERATIONS[step.family](images, step)
     return images
 
 
@@ -86,11 +93,26 @@ def draw_step(
         values = {"row": integer(0, height - rows % 2), "column": integer(0, width - columns % 2)}
     elif family == "flip":
         values = {"flip": uniform() < PROB_FLIP}
+    elif family == "resized-crop":
+        values = {"crop": _draw_crops(n, height, width, generator)}
     elif family == "scale":
         values = {name: uniform(1 / RATIO_SCALE, RATIO_SCALE) for name in ("x", "y")}
     else:
         values = {"angle": uniform(-RATIO_ROTATE, RATIO_ROTATE)}
     return Step(family, values, align_corners)
+
+
+def _draw_crops(n: int, height: int, width: int, generator: Generator) -> Tensor:
+    """(n, 4) int64 top, left, height, width: the first of ten tries that fits, or the whole image."""
+    area, shape, row, column = torch.rand(4, n, CROP_ATTEMPTS, generator=generator, dtype=torch.float64)
+    area = height * width * (CROP_AREA + (1 - CROP_AREA) * area)
+    ratio = CROP_RATIO ** (2 * shape - 1)
+    tall, wide = (area / ratio).sqrt().round().long(), (area * ratio).sqrt().round().long()
+    fits = (tall >= 1) & (tall <= height) & (wide >= 1) & (wide <= width)
+    top, left = ((row * (height - tall + 1)).long(), (column * (width - wide + 1)).long())
+    tries = torch.stack([top, left, tall, wide], dim=2)
+    first = tries[torch.arange(n), fits.int().argmax(dim=1)]
+    return torch.where(fits.any(dim=1, keepdim=True), first, torch.tensor([0, 0, height, width]))
 
 
 def _shift(side: int) -> tuple[int, int]:
@@ -156,6 +178,12 @@ def _flip(x: Tensor, step: Step) -> Tensor:
     return torch.where(_column(step.values["flip"], x), x.flip(3), x)
 
 
+def _resized_crop(x: Tensor, step: Step) -> Tensor:
+    """Crop and resize back, bilinear."""
+    crop = step.values["crop"].expand(len(x), 4)
+    return resized_crops(x, torch.arange(len(x)), crop, torch.zeros(len(x), dtype=torch.bool))
+
+
 def _scale(x: Tensor, step: Step) -> Tensor:
     """Scale the sampling grid: factors above 1 shrink the content."""
     zero = torch.zeros_like(step.values["x"])
@@ -186,3 +214,5 @@ FAMILIES: Mapping[str, Callable[[Tensor, Step], Tensor]] = {
     "rotate": _rotate,
 }
 """The six operation families of DSA."""
+OPERATIONS = {**FAMILIES, "resized-crop": _resized_crop}
+"""All operations."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from ._checks import (
     check_size,
     check_views,
 )
+from ._kind import Kind
 
 __all__ = [
     "Kind",
@@ -39,28 +40,9 @@ __all__ = [
     "through_codec",
 ]
 
-RICHEST_FIRST = ("dense", "soft", "hard")
-
-
-class Kind(Protocol):
-    """A kind of labels: which views of an image are labelled."""
-
-    @property
-    def view_count(self) -> int:
-        """Labelled views per image, v."""
-        ...
-
-    def views(self, images: Tensor) -> Tensor:
-        """All views of images (b, c, h, w): (b, v, c, h, w)."""
-        ...
-
-    def view(self, images: Tensor, index: Tensor) -> Tensor:
-        """View index[i] of image i: (b, c, h, w)."""
-        ...
-
-    def parameters(self, size: int) -> dict[str, Any]:
-        """What the section must record so that views can be made again."""
-        ...
+RICHEST_FIRST = ("dense", "fkd", "soft", "hard")
+DRAWS = "augmentation."
+"""How the names of stored draws begin, after the name of their section."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +56,8 @@ class LabelSet:
     parameters: Mapping[str, Any]
     refined: Mapping[str, Any] | None
     section: Section
+    augmentation: Mapping[str, Tensor] = field(default_factory=dict)
+    """Draws stored with the labels, (n, v, ...) by name; empty where views follow from the parameters."""
 
 
 def available_kinds(bundle: Bundle) -> list[str]:
@@ -84,19 +68,21 @@ def available_kinds(bundle: Bundle) -> list[str]:
 
 
 def choose_kind(bundle: Bundle) -> str:
-    """The richest kind that is not stale: dense before soft before hard."""
+    """The richest kind that is not stale: dense before fkd before soft before hard."""
     stale = {section.role for section in bundle.sections("labels") if section.stale}
     usable = [kind for kind in available_kinds(bundle) if kind not in stale]
     return usable[0] if usable else "hard"
 
 
 def load_kind(labels: LabelSet) -> Kind:
-    """The kind with the options its labels were made with.
+    """The kind with the options, and the stored draws, that its labels were made with.
 
     Raises:
-        BundleError: options that the kind does not have.
+        BundleError: options that the kind does not have; draws that it cannot replay.
     """
-    return _load_kind(labels.kind, labels.parameters, Place("these labels", labels.section.name))
+    place = Place("these labels", labels.section.name)
+    kind = _load_kind(labels.kind, labels.parameters, place)
+    return _replaying(kind, labels.augmentation, labels.parameters, place)
 
 
 def make_section(
@@ -110,18 +96,20 @@ def make_section(
     codec: Codec,
     teachers: Sequence[str],
     refined: Mapping[str, Any] | None = None,
+    augmentation: Mapping[str, Tensor] | None = None,
 ) -> NewSection:
     """Encode labels as section `labels.<kind>` for the images of a bundle.
 
     Args:
         bundle: whose images the labels are of.
-        kind: soft or dense.
+        kind: soft, dense or fkd.
         parameters: from `Kind.parameters`.
         values: (n, v, k) float32.
         domain: logit, prob, logprob or unit.
         codec_name, codec: how they are stored; each part is compressed where that makes it smaller.
         teachers: content digests of the teachers.
         refined: the refinement, if any.
+        augmentation: from `Kind.augmentation`, (n, v, ...) by name.
 
     Raises:
         DivergedError: values that are not finite, naming image and view.
@@ -139,6 +127,7 @@ def make_section(
     tensors = {
         f"{name}.{part}": Packed(tensor.reshape(count, views, *tensor.shape[1:])) for part, tensor in parts.items()
     }
+    tensors |= {f"{name}.{DRAWS}{part}": Packed(tensor) for part, tensor in (augmentation or {}).items()}
     return NewSection(
         name,
         "labels",
@@ -175,12 +164,15 @@ def read_labels(bundle: Bundle, kind: str) -> LabelSet:
     values = _decode(bundle, section, codec, place)
     check_classes(place, values.shape[-1], data)
     check_size(place, section.parameters.get("size"), data)
-    check_views(place, _load_kind(kind, section.parameters, place), section.parameters, section.views)
+    made = _load_kind(kind, section.parameters, place)
+    check_views(place, made, section.parameters, section.views)
+    augmentation = _read_draws(bundle, section)
+    _replaying(made, augmentation, section.parameters, place)
     check_finite(place, values, BundleError)
     slack = 2 * codec.tolerance(values.flatten(0, 1))  # twice: the bound is of the values before encoding
     check_rows(place, values, section.domain, slack.reshape(values.shape[:2]))
     values = as_distributions(values, section.domain)
-    return LabelSet(kind, values, section.domain, section.parameters, section.refined, section)
+    return LabelSet(kind, values, section.domain, section.parameters, section.refined, section, augmentation)
 
 
 def through_codec(labels: LabelSet) -> LabelSet:
@@ -210,6 +202,19 @@ def _load_kind(kind: str, parameters: Mapping[str, Any], place: Place) -> Kind:
     return made
 
 
+def _replaying(kind: Kind, augmentation: Mapping[str, Tensor], parameters: Mapping[str, Any], place: Place) -> Kind:
+    try:
+        return kind.replaying(augmentation, int(parameters["size"]))
+    except UsageError as error:
+        raise BundleError(f"{place}: {error.message}", field=place.section, hint=RELABEL) from error
+
+
+def _read_draws(bundle: Bundle, section: Section) -> dict[str, Tensor]:
+    prefix = f"{section.name}.{DRAWS}"
+    names = [name for name in section.tensors if name.startswith(prefix)]
+    return {name.removeprefix(prefix): bundle.tensor(name) for name in names}
+
+
 def _load_codec(section: Section, place: Place) -> Codec:
     said = section.codec or {}
     codec: Codec = _record(_plugins.load("codecs", str(said["name"]), "CODEC"), said["parameters"], place)
@@ -234,6 +239,7 @@ def _decode(bundle: Bundle, section: Section, codec: Codec, place: Place) -> Ten
     """Values (n, v, k), whatever the file holds."""
     prefix = f"{section.name}."
     parts = {part.removeprefix(prefix): bundle.tensor(part) for part in section.tensors}
+    parts = {part: tensor for part, tensor in parts.items() if not part.startswith(DRAWS)}
     try:
         decoded = codec.decode({part: tensor.flatten(0, 1) for part, tensor in parts.items()})
         images, views = next(iter(parts.values())).shape[:2]

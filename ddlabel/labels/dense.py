@@ -12,12 +12,14 @@ from torch.nn import functional
 
 from ..config import opt
 from ..errors import UsageError
+from ._kind import Kind
+from ._share import parse_share
 
 __all__ = ["KIND", "window_offsets", "window_side"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dense:
+class Dense(Kind):
     """N x N windows of R of the side, row by row from the top left, each resized to the image's size.
 
     Differs from the authors' code in: window and offsets follow one integer rule (rounded half up) at every size,
@@ -39,7 +41,7 @@ class Dense:
         Raises:
             UsageError: the ratio is no fraction in (0, 1], or the windows do not fit the image.
         """
-        ratio = _parse_ratio(self.ratio)
+        ratio = parse_share(self.ratio, "ratio", "5/8")
         side = window_side(size, ratio)
         if side < 1 or not 1 <= self.grid <= size:
             raise UsageError(
@@ -49,25 +51,18 @@ class Dense:
             )
         return side, window_offsets(size, side, self.grid)
 
-    def views(self, images: Tensor) -> Tensor:
-        """(b, N*N, c, h, w): every window, resized."""
+    def view(self, images: Tensor, image: Tensor, view: Tensor) -> Tensor:
+        """Windows, resized: one gather and one resize for the batch."""
         size = _side_of(images)
         side, offsets = self.windows(size)
-        crops = [images[..., top : top + side, left : left + side] for top in offsets for left in offsets]
-        resized = [functional.interpolate(crop, size=(size, size), mode="bilinear") for crop in crops]
-        return torch.stack(resized, dim=1)
-
-    def view(self, images: Tensor, index: Tensor) -> Tensor:
-        """Window index[i] of image i, resized: one gather and one resize for the batch."""
-        size = _side_of(images)
-        side, offsets = self.windows(size)
+        chosen = images[image.to(images.device)]
         starts = torch.tensor(offsets, device=images.device)
-        index = index.to(images.device)
+        view = view.to(images.device)
         span = torch.arange(side, device=images.device)
-        rows = (starts[index // self.grid][:, None] + span)[:, None, :, None]
-        columns = (starts[index % self.grid][:, None] + span)[:, None, None, :]
+        rows = (starts[view // self.grid][:, None] + span)[:, None, :, None]
+        columns = (starts[view % self.grid][:, None] + span)[:, None, None, :]
         channels = images.shape[1]
-        tall = images.gather(2, rows.expand(-1, channels, side, size))
+        tall = chosen.gather(2, rows.expand(-1, channels, side, size))
         crops = tall.gather(3, columns.expand(-1, channels, side, side))
         return functional.interpolate(crops, size=(size, size), mode="bilinear")
 
@@ -100,18 +95,6 @@ def _side_of(images: Tensor) -> int:
             hint="use --kind soft",
         )
     return int(width)
-
-
-def _parse_ratio(text: str) -> Fraction:
-    try:
-        ratio = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        ratio = Fraction(0)
-    if not 0 < ratio <= 1 or len(text) > 20:
-        raise UsageError(
-            f"option 'ratio' is '{text[:40]}', expected a fraction P/Q in (0, 1]", field="ratio", hint="for example 5/8"
-        )
-    return ratio
 
 
 KIND = Dense

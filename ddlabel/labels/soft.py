@@ -7,11 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
+from ._kind import Kind
+
 __all__ = ["KIND"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Soft:
+class Soft(Kind):
     """A single view, the image itself."""
 
     @property
@@ -19,14 +21,10 @@ class Soft:
         """One."""
         return 1
 
-    def views(self, images: Tensor) -> Tensor:
-        """(b, 1, c, h, w)."""
-        return images[:, None]
-
-    def view(self, images: Tensor, index: Tensor) -> Tensor:
-        """The images."""
-        del index
-        return images
+    def view(self, images: Tensor, image: Tensor, view: Tensor) -> Tensor:
+        """The images themselves."""
+        del view
+        return images[image.to(images.device)]
 
     def parameters(self, size: int) -> dict[str, Any]:
         """The image size."""

@@ -20,6 +20,10 @@ class Student:
     """M, the images in the bundle."""
     learned_lr: float | None
     """Step size that the distillation learned, if the bundle has one (`student.lr`)."""
+    classes: int = 10
+    """k."""
+    side: int = 32
+    """Of the images, in pixels."""
 
 
 class Protocol(Interface):

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from .. import _plugins
 from ..bundle import Bundle
+from ..codecs._codec import Codec
 from ..config import AugmentLabelsConfig, as_dict, build_many, check
 from ..distilled import DistilledSet, read_distilled
 from ..errors import UsageError
 from ..events import Event, OnEvent, ignore
-from ..labels._labels import make_section
+from ..labels._labels import Kind, make_section
 from ..nets._flops import forward_flops
 from ..nets._net import Net
 from ..preprocess import check_agreement, data_of
@@ -65,18 +66,22 @@ def run(
         def label(epoch: str) -> Bundle:
             return run(bundle, dataclasses.replace(config, checkpoint=epoch), settings, teachers=teachers)
 
+        kind = kind.bound(seed=config.seed, flip=bool(data_of(bundle)["flip"]))
+        size = distilled.images.shape[-1]
+        parameters = kind.parameters(size)  # refuses what cannot work before anything is labelled
         chosen = choose_checkpoints(bundle, config, distilled, teachers, label, clock, on_event)
         nets = teacher_nets(teachers, chosen.sections, clock)
         values = label_views(distilled, kind, nets, clock, on_event, ensemble=config.ensemble)
         section = make_section(
             bundle,
             config.kind,
-            kind.parameters(distilled.images.shape[-1]),
+            parameters,
             values,
             domain="logit",
             codec_name=config.codec,
             codec=codec,
             teachers=[teacher.content for teacher in teachers],
+            augmentation=kind.augmentation(len(distilled.images), size),
         )
         record = clock.record(
             "augment-labels",
@@ -94,7 +99,7 @@ def run(
         return bundle.with_stage(record, add=[section])
 
 
-def build_kind_and_codec(config: AugmentLabelsConfig, settings: Mapping[str, Any]) -> tuple[Any, Any]:
+def build_kind_and_codec(config: AugmentLabelsConfig, settings: Mapping[str, Any]) -> tuple[Kind, Codec]:
     """The label kind and codec records, from the explicit options and `--set`."""
     explicit = {name: value for name in ("grid", "ratio") if (value := getattr(config, name)) is not None}
     classes = [_plugins.load("labels", config.kind, "KIND"), _plugins.load("codecs", config.codec, "CODEC")]
@@ -119,7 +124,7 @@ def teacher_nets(teachers: Sequence[Bundle], sections: Sequence[str], clock: Clo
 
 def label_views(
     distilled: DistilledSet,
-    kind: Any,
+    kind: Kind,
     nets: Sequence[Net],
     clock: Clock,
     on_event: OnEvent = ignore,
@@ -127,18 +132,17 @@ def label_views(
     ensemble: str = "mean",
 ) -> Tensor:
     """Logits of every view, combined over nets: (n, v, k) float32 on the CPU."""
-    images = distilled.images
-    count = kind.view_count
-    step = max(1, VIEWS_AT_ONCE // count)
+    images = distilled.images.to(clock.device)
+    count, total = kind.view_count, len(images) * kind.view_count
+    step = count * max(1, VIEWS_AT_ONCE // count) if count <= VIEWS_AT_ONCE else VIEWS_AT_ONCE
     parts = []
     with torch.inference_mode():
-        for start in range(0, len(images), step):
-            views = kind.views(images[start : start + step]).to(clock.device)
-            flat = views.flatten(0, 1)
-            logits = combine([net(flat) for net in nets], ensemble)
-            parts.append(logits.reshape(views.shape[0], count, -1).cpu())
-            on_event(Event(phase="labelling views", done=min(start + step, len(images)), total=len(images)))
-    return torch.cat(parts)
+        for start in range(0, total, step):
+            pairs = torch.arange(start, min(start + step, total))
+            views = kind.view(images, pairs // count, pairs % count)
+            parts.append(combine([net(views) for net in nets], ensemble).cpu())
+            on_event(Event(phase="labelling views", done=int(pairs[-1]) + 1, total=total))
+    return torch.cat(parts).reshape(len(images), count, -1)
 
 
 def _forward(bundle: Bundle, teachers: Sequence[Bundle], sections: Sequence[str]) -> int:

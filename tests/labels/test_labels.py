@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from torch.nn import functional
 
 from ddlabel import _plugins
 from ddlabel.bundle import Bundle, NewSection, StageRecord
@@ -95,11 +96,11 @@ def resized(window: list[list[float]], size: int) -> list[list[float]]:
 
 
 @pytest.mark.parametrize(("grid", "ratio"), [(3, "3/4"), (2, "1/2"), (1, "5/8"), (3, "1/1")])
-def test_views_of_a_ramp_are_slices_resized_row_by_row(grid: int, ratio: str) -> None:
+def test_views_of_a_ramp_are_slices_resized_row_by_row(all_views, grid: int, ratio: str) -> None:
     """View r N + t is the window at offsets r, t; resizing by explicit loops."""
     size, kind = 12, Dense(grid=grid, ratio=ratio)
     ramp = [[100.0 * y + x**2 for x in range(size)] for y in range(size)]
-    views = kind.views(torch.tensor(ramp)[None, None])
+    views = all_views(kind, torch.tensor(ramp)[None, None])
     side, offsets = kind.windows(size)
     places = [(top, left) for top in offsets for left in offsets]
     expected = [resized([row[left : left + side] for row in ramp[top : top + side]], size) for top, left in places]
@@ -107,37 +108,48 @@ def test_views_of_a_ramp_are_slices_resized_row_by_row(grid: int, ratio: str) ->
     torch.testing.assert_close(torch.tensor(expected)[None, :, None], views, rtol=1e-6, atol=1e-3)
 
 
-def test_windows_of_the_whole_image_are_the_image() -> None:
+def test_windows_of_the_whole_image_are_the_image(all_views) -> None:
     """R = 1: bit for bit, whatever N."""
     images = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
 
-    assert torch.equal(images[:, None].expand(-1, 4, -1, -1, -1), Dense(grid=2, ratio="1/1").views(images))
+    assert torch.equal(images[:, None].expand(-1, 4, -1, -1, -1), all_views(Dense(grid=2, ratio="1/1"), images))
 
 
 @pytest.mark.parametrize(("size", "grid", "ratio"), [(16, 3, "3/4"), (32, 5, "5/8"), (9, 9, "1/3"), (8, 1, "5/8")])
-def test_one_view_of_each_image_is_that_slice_of_all_views(size: int, grid: int, ratio: str) -> None:
-    """Same bits, for views in any order and repeated."""
+def test_dense_views_are_slices_resized_by_torch_bit_for_bit(size: int, grid: int, ratio: str) -> None:
+    """For pairs of image and view in any order and repeated."""
     source = torch.Generator().manual_seed(0)
     kind = Dense(grid=grid, ratio=ratio)
     images = torch.randn(7, 2, size, size, generator=source)
-    index = torch.randint(0, kind.view_count, (7,), generator=source)
-    views = kind.views(images)
+    image, view = torch.randint(0, 7, (20,), generator=source), torch.randint(0, grid**2, (20,), generator=source)
+    made = kind.view(images, image, view)
+    side, offsets = kind.windows(size)
+    for index, (picture, number) in enumerate(zip(image.tolist(), view.tolist(), strict=True)):
+        top, left = offsets[number // grid], offsets[number % grid]
+        crop = images[picture : picture + 1, :, top : top + side, left : left + side]
 
-    assert torch.equal(views[torch.arange(7), index], kind.view(images, index))
+        assert torch.equal(functional.interpolate(crop, size=(size, size), mode="bilinear")[0], made[index])
 
 
 @pytest.mark.parametrize("name", _plugins.names("labels"))
-def test_contract_of_label_kinds(name: str) -> None:
-    """Shapes, and parameters that make the same views again."""
-    kind = _plugins.load("labels", name, "KIND")()
+def test_contract_of_label_kinds(all_views, name: str) -> None:
+    """Shapes, parameters that make the same views again, and views that do not depend on their batch."""
+    kind = _plugins.load("labels", name, "KIND")().bound(seed=0, flip=True)
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     before = images.clone()
     known = {field.name for field in dataclasses.fields(kind)}
     again = type(kind)(**{key: value for key, value in kind.parameters(32).items() if key in known})
 
-    assert (2, kind.view_count, 3, 32, 32) == tuple(kind.views(images).shape)
+    assert (2, kind.view_count, 3, 32, 32) == tuple(all_views(kind, images).shape)
     assert again == kind
-    assert torch.equal(kind.views(images)[:, 0], kind.view(images, torch.zeros(2, dtype=torch.long)))
+    assert torch.equal(
+        all_views(kind, images)[:, -1], kind.view(images, torch.arange(2), torch.full((2,), kind.view_count - 1))
+    )
+    assert torch.equal(all_views(kind, images), all_views(again, images))
+    assert {} == kind.augmentation(2, 32)
+    assert kind == kind.replaying({}, 32)
+    with pytest.raises(UsageError, match="stored draws"):
+        kind.replaying({"crop": torch.zeros(2, kind.view_count, 4)}, 32)
     assert torch.equal(before, images)
 
 
@@ -195,7 +207,7 @@ def test_options_of_a_file_are_checked_like_those_of_a_user(files, codec: dict, 
         load_kind(read_labels(bundle.with_stage(RECORD, add=[section]), kind))
 
 
-@pytest.mark.parametrize("ratio", ["0", "0/1", "9/8", "-1/2", "x", "1/0"])
+@pytest.mark.parametrize("ratio", ["0", "0/1", "9/8", "-1/2", "x", "1/0", "1e-999999999", "1/3\n", "٣/٤", "1/1000001"])
 def test_fault_67_ratios_outside_zero_to_one(ratio: str) -> None:
     """A fraction P/Q in (0, 1]."""
     with pytest.raises(UsageError, match="fraction P/Q"):
@@ -206,18 +218,17 @@ def test_fault_67_ratios_outside_zero_to_one(ratio: str) -> None:
     ("grid", "ratio"), [(33, "5/8"), (0, "5/8"), (-2, "5/8"), (3, "1/65")],
     ids=["more windows than pixels", "no window", "fewer than none", "a window of no pixel"],
 )  # fmt: skip
-def test_fault_67_windows_that_do_not_fit(grid: int, ratio: str) -> None:
+def test_fault_67_windows_that_do_not_fit(all_views, grid: int, ratio: str) -> None:
     """Before any view is made."""
     with pytest.raises(UsageError, match="do not fit images of 32 px"):
-        Dense(grid=grid, ratio=ratio).views(torch.zeros(1, 3, 32, 32))
+        all_views(Dense(grid=grid, ratio=ratio), torch.zeros(1, 3, 32, 32))
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 16), (2, 3, 16, 8)], ids=["wide", "tall"])
 def test_fault_67_dense_labels_of_images_that_are_not_square(shape: tuple[int, ...]) -> None:
     """Height and width named, never silently squeezed."""
-    for make in (Dense().views, lambda images: Dense().view(images, torch.tensor([0, 1]))):
-        with pytest.raises(UsageError, match=f"these have {shape[2]} x {shape[3]} px"):
-            make(torch.zeros(*shape))
+    with pytest.raises(UsageError, match=f"these have {shape[2]} x {shape[3]} px"):
+        Dense().view(torch.zeros(*shape), torch.tensor([0, 1]), torch.tensor([0, 1]))
 
 
 def picture(kind: str, source: torch.Generator) -> torch.Tensor:

@@ -28,11 +28,11 @@ def test_soft_labels_are_the_teachers_logits_of_the_stored_images(files) -> None
     assert [teacher.bundle.content] == labels.section.teacher
 
 
-def test_dense_labels_are_the_logits_of_every_window_within_the_codecs_bound(files) -> None:
+def test_dense_labels_are_the_logits_of_every_window_within_the_codecs_bound(all_views, files) -> None:
     """View j of image i is window j, row by row."""
     bundle, teacher = Bundle.open(files.dense), Teacher(Bundle.open(files.teacher))
     distilled, labels = read_distilled(bundle), read_labels(bundle, "dense")
-    views = Dense(grid=3, ratio="1/2").views(distilled.images)
+    views = all_views(Dense(grid=3, ratio="1/2"), distilled.images)
     with torch.inference_mode():
         expected = teacher.net(teacher.select("last")[0])(views.flatten(0, 1))
     error = (labels.values.flatten(0, 1) - expected).abs().amax(dim=1).double()
