@@ -11,7 +11,7 @@ from ddlabel.protocols._protocol import Student
 from ddlabel.protocols.gift import batch_for
 from ddlabel.training import Recipe
 
-CONVNET = Student(arch="convnet-d3-w128-instance", stored_images=100, learned_lr=None)
+CONVNET = Student(arch="convnet-d3-w128-instance", stored_images=100, learned_lr=None, classes=10, side=32)
 
 
 def recipe(name: str, student: Student = CONVNET) -> Recipe:

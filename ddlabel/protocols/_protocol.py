@@ -20,9 +20,9 @@ class Student:
     """M, the images in the bundle."""
     learned_lr: float | None
     """Step size that the distillation learned, if the bundle has one (`student.lr`)."""
-    classes: int = 10
+    classes: int
     """k."""
-    side: int = 32
+    side: int
     """Of the images, in pixels."""
 
 

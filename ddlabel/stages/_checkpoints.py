@@ -101,7 +101,13 @@ def _try_epochs(
         )
     arch = teachers[0].checkpoints[0].arch
     protocol = _plugins.load("protocols", PROTOCOL, "PROTOCOL")
-    student = Student(arch=arch, stored_images=len(distilled.labels), learned_lr=None)
+    student = Student(
+        arch=arch,
+        stored_images=len(distilled.labels),
+        learned_lr=None,
+        classes=len(distilled.classes),
+        side=dataset.info.height,
+    )
     recipe = dataclasses.replace(protocol.recipe(student), epochs=config.auto_epochs)
     loss = _plugins.load("losses", SUITS.get(config.kind, "softce"), "LOSS")()
     scores = {}

@@ -156,7 +156,13 @@ class _Plan:
     def recipe_and_loss(self, arch: str, trial: Trial) -> tuple[Recipe, Any]:
         """The protocol's recipe for a net with the row's optimiser and the user's overrides, and the row's loss."""
         protocol = _plugins.load("protocols", self.config.protocol, "PROTOCOL")
-        student = Student(arch=arch, stored_images=len(self.distilled.labels), learned_lr=_learned_lr(self.bundle))
+        student = Student(
+            arch=arch,
+            stored_images=len(self.distilled.labels),
+            learned_lr=_learned_lr(self.bundle),
+            classes=len(self.distilled.classes),
+            side=self.dataset.info.height,
+        )
         published = as_dict(protocol.recipe(student)) | dict(trial.recipe)
         if self.config.epochs is not None:
             published["epochs"] = self.config.epochs
