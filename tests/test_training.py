@@ -589,7 +589,10 @@ class TestMinibatches:
     [
         ({"lr": "0"}, "'lr' is 0.0, expected a number > 0"),
         ({"momentum": "1"}, "'momentum' is 1.0"),
-        ({"schedule": "cosin"}, "'schedule' is 'cosin', expected one of constant, cosine, half-cosine, step, gift, glad"),
+        (
+            {"schedule": "cosin"},
+            "'schedule' is 'cosin', expected one of constant, cosine, half-cosine, step, gift, glad",
+        ),
         ({"optimizer": "lion"}, "'optimizer' is 'lion', expected one of sgd, adam, adamw"),
         ({"epochs": "0"}, "'epochs' is 0"),
     ],

@@ -24,6 +24,7 @@ class InspectOptions:
 
     verify: bool = opt(False, "read every tensor and check its digest; exit 7 when one is wrong")
     grid: str | None = opt(None, "also draw the images, class by class, into this PNG file")
+    curve: str | None = opt(None, "also draw accuracy against stored bytes of all scored bundles into this SVG file")
     diff: bool = opt(False, "compare two bundles: sections, bytes, history")
     force: bool = opt(False, "overwrite an existing picture")
 
@@ -35,6 +36,7 @@ def run(invocation: Invocation) -> None:
     Example:
       ddlabel inspect base.ddset dense.ddset
       ddlabel inspect dense.ddset --verify --grid dense.png
+      ddlabel inspect *-scored.ddset --curve bytes.svg
     """
     talk, options = invocation.record(Talk), invocation.record(InspectOptions)
     problems, files = invocation.problems, invocation.files
@@ -58,7 +60,9 @@ def run(invocation: Invocation) -> None:
 
         write_grid(bundles[0], options.grid, force=options.force)
         say(f"wrote {options.grid}")
-    if not talk.json:
+    if options.curve:
+        _draw_curve(bundles, options, talk)
+    elif not talk.json:
         _show(bundles, talk, options, damage)
     for read_rest in finish:
         read_rest()
@@ -67,6 +71,17 @@ def run(invocation: Invocation) -> None:
     broken = [f"{name}: {problem}" for name, problems in damage.items() for problem in problems]
     if broken:
         raise CheckFailedError("; ".join(broken[:10]), hint="write the bundle again, or fetch another copy")
+
+
+def _draw_curve(bundles: Sequence[Bundle], options: InspectOptions, talk: Talk) -> None:
+    """Write the picture and print its table in place of the bundles."""
+    from ._curve import points_of, print_points, write_curve
+
+    points = points_of(bundles)
+    write_curve(points, str(options.curve), force=options.force)
+    say(f"wrote {options.curve}")
+    if not talk.json:
+        print_points(points)
 
 
 def _peek(finish: list[Callable[[], None]]) -> Bundle:

@@ -1,0 +1,264 @@
+"""Accuracy against stored bytes: every row that was scored, as a table and as an SVG picture drawn here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from ..manifest import printable
+from ._tables import console, plain_table, readable_bytes
+
+if TYPE_CHECKING:
+    from ..bundle import Bundle
+
+__all__ = ["Point", "frontier", "points_of", "print_points", "svg", "write_curve"]
+
+WIDTH, HEIGHT = 960, 560
+LEFT, RIGHT, TOP, BOTTOM = 70, 250, 54, 60
+"""Margins in pixels; names of points stand in the right one."""
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a6d3b")
+"""Told apart without red-green vision (Okabe and Ito)."""
+LINE_PX = 15
+"""Height of one line of names."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One scored row."""
+
+    images: str
+    labels: str
+    """Label kind, refinement and codec."""
+    loss: str
+    net: str
+    stored: int
+    """Bytes of images, labels and transforms."""
+    mean: float
+    """Accuracy, a fraction."""
+    ci95: float | None
+    """Half width of its 95 % interval."""
+    n: int
+
+    @property
+    def group(self) -> str:
+        """Points of one colour: images and label kind."""
+        return f"{self.images}, {self.labels.split()[0]}"
+
+    @property
+    def name(self) -> str:
+        """What stands beside the point."""
+        return f"{self.images}: {self.labels}"
+
+
+def points_of(bundles: Sequence[Bundle]) -> list[Point]:
+    """The rows of the last evaluation of every bundle, by bytes; equal rows of several bundles once.
+
+    Raises:
+        UsageError: a bundle without scores.
+    """
+    points: dict[Point, None] = {}
+    for bundle in bundles:
+        if not bundle.manifest.evaluations:
+            raise UsageError(
+                f"{bundle.name} holds no scores, --curve needs them", field="curve", hint="run 'ddlabel evaluate' first"
+            )
+        evaluation = bundle.manifest.evaluations[-1]
+        points.update(
+            (_point(evaluation, result), None) for result in evaluation["results"] if "stored_bytes" in result
+        )
+    return sorted(points, key=lambda point: (point.stored, -point.mean, point.name))
+
+
+def frontier(points: Sequence[Point]) -> list[Point]:
+    """The points that no other beats: each is better than all that cost as much or less."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda each: (each.stored, -each.mean)):
+        if not best or point.mean > best[-1].mean:
+            best.append(point)
+    return best
+
+
+def print_points(points: Sequence[Point]) -> None:
+    """The table of the picture."""
+    best = set(frontier(points))
+    nets = list(dict.fromkeys(point.net for point in points))
+    columns = [(name, "left") for name in ("images", "labels", "loss", *(["net"] if len(nets) > 1 else []))]
+    columns += [(name, "right") for name in ("bytes", "accuracy %", "± 95 %", "n", "best for its bytes")]
+    rows = [[cells[name] for name, _side in columns] for cells in (_cells(point, best) for point in points)]
+    title = f"accuracy against stored bytes{f', {nets[0]}' if len(nets) == 1 else ''}"
+    console().print(plain_table(title, columns, rows))
+
+
+def write_curve(points: Sequence[Point], path: str, *, force: bool) -> None:
+    """Write the picture.
+
+    Raises:
+        UsageError: the file exists and `force` is not set.
+    """
+    from ..fsio import atomic_output
+
+    with atomic_output(path, force=force) as stream:
+        stream.write(svg(points).encode())
+
+
+def svg(points: Sequence[Point]) -> str:
+    """The picture: bytes on a logarithmic axis, accuracy with 95 % intervals, names at the right edge.
+
+    The line joins the points that no other beats at their bytes.
+    """
+    axes = _Axes(points)
+    groups = list(dict.fromkeys(point.group for point in points))
+    colours = {group: COLOURS[index % len(COLOURS)] for index, group in enumerate(groups)}
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
+        'font-family="sans-serif" font-size="12">',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
+        f'<text x="{LEFT}" y="24" font-size="16">Test accuracy against stored bytes (images and labels)</text>',
+        f'<text x="{LEFT}" y="42" fill="#555555">bars: 95 % intervals over students; line: best for its bytes</text>',
+        *_grid_lines(axes),
+        _frontier_line(frontier(points), axes),
+        *(_mark(point, axes, colours[point.group]) for point in points),
+        *_names(points, axes, colours),
+        "</svg>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+class _Axes:
+    """From bytes and fractions to pixels."""
+
+    def __init__(self, points: Sequence[Point]) -> None:
+        sizes = [point.stored for point in points]
+        low = [100 * (point.mean - (point.ci95 or 0)) for point in points]
+        high = [100 * (point.mean + (point.ci95 or 0)) for point in points]
+        spread = max(max(sizes) / min(sizes), 1.05) ** 0.06
+        self.bytes = (min(sizes) / spread, max(sizes) * spread)
+        self.step = _round_step((max(high) - min(low)) / 6)
+        self.percent = (
+            max(0.0, math.floor(min(low) / self.step) * self.step),
+            min(100.0, math.ceil(max(high) / self.step) * self.step),
+        )
+
+    def x(self, stored: float) -> float:
+        low, high = (math.log(end) for end in self.bytes)
+        return LEFT + (WIDTH - LEFT - RIGHT) * (math.log(stored) - low) / (high - low)
+
+    def y(self, percent: float) -> float:
+        low, high = self.percent
+        return TOP + (HEIGHT - TOP - BOTTOM) * (high - min(max(percent, low), high)) / ((high - low) or 1)
+
+
+def _point(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> Point:
+    labels = str(result["labels"])
+    if labels == evaluation["labels"] and labels != "hard":
+        refined = (evaluation.get("refined") or {}).get("method")
+        labels = " ".join(filter(None, (labels, refined, (evaluation.get("codec") or {}).get("name"))))
+    accuracy, recipe = result["accuracy"], result["recipe"]
+    several = len({(row["recipe"]["optimizer"], row["recipe"]["lr"]) for row in evaluation["results"]}) > 1
+    how = f", {recipe['optimizer']} {recipe['lr']:g}" if several else ""
+    return Point(
+        images=str(result["images"]),
+        labels=labels,
+        loss=result["loss"]["name"] + how,
+        net=str(result["arch"]),
+        stored=int(result["stored_bytes"]),
+        mean=float(accuracy["mean"]),
+        ci95=accuracy["ci95"],
+        n=int(accuracy["n"]),
+    )
+
+
+def _cells(point: Point, best: set[Point]) -> dict[str, str]:
+    return {
+        "images": point.images,
+        "labels": point.labels,
+        "loss": point.loss,
+        "net": point.net,
+        "bytes": readable_bytes(point.stored),
+        "accuracy %": f"{100 * point.mean:.2f}",
+        "± 95 %": "-" if point.ci95 is None else f"{100 * point.ci95:.2f}",
+        "n": str(point.n),
+        "best for its bytes": "yes" if point in best else "",
+    }
+
+
+def _round_step(rough: float) -> float:
+    """1, 2 or 5 times a power of ten, at least `rough`."""
+    power = 10 ** math.floor(math.log10(max(rough, 1e-3)))
+    return float(next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999))
+
+
+def _grid_lines(axes: _Axes) -> list[str]:
+    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    parts = []
+    percent = axes.percent[0]
+    while percent <= axes.percent[1] + 1e-9:
+        y = axes.y(percent)
+        parts.append(f'<line x1="{LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}" stroke="#e3e3e3"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{percent:g} %</text>')
+        percent += axes.step
+    for stored in _ticks(*axes.bytes):
+        x = axes.x(stored)
+        parts.append(f'<line x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{bottom}" stroke="#f0f0f0"/>')
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{readable_bytes(stored)}</text>')
+    parts.append(
+        f'<text x="{(LEFT + right) / 2:.1f}" y="{bottom + 42}" text-anchor="middle">stored bytes, logarithmic</text>'
+    )
+    parts.append(f'<path d="M{LEFT} {TOP}V{bottom}H{right}" fill="none" stroke="#333333"/>')
+    return parts
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Three to eight round numbers of bytes between two ends."""
+    for factors in ((1,), (1, 3), (1, 2, 5), tuple(range(1, 10))):
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        found = [factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high]
+        if len(found) >= 3:
+            return found[:: max(1, math.ceil(len(found) / 8))]
+    step = _round_step((high - low) / 5)
+    first = math.ceil(low / step)
+    return [index * step for index in range(first, math.floor(high / step) + 1)]
+
+
+def _frontier_line(points: Sequence[Point], axes: _Axes) -> str:
+    path = " ".join(f"{axes.x(point.stored):.1f},{axes.y(100 * point.mean):.1f}" for point in points)
+    return f'<polyline points="{path}" fill="none" stroke="#999999" stroke-dasharray="5 4"/>'
+
+
+def _mark(point: Point, axes: _Axes, colour: str) -> str:
+    x, y = axes.x(point.stored), axes.y(100 * point.mean)
+    bar = ""
+    if point.ci95 is not None:
+        top, bottom = (axes.y(100 * (point.mean + sign * point.ci95)) for sign in (1, -1))
+        bar = f'<path d="M{x:.1f} {top:.1f}V{bottom:.1f}" stroke="{colour}" stroke-opacity="0.5"/>'
+    title = escape(printable(f"{point.name}, {point.loss}: {point.stored} bytes, {100 * point.mean:.2f} %"))
+    return f'{bar}<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{colour}"><title>{title}</title></circle>'
+
+
+def _names(points: Sequence[Point], axes: _Axes, colours: Mapping[str, str]) -> list[str]:
+    """Names in the right margin, as near to their points as they fit without touching, joined by a thin line."""
+    ordered = sorted(points, key=lambda point: (-point.mean, point.stored))
+    wanted = [axes.y(100 * point.mean) for point in ordered]
+    heights: list[float] = []
+    for y in wanted:
+        heights.append(max(y, heights[-1] + LINE_PX) if heights else y)
+    overflow = heights[-1] - (HEIGHT - BOTTOM)
+    if overflow > 0:
+        heights[-1] -= overflow
+        for index in range(len(heights) - 2, -1, -1):
+            heights[index] = min(heights[index], heights[index + 1] - LINE_PX)
+    edge = WIDTH - RIGHT + 14
+    parts = []
+    for point, y in zip(ordered, heights, strict=True):
+        x0, y0, colour = axes.x(point.stored), axes.y(100 * point.mean), colours[point.group]
+        parts.append(
+            f'<line x1="{x0 + 6:.1f}" y1="{y0:.1f}" x2="{edge - 3}" y2="{y:.1f}" '
+            f'stroke="{colour}" stroke-opacity="0.35" stroke-width="0.8"/>'
+        )
+        name = escape(printable(point.name))
+        parts.append(f'<text x="{edge}" y="{y + 4:.1f}" fill="{colour}" font-size="11">{name}</text>')
+    return parts
