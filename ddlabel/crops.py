@@ -7,6 +7,9 @@ from torch import Tensor
 
 __all__ = ["resized_crops"]
 
+CACHED = 2**18
+"""Values made at once on a CPU: few enough to stay in its cache, twice as fast as a whole batch."""
+
 
 def resized_crops(images: Tensor, image: Tensor, crop: Tensor, flip: Tensor) -> Tensor:
     """Crop, resize to the size of the image, mirror; differentiable in the images.
@@ -24,18 +27,23 @@ def resized_crops(images: Tensor, image: Tensor, crop: Tensor, flip: Tensor) -> 
     Returns:
         (b, c, h, w) on the device of the images.
     """
+    together = max(1, CACHED // images[0].numel()) if images.device.type == "cpu" else max(1, len(image))
+    parts = (part.split(together) for part in (image, crop, flip))
+    return torch.cat([_resized(images, *part) for part in zip(*parts, strict=True)])
+
+
+def _resized(images: Tensor, image: Tensor, crop: Tensor, flip: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     top, left, tall, wide = crop.unbind(dim=1)
     rows = _taps(top, tall, height, torch.zeros_like(flip))
     columns = _taps(left, wide, width, flip)
-    device = images.device
-    image = image.to(device)
-    low, high, weight = (tap.to(device) for tap in rows)
+    low, high, weight = (tap.to(images.device) for tap in rows)
     planes = images.movedim(1, 2)  # (n, h, c, w): one index takes a row of all channels
-    at = image[:, None]
+    at = image.to(images.device)[:, None]
     lines = _between(planes[at, low], planes[at, high], weight[:, :, None, None]).movedim(1, 2)
-    low, high, weight = (tap.to(device)[:, None, None, :].expand(lines.shape) for tap in columns)
-    return _between(lines.gather(3, low), lines.gather(3, high), weight)
+    low, high, weight = (tap.to(images.device)[:, None, None, :] for tap in columns)
+    near, far = (lines.gather(3, tap.expand(lines.shape)) for tap in (low, high))
+    return _between(near, far, weight)
 
 
 def _between(low: Tensor, high: Tensor, weight: Tensor) -> Tensor:

@@ -53,6 +53,47 @@ def test_gift_batch_follows_the_set_size(images: int, batch: int) -> None:
     assert batch == batch_for(images)
 
 
+@pytest.mark.parametrize(
+    ("arch", "lr"),
+    [
+        ("convnet-d4-w128-instance", 1e-3),
+        ("resnet18-batch", 1e-3),
+        ("vgg11-instance", 5e-4),
+        ("alexnet", 1e-4),
+        ("efficientnet-b0", 2e-3),
+        ("mobilenet-v2", 2.5e-3),
+        ("vit-b16", 1e-4),
+        ("swin-v2-t", 1e-4),
+    ],
+)
+def test_rdeds_rate_follows_the_net(arch: str, lr: float) -> None:
+    """Its table."""
+    assert recipe("rded", dataclasses.replace(CONVNET, arch=arch)).lr == lr
+
+
+@pytest.mark.parametrize(
+    ("images", "classes", "batch"),
+    [
+        (10, 10, 10), (40, 10, 10), (50, 10, 50), (100, 10, 50), (290, 10, 50), (300, 10, 100), (500, 10, 100),
+        (100, 100, 20), (1000, 100, 100), (5000, 100, 200), (50_000, 1000, 200),
+        (200, 200, 100), (2000, 200, 100), (10_000, 200, 100),
+        (2, 2, 2), (4, 10, 4),
+    ],
+)  # fmt: skip
+def test_rdeds_batch_follows_images_per_class_and_classes(images: int, classes: int, batch: int) -> None:
+    """10, 50 or 100, twice that for 100 or 1000 classes, 100 for Tiny-ImageNet, never more than there are."""
+    student = dataclasses.replace(CONVNET, stored_images=images, classes=classes)
+
+    assert recipe("rded", student).batch == batch
+
+
+def test_rded_crops_mosaics_alone() -> None:
+    """From 128 px on; below, a crop of the whole image is none."""
+    assert ["flip", "flip", "resized-crop", "resized-crop"] == [
+        recipe("rded", dataclasses.replace(CONVNET, side=side)).augment for side in (32, 64, 128, 224)
+    ]
+
+
 @pytest.mark.parametrize("name", _plugins.names("protocols"))
 def test_every_protocol_names_its_source_and_says_how_often_it_looks(name: str) -> None:
     """Contract of the room."""

@@ -104,9 +104,26 @@ class TestSchedules:
 
     def test_only_step_runs_one_epoch_more(self) -> None:
         """Its authors' loop counts from 0 to E inclusive."""
-        names = ("constant", "cosine", "step", "gift", "glad")
+        names = ("constant", "cosine", "half-cosine", "step", "gift", "glad")
 
-        assert [Recipe(schedule=name, epochs=9).rounds for name in names] == [9, 9, 10, 9, 9]
+        assert [Recipe(schedule=name, epochs=9).rounds for name in names] == [9, 9, 9, 10, 9, 9]
+
+    @pytest.mark.parametrize("epochs", [300, 7, 1])
+    def test_half_cosine_equals_torch_over_twice_the_epochs(self, epochs: int) -> None:
+        """Against CosineAnnealingLR over 2E epochs, left after E."""
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=2 * epochs)
+        recipe = Recipe(schedule="half-cosine", epochs=epochs)
+
+        assert torchs_rates(optimizer, [scheduler] * epochs) == pytest.approx(
+            [rate(recipe, epoch) for epoch in range(epochs)], abs=1e-12
+        )
+
+    def test_half_cosine_ends_at_half(self) -> None:
+        """By hand: 1 at the start, (1 + cos 45 degrees) / 2 half-way, 1/2 after the last epoch."""
+        recipe = Recipe(schedule="half-cosine", epochs=300)
+
+        assert pytest.approx([1, 0.5 + 0.5 / math.sqrt(2), 0.5]) == [rate(recipe, epoch) for epoch in (0, 150, 300)]
 
     @pytest.mark.parametrize("epochs", [1000, 300, 7])
     def test_gift_equals_torch(self, epochs: int) -> None:

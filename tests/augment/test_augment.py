@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddlabel import _plugins
-from ddlabel.augment._augment import FAMILIES, Step, apply, build, draw_step
+from ddlabel.augment._augment import FAMILIES, OPERATIONS, Step, apply, build, draw_step
 
 NAMES = _plugins.names("augment")
 
@@ -64,8 +64,9 @@ def test_siamese_draws_treat_all_images_alike(name: str) -> None:
         (Step("flip", {"flip": torch.tensor([False])}),),
         one("scale", x=1.0, y=1.0),
         one("rotate", angle=0.0),
+        (Step("resized-crop", {"crop": torch.tensor([[0, 0, 8, 8]])}),),
     ],
-    ids=["color", "crop", "flip", "scale", "rotate"],
+    ids=["color", "crop", "flip", "scale", "rotate", "resized-crop"],
 )
 def test_neutral_parameters_are_the_identity(steps: tuple[Step, ...]) -> None:
     """Half of every colour draw, no shift, no mirror, factor one, no angle."""
@@ -98,7 +99,7 @@ def test_flip_mirrors_half_of_the_images() -> None:
     assert 160 < mirrored < 240
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", OPERATIONS)
 def test_gradients_flow_through_every_family(family: str) -> None:
     """Against finite differences in float64."""
     step = draw_step(family, 2, 6, 6, generator(5))
@@ -137,3 +138,42 @@ def test_published_ranges_are_respected() -> None:
     assert 1.19 < float(scale.max()) <= 1.2
     assert 14 < float(angle.abs().max()) <= 15
     assert (-4, 4) == (int(shift.min()), int(shift.max()))
+
+
+def test_flip_alone_mirrors_and_resized_crops_come_before_it() -> None:
+    """In that order; without mirroring, where the data forbid it."""
+    assert [["flip"], ["resized-crop", "flip"], [], ["resized-crop"]] == [
+        [step.family for step in build(name, flip=flip).draw(3, 8, 8, generator())]
+        for flip in (True, False)
+        for name in ("flip", "resized-crop")
+    ]
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (128, 96), (3, 3)])
+def test_resized_crops_are_half_to_all_of_the_image(height: int, width: int) -> None:
+    """Area in [1/2, 1], aspect ratio in [3/4, 4/3] within rounding, inside the image, not always the same place."""
+    crop = draw_step("resized-crop", 2000, height, width, generator()).values["crop"]
+    top, left, tall, wide = crop.double().unbind(1)
+    some = ~((tall == height) & (wide == width))  # the whole image is also what ten misses end with
+
+    assert bool((crop >= 0).all())
+    assert bool((tall >= 1).all())
+    assert bool((wide >= 1).all())
+    assert bool(((top + tall <= height) & (left + wide <= width)).all())
+    assert bool(((tall + 0.5) * (wide + 0.5) >= height * width / 2).all())
+    assert bool((((wide - 0.5) / (tall + 0.5))[some] <= 4 / 3).all())
+    assert bool((((tall - 0.5) / (wide + 0.5))[some] <= 4 / 3).all())
+    if height > 3:
+        assert float((tall * wide / (height * width)).mean()) == pytest.approx(0.72, abs=0.05)
+        assert {0, 1, 2} <= set(crop[:, 0].tolist())
+
+
+def test_a_resized_crop_is_a_slice_resized_by_torch() -> None:
+    """Four crops, each of its own image."""
+    step = draw_step("resized-crop", 4, 8, 8, generator(2))
+    made = apply(images(dtype=torch.float64), (step,))
+    for index, (top, left, tall, wide) in enumerate(step.values["crop"].tolist()):
+        part = images(dtype=torch.float64)[index : index + 1, :, top : top + tall, left : left + wide]
+        expected = torch.nn.functional.interpolate(part, size=(8, 8), mode="bilinear", align_corners=False)[0]
+
+        torch.testing.assert_close(expected, made[index])
