@@ -95,7 +95,9 @@ def _arrays(record: Record) -> list[Record]:
 
 def _views(record: Record) -> int:
     """Labelled views in all: images times views per image."""
-    shape = next((array["shape"] for array in _arrays(record)), ())
+    prefix = f"{record['name']}.shared"
+    own = (tensor for name, tensor in record["tensors"].items() if not name.startswith(prefix))
+    shape = next((tensor.get("packed", tensor)["shape"] for tensor in own), ())
     return int(shape[0]) * int(record.get("views", 1)) if shape else 0
 
 

@@ -1,129 +1,196 @@
 """What a label codec is, and how its loss is measured.
 
-A codec turns label values (m, k) float32, one row per view, into named tensors with m rows each, and back. It is
+A codec turns label values (n, v, k) float32, of n images with v views each, into named tensors and back. It is
 lossless to its own quantised values, so encoding twice changes nothing.
+
+Names say what a part belongs to: `shared…` to the whole set, in any shape; `image_…` to an image, (n, …); all others
+to a view, (n, v, …).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, Self
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..errors import BundleError, UsageError
+from ._blocks import Array, over_blocks, row_sum
 
-__all__ = ["Codec", "check_encodable", "check_parts", "fidelity"]
+__all__ = ["MAX_F16", "Codec", "Shape", "check_encodable", "check_parts", "error_of", "fidelity", "only_softmax"]
 
 MAX_F16 = 60_000.0
 """Largest magnitude that codecs with float16 parts accept; float16 itself ends at 65,504."""
+
+Shape = tuple[int, int, int]
+"""Images n, views v, classes k."""
 
 
 class Codec(Protocol):
     """One way of storing label values."""
 
     def encode(self, values: Tensor) -> dict[str, Tensor]:
-        """Values (m, k) float32 as tensors of m rows.
+        """Values (n, v, k) float32 as named parts; the same on every machine and any number of threads.
 
         Raises:
-            UsageError: values the codec cannot hold, naming the row.
+            UsageError: values the codec cannot hold, naming image and view; options impossible for k classes.
         """
         ...
 
-    def decode(self, parts: dict[str, Tensor]) -> Tensor:
-        """Values (m, k) float32.
+    def decode(self, parts: dict[str, Tensor], shape: Shape) -> Tensor:
+        """Values float32 of the given shape; encoding and decoding them again gives the same bits.
 
         Raises:
-            BundleError: the codec did not write such parts.
+            BundleError: the codec did not write such parts for such a shape.
         """
         ...
 
     def tolerance(self, values: Tensor) -> Tensor:
-        """(m,) proven bound of |decoded - original| per row."""
+        """(n, v) float64 proven bound of |decoded - original| per view."""
         ...
+
+    def domain(self, domain: str) -> str:
+        """Domain of decoded values, given that of the originals.
+
+        Raises:
+            UsageError: the codec cannot hold values of this domain; names those it can.
+        """
+        return domain
+
+    def bind(self, views: int) -> Self:
+        """The codec for labels whose kind has so many views; only codecs that leave views out care."""
+        del views
+        return self
+
+    def total(self, views: int) -> int:
+        """How many views the kind has, given how many are stored."""
+        return views
+
+    def view_ids(self, images: int) -> Tensor | None:
+        """(n, v') int64, ascending: which views of each image are kept; None for all."""
+        del images
+        return None
+
+
+def only_softmax(name: str, domain: str) -> str:
+    """`logprob`, for codecs whose decoded values make sense through a softmax alone.
+
+    Raises:
+        UsageError: the originals are neither logits nor log-probabilities.
+    """
+    if domain not in {"logit", "logprob"}:
+        raise UsageError(
+            f"codec '{name}' holds logit or logprob labels, these are '{domain}'",
+            field="codec",
+            hint="use --codec q8",
+        )
+    return "logprob"
 
 
 def check_encodable(values: Tensor, limit: float | None = None) -> None:
-    """Refuse values that are not finite, or beyond what a codec holds.
+    """Refuse values (n, v, k) that are not finite, or beyond what a codec holds.
 
     Raises:
-        UsageError: naming the first such row.
+        UsageError: naming the first such image, view and class.
     """
     bad = ~torch.isfinite(values) if limit is None else ~(values.abs() <= limit)
     if bool(bad.any()):
-        row, column = (int(index) for index in bad.nonzero()[0])
+        image, view, label = (int(index) for index in bad.nonzero()[0])
         expected = "finite values" if limit is None else f"finite values within ±{limit:g}"
         raise UsageError(
-            f"label view {row}, class {column} is {float(values[row, column])}, expected {expected}",
+            f"label of image {image}, view {view}, class {label} is {float(values[image, view, label])}, "
+            f"expected {expected}",
             field="codec",
             hint="check the teacher, or use --codec f32",
         )
 
 
-def check_parts(parts: Mapping[str, Tensor], expected: Mapping[str, tuple[torch.dtype, int | None]]) -> None:
+def check_parts(parts: Mapping[str, Tensor], expected: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
     """Refuse parts that a codec did not write.
 
     Args:
-        parts: by name, m rows each.
-        expected: dtype and number of columns of each part; None columns for one per class.
+        parts: by name.
+        expected: dtype and shape of each part.
 
     Raises:
         BundleError: naming the part, or the parts there are.
     """
     if parts.keys() != expected.keys():
         raise BundleError(f"its parts are {', '.join(sorted(parts)) or 'none'}, expected {', '.join(expected)}")
-    for name, (dtype, columns) in expected.items():
+    for name, (dtype, shape) in expected.items():
         part = parts[name]
-        if part.dtype != dtype or part.ndim != 2 or columns not in {None, part.shape[1]}:
-            wide = "a value per class" if columns is None else f"{columns} values"
+        if part.dtype != dtype or tuple(part.shape) != shape:
             raise BundleError(
-                f"part '{name}' is {part.dtype} of shape {tuple(part.shape)}, expected {dtype}, {wide} in each row",
+                f"part '{name}' is {part.dtype} of shape {tuple(part.shape)}, expected {dtype} of shape {shape}",
                 field=name,
             )
 
 
+def error_of(decoded: Tensor, values: Tensor) -> Tensor:
+    """(n, v) float64: largest |decoded - original| of each view, exactly."""
+    classes = values.shape[-1]
+
+    def work(ours: Array, theirs: Array) -> tuple[Array]:
+        return (np.abs(theirs.astype(np.float64) - ours.astype(np.float64)).max(axis=1),)
+
+    rows = (tensor.detach().reshape(-1, classes).numpy() for tensor in (values, decoded))
+    (error,) = over_blocks(work, *rows, width=classes)
+    return torch.from_numpy(error).reshape(values.shape[:2])
+
+
 def fidelity(original: Tensor, decoded: Tensor, domain: str) -> dict[str, float]:
-    """What a codec lost, as means over m views.
+    """What a codec lost, as means over all views.
 
     Args:
-        original, decoded: (m, k) float32 label values.
-        domain: their domain; divergences are of the distributions they stand for.
+        original, decoded: (..., k) float32 label values.
+        domain: of the originals; divergences are of the distributions they stand for.
 
     Returns:
         KL(original || decoded) in nats at T = 1 and 20, cosine of the values, top-1 agreement, absolute error of the
         top-1 probability, change of entropy in nats. The same on any number of threads: they are part of the bundle.
     """
-    ours, theirs = original.double(), decoded.double()
-    result = {f"kl_t{temperature}": _divergence(ours, theirs, domain, temperature) for temperature in (1, 20)}
+    classes = original.shape[-1]
+
+    def work(ours: Array, theirs: Array) -> tuple[Array]:
+        return (_measures(ours.astype(np.float64), theirs.astype(np.float64), domain),)
+
+    rows = (tensor.detach().reshape(-1, classes).numpy() for tensor in (original, decoded))
+    (measured,) = over_blocks(work, *rows, width=classes)
+    means = {name: _mean(column) for name, column in zip(_NAMES, measured.T, strict=True)}
+    return means | {name: max(0.0, means[name]) for name in ("kl_t1", "kl_t20")}
+
+
+_NAMES = ("kl_t1", "kl_t20", "cosine", "top1_agreement", "top1_probability_error", "entropy_shift")
+
+
+def _measures(ours: Array, theirs: Array, domain: str) -> Array:
+    """(b, 6) float64: every measure of every row."""
     before, after = _log_probabilities(ours, domain, 1), _log_probabilities(theirs, domain, 1)
-    top = before.argmax(dim=1, keepdim=True)
-    return result | {
-        "cosine": _mean(functional.cosine_similarity(ours, theirs, dim=1)),
-        "top1_agreement": _mean((ours.argmax(dim=1) == theirs.argmax(dim=1)).double()),
-        "top1_probability_error": _mean((before.gather(1, top).exp() - after.gather(1, top).exp()).abs().flatten()),
-        "entropy_shift": _mean(_entropy(after) - _entropy(before)),
-    }
+    warm, warmer = _log_probabilities(ours, domain, 20), _log_probabilities(theirs, domain, 20)
+    rows, top = np.arange(len(ours)), ours.argmax(axis=1)
+    product = row_sum(ours * theirs)
+    lengths = np.sqrt(row_sum(ours * ours)) * np.sqrt(row_sum(theirs * theirs))
+    columns = (
+        row_sum(np.exp(before) * (before - after)),
+        row_sum(np.exp(warm) * (warm - warmer)),
+        product / np.maximum(lengths, 1e-16),
+        (top == theirs.argmax(axis=1)).astype(np.float64),
+        np.abs(np.exp(before[rows, top]) - np.exp(after[rows, top])),
+        row_sum(np.exp(before) * before) - row_sum(np.exp(after) * after),
+    )
+    return np.stack(columns, axis=1)
 
 
-def _mean(rows: Tensor) -> float:
-    """Exactly rounded, where torch's sum over many rows depends on how threads share them."""
-    return math.fsum(rows.tolist()) / max(1, len(rows))
+def _mean(column: Array) -> float:
+    """Exactly rounded, so that blocks and threads do not matter."""
+    return math.fsum(column.tolist()) / max(1, len(column))
 
 
-def _log_probabilities(values: Tensor, domain: str, temperature: int) -> Tensor:
+def _log_probabilities(values: Array, domain: str, temperature: int) -> Array:
     if domain in {"prob", "unit"}:
-        values = values.clamp(min=1e-12).log()
-    return functional.log_softmax(values / temperature, dim=1)
-
-
-def _divergence(ours: Tensor, theirs: Tensor, domain: str, temperature: int) -> float:
-    before = _log_probabilities(ours, domain, temperature)
-    after = _log_probabilities(theirs, domain, temperature)
-    return max(0.0, _mean((before.exp() * (before - after)).sum(dim=1)))
-
-
-def _entropy(log_probabilities: Tensor) -> Tensor:
-    return -(log_probabilities.exp() * log_probabilities).sum(dim=1)
+        values = np.log(np.maximum(values, 1e-12))
+    values = (values - values.max(axis=1, keepdims=True)) / temperature
+    return np.asarray(values - np.log(row_sum(np.exp(values)))[:, None])

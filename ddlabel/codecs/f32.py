@@ -7,28 +7,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._codec import check_encodable, check_parts
+from ._codec import Codec, Shape, check_encodable, check_parts
 
 __all__ = ["CODEC"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Float32:
+class Float32(Codec):
     """32 bits a value, exact."""
 
     def encode(self, values: Tensor) -> dict[str, Tensor]:
-        """Part `values` (m, k) float32."""
+        """Part `values` (n, v, k) float32."""
         check_encodable(values)
         return {"values": values.float()}
 
-    def decode(self, parts: dict[str, Tensor]) -> Tensor:
+    def decode(self, parts: dict[str, Tensor], shape: Shape) -> Tensor:
         """The values."""
-        check_parts(parts, {"values": (torch.float32, None)})
-        return parts["values"].float()
+        check_parts(parts, {"values": (torch.float32, shape)})
+        return parts["values"]
 
     def tolerance(self, values: Tensor) -> Tensor:
         """Nothing is lost."""
-        return torch.zeros(len(values), dtype=torch.float64)
+        return torch.zeros(values.shape[:2], dtype=torch.float64)
 
 
 CODEC = Float32

@@ -11,7 +11,18 @@ from torch import Tensor
 
 from ..errors import BundleError, DivergedError, UsageError
 
-__all__ = ["Place", "as_distributions", "check_classes", "check_finite", "check_rows", "check_size", "check_views"]
+__all__ = [
+    "Place",
+    "as_distributions",
+    "check_classes",
+    "check_finite",
+    "check_identity",
+    "check_kept",
+    "check_rows",
+    "check_size",
+    "check_views",
+    "identity_of",
+]
 
 ROW_TOLERANCE = 1e-4
 """How far a row may be from summing to 1 (`prob`) or from length 1 (`unit`), apart from what its codec rounds."""
@@ -98,6 +109,31 @@ def check_size(place: Place, size: Any, data: Mapping[str, Any] | None) -> None:
         )
 
 
+def identity_of(data: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What labels record of the data they were made for, beside the images: classes in order, input space."""
+    return {} if data is None else {"classes": list(data["classes"]), "space": dict(data["space"])}
+
+
+def check_identity(place: Place, parameters: Mapping[str, Any], data: Mapping[str, Any] | None) -> None:
+    """Refuse labels made under another class order, normalisation or whitening than the images have, naming both.
+
+    Labels that do not say, which older versions wrote, pass.
+    """
+    for key, ours in identity_of(data).items():
+        theirs = parameters.get(key, ours)
+        if theirs != ours:
+            raise BundleError(
+                f"{place} was made for {key} {_short(theirs)}, the images have {_short(ours)}",
+                field=place.section,
+                hint=RELABEL,
+            )
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
 def check_views(place: Place, kind: Any, parameters: Mapping[str, Any], views: int) -> None:
     """Refuse labels whose parameters do not make the views that were labelled.
 
@@ -105,7 +141,7 @@ def check_views(place: Place, kind: Any, parameters: Mapping[str, Any], views: i
         place: of the labels, in messages.
         kind: made from the section's parameters.
         parameters: the section's.
-        views: labelled views per image.
+        views: labelled views per image, before any were pruned.
     """
     if kind.view_count != views:
         raise BundleError(
@@ -122,3 +158,23 @@ def check_views(place: Place, kind: Any, parameters: Mapping[str, Any], views: i
                 field=place.section,
                 hint=RELABEL,
             )
+
+
+def check_kept(place: Place, before: Tensor | None, after: Tensor | None) -> None:
+    """Refuse a codec that would keep other views of pruned labels than they have.
+
+    Args:
+        place: of the labels, in messages.
+        before: (n, v') views that the labels have, or None for all of them.
+        after: those that the codec keeps.
+
+    Raises:
+        UsageError: the labels lack views that the codec needs.
+    """
+    if before is not None and (after is None or not torch.equal(before, after)):
+        raise UsageError(
+            f"{place} holds pruned labels, which another codec or another choice of views cannot store",
+            field="codec",
+            hint="keep '--codec prune' with its 'keep' and 'seed' (its 'values' may change), or run "
+            "'ddlabel augment-labels' again",
+        )

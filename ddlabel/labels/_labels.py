@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import _plugins
 from ..bundle import Bundle, NewSection, Packed
-from ..codecs._codec import Codec, fidelity
+from ..codecs._codec import Codec, Shape, error_of, fidelity
 from ..config import as_dict, build
 from ..errors import BundleError, DivergedError, UsageError
 from ..manifest import Section
@@ -23,9 +23,12 @@ from ._checks import (
     as_distributions,
     check_classes,
     check_finite,
+    check_identity,
+    check_kept,
     check_rows,
     check_size,
     check_views,
+    identity_of,
 )
 from ._kind import Kind
 
@@ -58,6 +61,8 @@ class LabelSet:
     section: Section
     augmentation: Mapping[str, Tensor] = field(default_factory=dict)
     """Draws stored with the labels, (n, v, ...) by name; empty where views follow from the parameters."""
+    view_ids: Tensor | None = None
+    """(n, v) int64: which of the kind's views the values are of, ascending; None when they are of all."""
 
 
 def available_kinds(bundle: Bundle) -> list[str]:
@@ -97,6 +102,7 @@ def make_section(
     teachers: Sequence[str],
     refined: Mapping[str, Any] | None = None,
     augmentation: Mapping[str, Tensor] | None = None,
+    view_ids: Tensor | None = None,
 ) -> NewSection:
     """Encode labels as section `labels.<kind>` for the images of a bundle.
 
@@ -105,16 +111,17 @@ def make_section(
         kind: soft, dense or fkd.
         parameters: from `Kind.parameters`.
         values: (n, v, k) float32.
-        domain: logit, prob, logprob or unit.
+        domain: of the values: logit, prob, logprob or unit. The section has the domain of what the codec decodes.
         codec_name, codec: how they are stored; each part is compressed where that makes it smaller.
         teachers: content digests of the teachers.
         refined: the refinement, if any.
         augmentation: from `Kind.augmentation`, (n, v, ...) by name.
+        view_ids: of values that were pruned before, `LabelSet.view_ids`.
 
     Raises:
         DivergedError: values that are not finite, naming image and view.
         BundleError: values of other classes than the data, or rows that are not of their domain.
-        UsageError: values beyond the codec.
+        UsageError: values, domain or views beyond the codec.
     """
     count, views, classes = values.shape
     name = f"labels.{kind}"
@@ -122,11 +129,16 @@ def make_section(
     check_finite(place, values, DivergedError)
     check_classes(place, classes, bundle.manifest.data)
     check_rows(place, values, domain, torch.zeros(count, views))
-    rows = values.reshape(-1, classes)
-    parts = codec.encode(rows)
-    tensors = {
-        f"{name}.{part}": Packed(tensor.reshape(count, views, *tensor.shape[1:])) for part, tensor in parts.items()
-    }
+    becomes = codec.domain(domain)
+    codec = codec.bind(views if view_ids is None else _load_kind(kind, parameters, place).view_count)
+    kept = codec.view_ids(count)
+    check_kept(place, view_ids, kept)
+    parts = codec.encode(values)
+    if kept is not None and kept.shape[1] < views:
+        values = values.gather(1, kept[..., None].expand(-1, -1, classes))
+    decoded = codec.decode(parts, _shape(values))
+    report = fidelity(values, as_distributions(decoded, becomes), domain)
+    tensors = {f"{name}.{part}": Packed(tensor) for part, tensor in parts.items()}
     tensors |= {f"{name}.{DRAWS}{part}": Packed(tensor) for part, tensor in (augmentation or {}).items()}
     return NewSection(
         name,
@@ -134,14 +146,14 @@ def make_section(
         tensors,
         role=kind,
         codec={"name": codec_name, "parameters": as_dict(codec)},
-        domain=domain,
-        views=views,
-        parameters=dict(parameters),
+        domain=becomes,
+        views=values.shape[1],
+        parameters=dict(parameters) | identity_of(bundle.manifest.data),
         of=bundle.images_digest(),
         teacher=list(teachers),
-        fidelity=fidelity(rows, as_distributions(codec.decode(parts), domain), domain),
+        fidelity=report | {"max_error": float(error_of(decoded, values).max())},
         refined=refined,
-        zip_bytes=zip_bytes([rows.float().numpy().tobytes()]),
+        zip_bytes=zip_bytes([values.float().contiguous().numpy().data]),
     )
 
 
@@ -162,26 +174,29 @@ def read_labels(bundle: Bundle, kind: str) -> LabelSet:
         )
     codec, data = _load_codec(section, place), bundle.manifest.data
     values = _decode(bundle, section, codec, place)
-    check_classes(place, values.shape[-1], data)
+    kept, made = codec.view_ids(len(values)), codec.total(section.views)
     check_size(place, section.parameters.get("size"), data)
-    made = _load_kind(kind, section.parameters, place)
-    check_views(place, made, section.parameters, section.views)
+    check_identity(place, section.parameters, data)
+    kind_made = _load_kind(kind, section.parameters, place)
+    check_views(place, kind_made, section.parameters, made)
     augmentation = _read_draws(bundle, section)
-    _replaying(made, augmentation, section.parameters, place)
+    _replaying(kind_made, augmentation, section.parameters, place)
     check_finite(place, values, BundleError)
-    slack = 2 * codec.tolerance(values.flatten(0, 1))  # twice: the bound is of the values before encoding
-    check_rows(place, values, section.domain, slack.reshape(values.shape[:2]))
+    check_rows(place, values, section.domain, _slack(section, codec, values))
     values = as_distributions(values, section.domain)
-    return LabelSet(kind, values, section.domain, section.parameters, section.refined, section, augmentation)
+    return LabelSet(kind, values, section.domain, section.parameters, section.refined, section, augmentation, kept)
 
 
 def through_codec(labels: LabelSet) -> LabelSet:
-    """The same labels after encoding and decoding with their section's codec."""
+    """The same labels after encoding and decoding with their section's codec, which may leave views out."""
     if labels.section.codec is None:
         return labels
     codec = _load_codec(labels.section, Place("these labels", labels.section.name))
-    decoded = codec.decode(codec.encode(labels.values.flatten(0, 1))).reshape(labels.values.shape)
-    return dataclasses.replace(labels, values=as_distributions(decoded, labels.domain))
+    kept, (images, views, classes) = codec.view_ids(len(labels.values)), labels.values.shape
+    shape = (images, views if kept is None else kept.shape[1], classes)
+    domain = codec.domain(labels.domain)
+    decoded = as_distributions(codec.decode(codec.encode(labels.values), shape), domain)
+    return dataclasses.replace(labels, values=decoded, domain=domain, view_ids=kept)
 
 
 def _section(bundle: Bundle, kind: str) -> Section:
@@ -237,16 +252,34 @@ def _text(value: Any) -> str:
 
 def _decode(bundle: Bundle, section: Section, codec: Codec, place: Place) -> Tensor:
     """Values (n, v, k), whatever the file holds."""
-    prefix = f"{section.name}."
+    data, prefix = bundle.manifest.data, f"{section.name}."
+    if data is None:
+        raise BundleError(f"{bundle.name} does not say its classes, which labels need", field="data")
+    shape = (_image_count(bundle), section.views or 0, len(data["classes"]))
     parts = {part.removeprefix(prefix): bundle.tensor(part) for part in section.tensors}
     parts = {part: tensor for part, tensor in parts.items() if not part.startswith(DRAWS)}
     try:
-        decoded = codec.decode({part: tensor.flatten(0, 1) for part, tensor in parts.items()})
-        images, views = next(iter(parts.values())).shape[:2]
-        return decoded.reshape(images, views, decoded.shape[1])
-    except (BundleError, KeyError, RuntimeError, IndexError, ValueError, StopIteration) as error:
+        return codec.decode(parts, shape)
+    except (BundleError, UsageError, KeyError, RuntimeError, IndexError, ValueError) as error:
         raise BundleError(
             f"{place} does not hold what codec '{(section.codec or {})['name']}' wrote: {error}",
             field=section.name,
             hint=RELABEL,
         ) from error
+
+
+def _image_count(bundle: Bundle) -> int:
+    record = bundle.section("images").tensors["images.pixels"]
+    return int(record.get("packed", record)["shape"][0])
+
+
+def _shape(values: Tensor) -> Shape:
+    images, views, classes = values.shape
+    return images, views, classes
+
+
+def _slack(section: Section, codec: Codec, values: Tensor) -> Tensor:
+    """(n, v) by how much the originals may differ from values: the codec's bound, or the error the section records."""
+    measured = (section.record.get("fidelity") or {}).get("max_error")
+    bound = 2 * codec.tolerance(values)  # twice: the bound is of the values before encoding
+    return bound if measured is None else bound.clamp(min=float(measured))

@@ -188,8 +188,8 @@ FOREIGN_PARTS = [
     ("f32", {"foo": torch.zeros(12, 1, 4)}, "its parts are foo, expected values"),
     ("f32", {"values": torch.zeros(12, 1, 4), "more": torch.zeros(12, 1, 4)}, "its parts are more, values"),
     ("f32", {"values": torch.zeros(12, 1, 4).long()}, "part 'values' is torch.int64"),
-    ("f32", {"values": torch.zeros(12, 1, 2, 2)}, "of shape \\(12, 2, 2\\)"),
-    ("f32", {"values": torch.zeros(12, 1)}, "of shape \\(12,\\)"),
+    ("f32", {"values": torch.zeros(12, 1, 2, 2)}, "of shape \\(12, 1, 2, 2\\), expected .*\\(12, 1, 4\\)"),
+    ("f32", {"values": torch.zeros(12, 1)}, "of shape \\(12, 1\\)"),
     ("q8", {"codes": BYTES}, "its parts are codes, expected codes, scale"),
     ("q8", {"codes": BYTES.float(), "scale": HALVES}, "part 'codes' is torch.float32"),
     ("q8", {"codes": BYTES, "scale": HALVES[..., :1]}, "part 'scale'"),
@@ -210,7 +210,7 @@ def test_labels_of_other_classes_are_refused_when_written_and_when_read(base: Bu
     """Both sides named."""
     with pytest.raises(BundleError, match="has 5 classes, the data has 4"):
         made(base, torch.zeros(12, 9, 5))
-    with pytest.raises(BundleError, match="has 5 classes, the data has 4"):
+    with pytest.raises(BundleError, match=r"of shape \(12, 1, 5\), expected .*\(12, 1, 4\)"):
         read_labels(forged(base, {"values": torch.zeros(12, 1, 5)}), "soft")
 
 
