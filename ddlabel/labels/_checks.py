@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..errors import BundleError, DivergedError, UsageError
 
@@ -86,7 +87,12 @@ def check_rows(place: Place, values: Tensor, domain: str, tolerance: Tensor) -> 
 
 
 def as_distributions(values: Tensor, domain: str) -> Tensor:
-    """Values (..., k) whose `prob` rows sum to 1 again after a codec rounded them."""
+    """Values (..., k) whose rows are what their domain says again after a codec rounded them.
+
+    `prob` rows are divided by their sum, `unit` rows by their length; others are left alone.
+    """
+    if domain == "unit":
+        return functional.normalize(values, dim=-1)
     if domain != "prob":
         return values
     positive = values.clamp(min=0)
