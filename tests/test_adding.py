@@ -88,6 +88,25 @@ class Patterns:
 
 DATASET = Patterns()
 '''
+KIND = '''"""Both sides of an image (a test)."""
+from dataclasses import dataclass
+import torch
+from ddlabel.config import opt
+from ddlabel.labels._kind import Kind
+
+@dataclass(frozen=True, kw_only=True)
+class Sides(Kind):
+    """The image and its mirror image, a few times over."""
+    times: int = opt(1, "how often", min=1)
+    @property
+    def view_count(self): return 2 * self.times
+    def view(self, images, image, view):
+        chosen = images[image]
+        return torch.where((view % 2 == 1)[:, None, None, None], chosen.flip(3), chosen)
+    def parameters(self, size): return {"times": self.times, "size": size}
+
+KIND = Sides
+'''
 
 
 @pytest.fixture
@@ -142,6 +161,24 @@ def test_a_new_method_codec_net_and_data_set_are_one_file_each(plug, run_cli, tm
     assert [0] * 5 == [outcome.code for outcome in outcomes], [outcome.err for outcome in outcomes]
     assert {"codec.whole"} <= set(bundle.manifest.requires)
     assert "linear" == bundle.manifest.evaluations[0]["results"][0]["arch"]
+
+
+def test_a_new_label_kind_is_one_file(plug, run_cli, files, tmp_path: Path) -> None:
+    """Labelled, read back, trained on beside random images; its options are checked like all others."""
+    plug("labels", "sides", KIND)
+    path = tmp_path / "sides.ddset"
+    label = ("augment-labels", files.base, "--teacher", files.teacher, "--kind", "sides")
+    outcomes = [
+        run_cli(*label, "--set", "times=2", "-o", path),
+        run_cli(
+            "evaluate", path, "--data", files.data, "--arch", "mlp", "--seeds", "1", "--epochs", "2", "--labels",
+            "sides", "--loss", "softce", "--baselines", "--teacher", files.teacher,
+        ),
+    ]  # fmt: skip
+
+    assert [0] * 2 == [outcome.code for outcome in outcomes], [outcome.err for outcome in outcomes]
+    assert 4 == Bundle.open(path).section("labels.sides").views
+    assert 2 == run_cli(*label, "--set", "times=0", "-o", tmp_path / "none.ddset").code
 
 
 def test_an_import_error_inside_a_plugin_is_not_hidden(plug, run_cli, files) -> None:

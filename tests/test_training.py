@@ -260,6 +260,31 @@ class TestArithmetic:
 
         torch.testing.assert_close(train_flat(recipe), by_hand(recipe, None)[-1])
 
+    @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+    def test_decay_of_weights_leaves_biases_and_norms_alone(self, optimizer: str) -> None:
+        """Against torch's own optimiser with two groups of parameters, step by step; the norm is in between them."""
+        recipe = Recipe(optimizer=optimizer, lr=0.01, weight_decay=0.5, decay="weights", epochs=3, batch=48)
+        made = run(recipe, augment="none")
+        net = small_net()
+        pixels, labels = pixels_and_labels()
+        weights = [parameter for parameter in net.parameters() if parameter.ndim > 1]
+        others = [parameter for parameter in net.parameters() if parameter.ndim == 1]
+        classes = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+        decaying = classes[optimizer](weights, lr=0.01, weight_decay=0.5)
+        free = classes[optimizer](others, lr=0.01, weight_decay=0.0)
+        for epoch in range(3):
+            order = torch.randperm(48, generator=generator(0, "test", 1, "epoch", epoch))
+            net.zero_grad()
+            functional.cross_entropy(net(SPACE.encode(pixels[order])), labels[order]).backward()
+            decaying.step()
+            free.step()
+
+        assert len(weights) == 2
+        assert len(others) >= 3
+        for name, value in net.state_dict().items():
+            torch.testing.assert_close(made[name], value)
+        assert not same(made, run(dataclasses.replace(recipe, decay="all"), augment="none"))
+
     def test_average_is_the_plain_mean_of_the_first_200_epochs(self) -> None:
         """Decay 1 - 1/(1 + e) is the running mean of what came before."""
         recipe = Recipe(lr=0.05, momentum=0.5, epochs=40, ema=True)
@@ -361,6 +386,10 @@ RECIPES = {
     "sgd, glad schedule, averaged": Recipe(lr=0.05, momentum=0.9, schedule="glad", epochs=6, batch=10, ema=True),
     "adam": Recipe(optimizer="adam", lr=0.01, weight_decay=0.1, epochs=4, batch=10),
     "adamw, gift schedule": Recipe(optimizer="adamw", lr=0.01, schedule="gift", epochs=6, batch=10),
+    "adamw, decay of weights": Recipe(
+        optimizer="adamw", lr=0.01, weight_decay=0.3, decay="weights", schedule="half-cosine", epochs=4, batch=10
+    ),
+    "sgd, decay of weights": Recipe(lr=0.05, momentum=0.9, weight_decay=0.3, decay="weights", epochs=4, batch=10),
 }
 
 

@@ -57,12 +57,12 @@ class Seeded:
         first, second = _numbers(image), _numbers(view)
         crop = np.empty((len(first), 4), dtype=np.int64)
         crop[:] = 0, 0, self.side, self.side
-        open_ = np.arange(len(first))
+        missing = np.arange(len(first))
         for attempt in range(ATTEMPTS):
-            tried, fits = self._attempt(first[open_], second[open_], attempt)
-            crop[open_[fits]] = tried[fits]
-            open_ = open_[~fits]
-            if not len(open_):
+            tried, fits = self._attempt(first[missing], second[missing], attempt)
+            crop[missing[fits]] = tried[fits]
+            missing = missing[~fits]
+            if not len(missing):
                 break
         coin, *_rest = philox(self.key, first, second, 0, MIX)
         return torch.from_numpy(crop), torch.from_numpy(self.flip & (below(coin, 2) == 1))
