@@ -394,7 +394,7 @@ class EvaluateConfig:
 
     data: str = opt(..., _DATA)
     arch: tuple[str, ...] = opt((), "student nets, comma separated; none takes the ConvNet that suits the images")
-    labels: str | None = opt(None, "label kind to train on: hard, soft or dense; auto takes the richest one present")
+    labels: str | None = opt(None, "label kind to train on: hard, soft, dense or fkd; auto takes the richest one present")
     loss: tuple[str, ...] = opt(
         (), "training losses, comma separated; none takes the one that suits the labels, also called 'native'"
     )
@@ -404,7 +404,7 @@ class EvaluateConfig:
         "decay 5e-4; adam and adamw 1e-3, 1e-4) or --set lr; none takes the protocol's",
         choices=("sgd", "adam", "adamw"),
     )
-    protocol: str = opt("dm", "published training protocol: dm, mtt, gift or glad")
+    protocol: str = opt("dm", "published training protocol: dm, mtt, gift, glad, fkd or rded")
     epochs: int | None = opt(None, "epochs of the student; auto takes the protocol's", min=1, max=1_000_000)
     seeds: int = opt(5, "how many students per net, each from its own seed", min=1, max=10_000)
     baselines: bool = opt(False, "also score random images at equal ipc, with hard and with the same labels")

@@ -124,7 +124,7 @@ class _Views:
         self.labels = data.labels
         self.distilled = data.distilled
         self.kind = load_kind(data.labels)
-        kept = getattr(data.labels, "view_ids", None)
+        kept = data.labels.view_ids
         self.view_ids: Tensor | None = None if kept is None else kept.long()
 
     def batch(self, image: Tensor, slot: Tensor) -> Batch:

@@ -135,6 +135,8 @@ def _costs(storage: Mapping[str, Any]) -> list[str]:
     if any(overhead[rule] is not None for rule in ("raw", "stored", "ladd_zip")):
         rules = (("raw", "raw/raw"), ("stored", "stored/stored"), ("ladd_zip", "LADD zip"))
         lines.append("label overhead: " + ", ".join(f"{name} {percent(overhead[rule])}" for rule, name in rules))
+    if storage["labels"].keys() - {"hard"}:
+        lines.append(f"stored augmentation state: {readable_bytes(storage['augmentation_state'])}")
     if storage.get("equivalent_ipc") is not None:
         lines.append(f"equivalent ipc: {storage['equivalent_ipc']:.2f} plain images per class for the same bytes")
     return lines
