@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# What labels gain and what they cost, on real images with ConvNets small enough for two cores.
+# Usage: docs/labels.sh cifar10|imagenette DATA OUTPUT_FOLDER      DATA as for --data, such as folder:DIR/cifar10
+# Measured results and the hardware they were measured on: docs/results.md and docs/bytes.md
+set -euo pipefail
+set_name=$1
+data=$2
+out=$3
+mkdir -p "$out"
+cd "$out"
+run() { echo "\$ ddlabel $*" && ddlabel "$@" --threads 1 --force; }
+
+case $set_name in
+  cifar10)
+    net=convnet-d3-w32 ipc=10 epochs=1000 grid_epochs=500 seeds=3 small=q8
+    teacher="--set lr=0.05 --set momentum=0.9"
+    dm="--set steps=1000 --set batch_real=128"
+    ;;
+  imagenette)
+    net=convnet-d4-w32 ipc=5 epochs=500 grid_epochs=300 seeds=5 small=q4-shared
+    teacher="--set lr=0.05 --set momentum=0.9 --set batch=128"
+    dm="--set steps=500 --set batch_real=32"
+    ;;
+  *)
+    echo "unknown set '$set_name', expected cifar10 or imagenette" >&2
+    exit 2
+    ;;
+esac
+label() { run augment-labels base.ddset --teacher teacher.ddset --checkpoint 10 "$@"; }
+recode() { run refine dense.ddset --method recode --codec "$1" "${@:2}" -o "$1.ddset"; }
+score() { run evaluate "$1.ddset" --data "$data" --arch "$net" --epochs "${epochs_now:-$epochs}" --seeds "$seeds" "${@:2}" -o "$1-scored.ddset"; }
+
+# shellcheck disable=SC2086
+{
+  run train-teacher --data "$data" --arch "$net" --epochs 20 --keep 5,10,20 $teacher -o teacher.ddset
+  run distill --data "$data" --method dm --ipc $ipc --arch "$net" $dm -o base.ddset
+}
+
+# LADD: the same images with hard and with dense labels, stored as float32 and in few bits, beside plain images of equal bytes
+label --kind dense -o dense.ddset
+recode $small
+score base
+score dense
+score $small --equal-bytes
+
+# GIFT: its loss against others under three optimisers
+run evaluate $small.ddset --data "$data" --arch "$net" --protocol gift --epochs $grid_epochs --seeds 3 \
+  --loss gift,softce,kl --optimizer sgd,adam,adamw -o grid.ddset
+
+# What a byte buys: every label kind and codec with the same, shorter students
+epochs_now=300
+label --kind soft --codec f16 -o soft.ddset
