@@ -394,7 +394,9 @@ class EvaluateConfig:
 
     data: str = opt(..., _DATA)
     arch: tuple[str, ...] = opt((), "student nets, comma separated; none takes the ConvNet that suits the images")
-    labels: str | None = opt(None, "label kind to train on: hard, soft, dense or fkd; auto takes the richest one present")
+    labels: str | None = opt(
+        None, "label kind to train on: hard, soft, dense or fkd; auto takes the richest one present"
+    )
     loss: tuple[str, ...] = opt(
         (), "training losses, comma separated; none takes the one that suits the labels, also called 'native'"
     )

@@ -23,13 +23,13 @@ Written by `python docs/bytes.py` from scored bundles; do not edit. `docs/labels
 
 {origin}
 
-| images | labels | codec | bytes a view | KL, nat | total bytes | accuracy % | ± 95 % | minus f32 | best for its bytes |
+| images | labels | codec | bytes a view | KL | total bytes | accuracy % | ± 95 % | minus f32 | best for its bytes |
 |---|---|---|---|---|---|---|---|---|---|
 {rows}
 
 *bytes a view*: stored bytes of the label section over images and views.
 *total bytes*: images, hard labels and this label kind.
-*KL*: mean divergence of the stored labels from the teacher's at T = 1, as measured when they were encoded.
+*KL*: mean divergence, in nat, of the stored labels from the teacher's at T = 1, as measured when they were encoded.
 *minus f32*: paired by seed, with its standard error. *best for its bytes*: no row that costs as much or less is better.
 The same labels under another codec make the same students but for rounding: differences show what rounding costs.
 """

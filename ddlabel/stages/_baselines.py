@@ -23,12 +23,15 @@ from . import distill
 from ._stage import Clock
 from .augment_labels import label_views, teacher_nets
 
-__all__ = ["check_plain", "equal_bytes_ipc", "plain_bundle", "random_set", "relabel", "spent_bytes"]
+__all__ = ["check_plain", "equal_bytes_ipc", "plain_bundle", "plain_bytes", "random_set", "relabel", "spent_bytes"]
+
+PLAIN = ("images", "labels.hard")
+"""Sections that grow with the number of images."""
 
 
 def spent_bytes(bundle: Bundle, kind: str) -> int:
     """Stored bytes of what students of one label kind need: images, hard labels, that kind, transforms, step size."""
-    wanted = {"images", "labels.hard", f"labels.{kind}"}
+    wanted = {*PLAIN, f"labels.{kind}"}
     sections = bundle.manifest.sections
     return sum(
         record["bytes"]
@@ -43,10 +46,14 @@ def equal_bytes_ipc(bundle: Bundle, kind: str, classes: int) -> int:
 
     Rounding up favours the baseline.
     """
-    count = len(bundle.tensor("labels.hard"))
-    shared = spent_bytes(bundle, "hard") - _plain_bytes(bundle)
-    per_class = classes * _plain_bytes(bundle) / count
-    return math.ceil((spent_bytes(bundle, kind) - shared) / per_class)
+    per_class = classes * (plain_bytes(bundle, 1) - plain_bytes(bundle, 0))
+    return math.ceil((spent_bytes(bundle, kind) - plain_bytes(bundle, 0)) / per_class)
+
+
+def plain_bytes(bundle: Bundle, images: int) -> float:
+    """What so many images with hard labels cost in a bundle like this one, with what all images share."""
+    own = sum(record["bytes"] for name in PLAIN for record in bundle.section(name).tensors.values())
+    return float(spent_bytes(bundle, "hard") - own + own * images / len(bundle.tensor("labels.hard")))
 
 
 def random_set(distilled: DistilledSet, dataset: Dataset, seed: int, index: int, *, ipc: int | None) -> DistilledSet:
@@ -140,12 +147,6 @@ def check_plain(bundle: Bundle, plain: Bundle, ipc: int, least: int) -> Distille
             hint=f"run 'ddlabel distill' with --ipc {ipc}, or drop --plain to have it distilled",
         )
     return found
-
-
-def _plain_bytes(bundle: Bundle) -> int:
-    return sum(
-        record["bytes"] for name in ("images", "labels.hard") for record in bundle.section(name).tensors.values()
-    )
 
 
 def _last_stage(bundle: Bundle, stage: str, kind: str | None, what: str, hint: str) -> Mapping[str, Any]:

@@ -24,7 +24,7 @@ PRESETS: Mapping[str, tuple[Mapping[str, float], ...]] = {
 """Step sizes of the optimisers that are compared: GIFT (arXiv:2405.14736) publishes none for SGD and Adam."""
 
 BUNDLE, RANDOM = "bundle", "random"
-RANDOM_EQUAL, PLAIN_EQUAL = "random, equal bytes", "plain, equal bytes"
+RANDOM_EQUAL, PLAIN_EQUAL = "random-equal-bytes", "plain-equal-bytes"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Trial:
     """One row: which images with which labels, which loss, which optimiser."""
 
     images: str
-    """`bundle`; `random`, as many real images; or with equal bytes: `random, equal bytes`, `plain, equal bytes`."""
+    """`bundle`; `random`, as many real images; or with equal bytes: `random-equal-bytes`, `plain-equal-bytes`."""
     labels: str
     """Label kind."""
     loss: str

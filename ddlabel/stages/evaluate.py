@@ -23,7 +23,7 @@ from ..protocols._protocol import Student
 from ..scores import summarise
 from ..students import StudentData
 from ..training import Recipe
-from ._baselines import check_plain, equal_bytes_ipc, plain_bundle, random_set, relabel, spent_bytes
+from ._baselines import check_plain, equal_bytes_ipc, plain_bundle, plain_bytes, random_set, relabel, spent_bytes
 from ._stage import Clock, computing, load_like, redact
 from ._students import train_student
 from ._trials import (
@@ -241,8 +241,7 @@ class _Plan:
         """Bytes that the row's images and labels take in a bundle like this one."""
         if trial.images in {BUNDLE, RANDOM}:
             return spent_bytes(self.bundle, trial.labels)
-        plain = spent_bytes(self.bundle, "hard")
-        return plain * self.equal_ipc * len(self.distilled.classes) // len(self.distilled.labels)
+        return round(plain_bytes(self.bundle, self.equal_ipc * len(self.distilled.classes)))
 
 
 def _evaluate(plan: _Plan) -> dict[str, Any]:

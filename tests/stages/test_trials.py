@@ -11,7 +11,7 @@ import torch
 from ddlabel import seeding
 from ddlabel.bundle import Bundle
 from ddlabel.distilled import read_distilled
-from ddlabel.stages._baselines import equal_bytes_ipc, spent_bytes
+from ddlabel.stages._baselines import equal_bytes_ipc, plain_bytes, spent_bytes
 from ddlabel.stages._trials import add_differences, list_trials, optimizer_settings, optimizer_table
 from ddlabel.students import StudentData, make_sampler
 
@@ -53,8 +53,8 @@ def test_rows_come_optimiser_by_optimiser() -> None:
         ("random", "hard", "ce"),
         ("random", "soft", "softce"),
         ("random", "soft", "mse"),
-        ("random, equal bytes", "hard", "ce"),
-        ("plain, equal bytes", "hard", "ce"),
+        ("random-equal-bytes", "hard", "ce"),
+        ("plain-equal-bytes", "hard", "ce"),
     ] == [(trial.images, trial.labels, trial.loss) for trial in trials]
 
 
@@ -139,6 +139,18 @@ def test_equal_bytes_are_counted_from_the_file(files) -> None:
     assert rich > plain
     assert (wanted - 1) * 4 * plain / images < rich <= wanted * 4 * plain / images
     assert 3 == equal_bytes_ipc(bundle, "hard", 4)
+    assert plain == plain_bytes(bundle, images)
+
+
+def test_what_all_images_share_is_paid_once(run_cli, files, tmp_path: Path) -> None:
+    """A whitening matrix does not grow with the images."""
+    run_cli("distill", "--data", files.data, "--method", "random", "--ipc", "2", "--space", "zca", "-o", tmp_path / "z")
+    bundle = Bundle.open(tmp_path / "z")
+    transform = sum(record["bytes"] for record in bundle.section("transform.zca").tensors.values())
+
+    assert transform == plain_bytes(bundle, 0)
+    assert 2 == equal_bytes_ipc(bundle, "hard", 4)
+    assert spent_bytes(bundle, "hard") == plain_bytes(bundle, 8)
 
 
 def test_equal_bytes_scores_random_images_and_the_method_itself(run_cli, files, tmp_path: Path) -> None:
@@ -151,7 +163,7 @@ def test_equal_bytes_scores_random_images_and_the_method_itself(run_cli, files, 
     given = run_cli(*common, "--plain", tmp_path / "p.ddset")
 
     assert 0 == outcome.code == made.code == given.code, outcome.err + made.err + given.err
-    assert ("random, equal bytes", "plain, equal bytes") == (random["images"], plain["images"])
+    assert ("random-equal-bytes", "plain-equal-bytes") == (random["images"], plain["images"])
     assert bundle["stored_bytes"] <= random["stored_bytes"] == plain["stored_bytes"]
     assert bundle["samples_seen"] == random["samples_seen"] == plain["samples_seen"]
     assert plain["accuracy"] == json.loads(given.out)["evaluation"]["results"][2]["accuracy"]
