@@ -648,3 +648,35 @@ def test_impossible_recipes_are_refused(text: dict[str, str], message: str) -> N
     """Recipe fields are options with bounds."""
     with pytest.raises(UsageError, match=message):
         build(Recipe, text)
+
+
+class Growing:
+    """A loss that is the cross entropy times the epoch it is told of."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+
+    def __call__(self, logits: Tensor, targets: Targets) -> Tensor:
+        raise AssertionError("the loss of an epoch is what trains")
+
+    def at_epoch(self, epoch: int) -> Callable[[Tensor, Targets], Tensor]:
+        self.told.append(epoch)
+        return lambda logits, targets: functional.cross_entropy(logits, targets.hard) * (epoch + 1)
+
+
+def test_a_loss_may_change_from_epoch_to_epoch() -> None:
+    """It is asked once per epoch, also when a run is continued."""
+    recipe = Recipe(epochs=3, batch=48, lr=0.1)
+    pixels, labels = pixels_and_labels()
+    states: list[TrainState] = []
+
+    def go(loss: Growing, start: TrainState | None) -> None:
+        sampler = minibatches(pixels, labels, batch=48, space=SPACE)
+        train(small_net(), sampler, recipe, loss, NONE, seed=0, seed_path=("t",), start=start, on_epoch=keep_in(states))
+
+    whole, rest = Growing(), Growing()
+    go(whole, None)
+    go(rest, states[0])
+
+    assert ([0, 1, 2], [1, 2]) == (whole.told, rest.told)
+    assert same(states[2].net, states[4].net)
