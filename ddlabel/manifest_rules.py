@@ -297,11 +297,11 @@ def _label_problems(record: Mapping[str, Any], images: int) -> Iterator[str]:
         part = name.removeprefix(prefix) if "codec" in record else ""
         if part.startswith("shared"):
             continue
-        views = [] if "codec" not in record or part.startswith("image_") else [record.get("views", 1)]
+        views = record.get("views", 1)
+        wanted = [images] if "codec" not in record or part.startswith("image_") else [images, views]
         shape = tensor.get("packed", tensor)["shape"]
-        if shape[: 1 + len(views)] != [images, *views]:
-            of_views = f" of {views[0]} views" if views else ""
-            yield f"tensor '{name}' has shape {tuple(shape)}, expected {images} images{of_views}"
+        if shape[: len(wanted)] != wanted:
+            yield f"tensor '{name}' has shape {tuple(shape)}, expected {images} images of {views} views"
 
 
 def _matches(wanted: str, name: str) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import BundleError, UsageError
 from ._blocks import Array, over_blocks, row_sum
 
-__all__ = ["MAX_F16", "Codec", "Shape", "check_encodable", "check_parts", "error_of", "fidelity", "only_softmax"]
+__all__ = ["MAX_F16", "Codec", "Shape", "check_encodable", "check_parts", "error_of", "fidelity", "measured", "only_softmax"]
 
 MAX_F16 = 60_000.0
 """Largest magnitude that codecs with float16 parts accept; float16 itself ends at 65,504."""
@@ -139,6 +139,12 @@ def error_of(decoded: Tensor, values: Tensor) -> Tensor:
     rows = (tensor.detach().reshape(-1, classes).numpy() for tensor in (values, decoded))
     (error,) = over_blocks(work, *rows, width=classes)
     return torch.from_numpy(error).reshape(values.shape[:2])
+
+
+def measured(codec: Codec, values: Tensor) -> Tensor:
+    """(n, v) float64: the bound of codecs without a simple one, the error itself."""
+    images, views, classes = values.shape
+    return error_of(codec.decode(codec.encode(values), (images, views, classes)), values)
 
 
 def fidelity(original: Tensor, decoded: Tensor, domain: str) -> dict[str, float]:

@@ -270,6 +270,8 @@ def _shape(values: Tensor) -> Shape:
 
 def _slack(section: Section, codec: Codec, values: Tensor) -> Tensor:
     """(n, v) by how much the originals may differ from values: the codec's bound, or the error the section records."""
+    if section.domain not in {"prob", "unit"}:
+        return torch.zeros(values.shape[:2])  # no rule to be off from
     measured = (section.record.get("fidelity") or {}).get("max_error")
     bound = 2 * codec.tolerance(values)  # twice: the bound is of the values before encoding
     return bound if measured is None else bound.clamp(min=float(measured))
