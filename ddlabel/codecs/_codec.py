@@ -65,7 +65,7 @@ class Codec(Protocol):
         del views
         return self
 
-    def total(self, views: int) -> int:
+    def made_from(self, views: int) -> int:
         """How many views the kind has, given how many are stored."""
         return views
 
@@ -96,12 +96,20 @@ def check_encodable(values: Tensor, limit: float | None = None) -> None:
     Raises:
         UsageError: naming the first such image, view and class.
     """
-    bad = ~torch.isfinite(values) if limit is None else ~(values.abs() <= limit)
-    if bool(bad.any()):
-        image, view, label = (int(index) for index in bad.nonzero()[0])
+    classes = values.shape[-1]
+    bound = float(np.finfo(np.float32).max) if limit is None else limit
+
+    def work(rows: Array) -> tuple[Array]:
+        return ((rows.max(axis=1) <= bound) & (rows.min(axis=1) >= -bound),)  # a NaN is neither
+
+    (fits,) = over_blocks(work, values.detach().reshape(-1, classes).numpy(), width=classes)
+    if not fits.all():
+        image, view = divmod(int(np.flatnonzero(~fits)[0]), values.shape[1])
+        row = values[image, view]
+        label = int((~(row.abs() <= bound)).nonzero()[0])
         expected = "finite values" if limit is None else f"finite values within ±{limit:g}"
         raise UsageError(
-            f"label of image {image}, view {view}, class {label} is {float(values[image, view, label])}, "
+            f"label of image {image}, view {view}, class {label} is {float(row[label])}, "
             f"expected {expected}",
             field="codec",
             hint="check the teacher, or use --codec f32",

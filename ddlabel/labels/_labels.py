@@ -182,7 +182,7 @@ def read_labels(bundle: Bundle, kind: str) -> LabelSet:
         )
     codec, data = _load_codec(section, place), bundle.manifest.data
     values = _decode(bundle, section, codec, place)
-    kept, made = codec.view_ids(len(values)), codec.total(section.views)
+    kept, made = codec.view_ids(len(values)), codec.made_from(section.views)
     check_size(place, section.parameters.get("size"), data)
     check_views(place, _load_kind(kind, section.parameters, place), section.parameters, made)
     check_finite(place, values, BundleError)
