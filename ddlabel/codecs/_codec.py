@@ -20,7 +20,17 @@ from torch import Tensor
 from ..errors import BundleError, UsageError
 from ._blocks import Array, over_blocks, row_sum
 
-__all__ = ["MAX_F16", "Codec", "Shape", "check_encodable", "check_parts", "error_of", "fidelity", "measured", "only_softmax"]
+__all__ = [
+    "MAX_F16",
+    "Codec",
+    "Shape",
+    "check_encodable",
+    "check_parts",
+    "error_of",
+    "fidelity",
+    "measured",
+    "only_softmax",
+]
 
 MAX_F16 = 60_000.0
 """Largest magnitude that codecs with float16 parts accept; float16 itself ends at 65,504."""
@@ -109,8 +119,7 @@ def check_encodable(values: Tensor, limit: float | None = None) -> None:
         label = int((~(row.abs() <= bound)).nonzero()[0])
         expected = "finite values" if limit is None else f"finite values within ±{limit:g}"
         raise UsageError(
-            f"label of image {image}, view {view}, class {label} is {float(row[label])}, "
-            f"expected {expected}",
+            f"label of image {image}, view {view}, class {label} is {float(row[label])}, expected {expected}",
             field="codec",
             hint="check the teacher, or use --codec f32",
         )

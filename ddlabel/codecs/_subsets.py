@@ -157,7 +157,8 @@ class Subsets:
     @cached_property
     def _word_levels(self) -> list[_Level]:
         """From words to blocks: 16 to 32 to 64 classes, and on where there is but one block."""
-        levels, tables = [], [_binomials(size, self._most) for size in _cut(self.classes, WORD)]
+        levels: list[_Level] = []
+        tables = [_binomials(size, self._most) for size in _cut(self.classes, WORD)]
         while len(tables) > len(self._sizes):
             alone = len(self._sizes) == 1
             level = _Level(tables, self._most, len(tables) if alone else BLOCK // WORD >> len(levels))
@@ -252,7 +253,9 @@ class _Level:
         self.stride = min(most, max(len(tables[a].sizes) + len(tables[b].sizes) for a, b in self.pairs)) + 2
         merged: dict[int, _Table] = {index: tables[index] for index in self.single}
         known: dict[tuple[int, int], tuple[int, _Table]] = {}  # parts of equal sizes share their tables
-        offsets, seconds, which = [], [], []
+        offsets: list[Array] = []
+        seconds: list[Array] = []
+        which: list[int] = []
         for a, b in self.pairs:
             key = (id(tables[a]), id(tables[b]))
             if key not in known:
@@ -281,7 +284,9 @@ class _Level:
         one, two = counts.take(self.first, axis=1), counts.take(self.second, axis=1)
         both = one + two
         joined = self.offsets.take((self.base_second + both) * self.stride + one)
-        joined += ranks.take(self.first, axis=1) * self.seconds.take(self.base_second + two) + ranks.take(self.second, axis=1)
+        joined += ranks.take(self.first, axis=1) * self.seconds.take(self.base_second + two) + ranks.take(
+            self.second, axis=1
+        )
         return self._assemble(both, counts), self._assemble(joined, ranks)
 
     def split(self, counts: Array, ranks: Array) -> tuple[Array, Array]:
@@ -416,7 +421,7 @@ class _Reader:
         low = self.words[self.rows, word] >> shift
         high = (self.words[self.rows, word + 1] << np.uint64(1)) << (np.uint64(63) - shift)
         mask = (np.uint64(1) << bits.astype(np.uint64)) - np.uint64(1)
-        return ((low | high) & mask).astype(np.int64)
+        return np.asarray(((low | high) & mask).astype(np.int64))
 
     def check_rest(self) -> None:
         """Refuse bits behind the last field."""
@@ -449,11 +454,11 @@ def _as_bytes(ranks: Array, width: int) -> Array:
 def _as_numbers(rows: Array) -> Array:
     padded = np.zeros((len(rows), 8), np.uint8)
     padded[:, : rows.shape[1]] = rows
-    return padded.view("<i8")[:, 0].astype(np.int64)
+    return np.asarray(padded.view("<i8")[:, 0].astype(np.int64))
 
 
 def _check(ranks: Array, sizes: Array) -> None:
-    if bool(((ranks < 0) | (ranks.T >= sizes).T).any()):
+    if bool(((ranks < 0) | (sizes <= ranks.T).T).any()):
         raise _bad()
 
 

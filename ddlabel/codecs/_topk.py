@@ -42,7 +42,7 @@ class TopK(Codec):
     @property
     def levels(self) -> int:
         """The last code."""
-        return 2**self.bits - 1
+        return int(2**self.bits - 1)
 
     def code(self, values: Array, mask: Array, kept: Array) -> tuple[Array, Array]:
         """Codes (b, k) uint8 and scale (b, columns) float16.

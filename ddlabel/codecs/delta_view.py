@@ -38,7 +38,7 @@ class DeltaView(Codec):
     def encode(self, values: Tensor) -> dict[str, Tensor]:
         """Parts `image_centre` (n, k) and, for q8, `image_range` (n, 2); `image_step` (n, 1); `codes` (n, v, bytes)."""
         check_encodable(values, 3 * MAX_F16)  # what is decoded may lie beyond what was encoded
-        images, views, classes = values.shape
+        _images, views, classes = values.shape
 
         def work(block: Array) -> tuple[Array, ...]:
             exact = block.astype(np.float64)

@@ -41,7 +41,7 @@ class LowRank(Codec):
     def encode(self, values: Tensor) -> dict[str, Tensor]:
         """Parts `image_ids`, `image_basis` (n, r, k) int8, `image_scale`, `codes` (n, v, r) int8 and `scale`."""
         check_encodable(values, MAX_F16)
-        images, views, classes = values.shape
+        _images, views, classes = values.shape
         rank = self._rank(views)
 
         def work(block: Array) -> Parts:
@@ -160,7 +160,7 @@ def _copies(values: Array, rank: int) -> Parts:
 
 def _mixtures(values: Array, rank: int) -> Parts:
     """Each view as a mixture, by least squares, of r views; views that are whole numbers of steps are chosen first."""
-    images, views, classes = values.shape
+    images, views, _classes = values.shape
     codes, steps = _quantised(values)
     whole = ((codes * steps.astype(np.float64)[..., None]).astype(np.float32) == values).all(axis=2)
     rest, ids = values.copy(), np.zeros((images, rank), np.int64)

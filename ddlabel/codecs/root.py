@@ -39,7 +39,7 @@ class RootSteps(Codec):
     def encode(self, values: Tensor) -> dict[str, Tensor]:
         """Parts `top` (n, v, 1) and `image_codes` (n, k, v) uint8."""
         check_encodable(values)
-        images, views, classes = values.shape
+        _images, views, classes = values.shape
 
         def work(block: Array) -> tuple[Array, Array]:
             rows = block.reshape(-1, classes).astype(np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,10 +48,10 @@ class ProductQuantised(Codec):
         images, views, classes = values.shape
         rows = values.detach().flatten(0, 1).numpy()
         cuts = self._cuts(classes)
-        learned = [self._codebook(rows, start, stop) for start, stop in zip(cuts, cuts[1:], strict=False)]
+        learned = [self._codebook(rows, start, stop) for start, stop in itertools.pairwise(cuts)]
         codes = np.empty((len(rows), len(learned)), np.uint8)
         used = []
-        for index, ((start, stop), book) in enumerate(zip(zip(cuts, cuts[1:], strict=False), learned, strict=True)):
+        for index, ((start, stop), book) in enumerate(zip(itertools.pairwise(cuts), learned, strict=True)):
             nearest = _nearest(rows, start, stop, book)
             present = np.unique(nearest)
             codes[:, index] = np.searchsorted(present, nearest)
@@ -84,7 +85,7 @@ class ProductQuantised(Codec):
             if (codes >= entries).any():
                 raise BundleError(f"part 'codes' has a code above {entries - 1}", field="codes")
             rows = np.empty((len(codes), classes), np.float32)
-            for index, (start, stop) in enumerate(zip(cuts, cuts[1:], strict=False)):
+            for index, (start, stop) in enumerate(itertools.pairwise(cuts)):
                 rows[:, start:stop] = wide[codes[:, index], start:stop]
             return (rows,)
 

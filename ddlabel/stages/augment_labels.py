@@ -10,6 +10,8 @@ from torch import Tensor
 
 from .. import _plugins
 from ..bundle import Bundle
+from ..codecs._choose import AUTO, check_max_kl, choose
+from ..codecs._codec import Codec
 from ..config import AugmentLabelsConfig, as_dict, build_many, check
 from ..distilled import DistilledSet, read_distilled
 from ..errors import UsageError
@@ -20,7 +22,7 @@ from ..preprocess import check_agreement
 from ..teachers import Teacher
 from ._stage import Clock, computing
 
-__all__ = ["label_views", "run", "teacher_nets"]
+__all__ = ["label_views", "run", "settle_codec", "teacher_nets"]
 
 VIEWS_AT_ONCE = 256
 """Views in one forward pass of a teacher."""
@@ -60,32 +62,51 @@ def run(
         distilled = read_distilled(bundle)
         nets = teacher_nets(teachers, config.checkpoint, clock)
         values = label_views(distilled, kind, nets, clock, on_event)
+        codec_name, codec, table = settle_codec(config.codec, codec, values, "logit", config.max_kl, on_event)
         section = make_section(
             bundle,
             config.kind,
             kind.parameters(distilled.images.shape[-1]),
             values,
             domain="logit",
-            codec_name=config.codec,
+            codec_name=codec_name,
             codec=codec,
             teachers=[teacher.content for teacher in teachers],
         )
         record = clock.record(
             "augment-labels",
-            as_dict(config) | {"options": as_dict(kind) | as_dict(codec)},
+            as_dict(config) | {"codec": codec_name, "options": as_dict(kind) | as_dict(codec)},
             seed=config.seed,
             inputs=[bundle, *teachers],
-            metrics={"agreement_with_hard": _agreement(values, distilled.labels)},
+            metrics={"agreement_with_hard": _agreement(values, distilled.labels)} | table,
         )
         return bundle.with_stage(record, add=[section])
 
 
 def build_kind_and_codec(config: AugmentLabelsConfig, settings: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The label kind and codec records, from the explicit options and `--set`."""
+    """The label kind and codec records, from the explicit options and `--set`; no codec when it is to be chosen."""
     explicit = {name: value for name in ("grid", "ratio") if (value := getattr(config, name)) is not None}
-    classes = [_plugins.load("labels", config.kind, "KIND"), _plugins.load("codecs", config.codec, "CODEC")]
-    kind, codec = build_many(classes, {**settings, **explicit})
+    check_max_kl(config.codec, config.max_kl)
+    classes = [_plugins.load("labels", config.kind, "KIND")]
+    if config.codec == AUTO:
+        return build_many(classes, {**settings, **explicit})[0], None
+    kind, codec = build_many([*classes, _plugins.load("codecs", config.codec, "CODEC")], {**settings, **explicit})
     return kind, codec
+
+
+def settle_codec(
+    name: str, codec: Codec | None, values: Tensor, domain: str, max_kl: float | None, on_event: OnEvent
+) -> tuple[str, Codec, dict[str, Any]]:
+    """The codec that was named, or the one chosen by the values, with the table of candidates for the metrics."""
+    if codec is not None:
+        return name, codec, {}
+    choice = choose(values, domain, check_max_kl(name, max_kl))
+    for row in choice.table:
+        options = "".join(f" {key}={value}" for key, value in row["options"].items())
+        message = f"{row['codec']}{options}: {row['bytes']} bytes, KL {row['kl_t1']:.3g}"
+        on_event(Event(phase="choosing a codec", message=message))
+    on_event(Event(phase="choosing a codec", message=f"codec {choice.name} is the smallest that loses little enough"))
+    return choice.name, choice.codec, {"candidates": choice.table}
 
 
 def teacher_nets(teachers: Sequence[Bundle], checkpoint: str, clock: Clock) -> list[Net]:

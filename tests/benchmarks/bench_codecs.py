@@ -71,7 +71,9 @@ def make_labels(data: str, path: str, train: int) -> None:
             if epoch in KEPT:
                 views = [_windows(dense, images[part]) for part in chosen.split(50)]
                 kept[epoch] = torch.stack([torch.cat([net(w[:, v]) for w in views]) for v in range(25)], dim=1).clone()
-        print(f"epoch {epoch}: loss {float(loss):.2f}, {share:.0%} right, {time.perf_counter() - start:.0f} s", flush=True)
+        print(
+            f"epoch {epoch}: loss {float(loss):.2f}, {share:.0%} right, {time.perf_counter() - start:.0f} s", flush=True
+        )
     torch.save(kept, path)
 
 
