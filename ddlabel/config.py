@@ -307,6 +307,7 @@ _SIZE = "side of the images in pixels; auto keeps the size of the data"
 _SPACE = "input space: pixels normalised per channel, or ZCA-whitened"
 _SPACES = ("normalised", "zca")
 _RECIPE = "published settings by name, under what is typed here; 'ddlabel recipes' lists them"
+_MAX_KL = "with --codec auto: take the smallest codec within this mean KL in nats at temperature 1 (default 0.01)"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -368,7 +369,8 @@ class AugmentLabelsConfig:
     auto_epochs: int = opt(200, "epochs of the students that --checkpoint auto trains", min=1, max=1_000_000)
     grid: int | None = opt(None, "dense: N of the N x N windows (default 5)", min=1, max=64)
     ratio: str | None = opt(None, "dense: side of a window as a fraction P/Q of the image (default 5/8)")
-    codec: str = opt("f32", "how label values are stored; 'ddlabel methods' lists the codecs")
+    codec: str = opt("f32", "how label values are stored ('ddlabel methods' lists the codecs); auto: see --max-kl")
+    max_kl: float | None = opt(None, _MAX_KL, min=0, max=1000)
     recipe: str | None = opt(None, _RECIPE)
     seed: int = opt(0, "seed of every random draw", min=0)
     device: str = opt("auto", _DEVICE)
@@ -381,7 +383,8 @@ class RefineConfig:
 
     method: str = opt("gift", "refinement: gift (mix with the smoothed hard label) or recode (another codec)")
     labels: str | None = opt(None, "label kind to refine; auto takes the richest one present")
-    codec: str | None = opt(None, "codec of the result; auto keeps the present one")
+    codec: str = opt("keep", "codec of the result: keep (the present one), a name, or auto: see --max-kl")
+    max_kl: float | None = opt(None, _MAX_KL, min=0, max=1000)
     recipe: str | None = opt(None, _RECIPE)
     seed: int = opt(0, "seed of every random draw", min=0)
     device: str = opt("auto", _DEVICE)

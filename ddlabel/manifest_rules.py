@@ -291,17 +291,19 @@ def _label_problems(record: Mapping[str, Any], images: int) -> Iterator[str]:
     """Tensors of a label section start with the image axis; with a codec, the view axis is next.
 
     Parts of a codec whose names start with `image_` belong to an image, those that start with `shared` to the set.
+    Stored draws, `augmentation`, are of all views, also where only some are labelled.
     """
     prefix = f"{record['name']}."
     for name, tensor in record["tensors"].items():
         part = name.removeprefix(prefix) if "codec" in record else ""
         if part.startswith("shared"):
             continue
-        views = [] if "codec" not in record or part.startswith("image_") else [record.get("views", 1)]
+        views = record.get("views", 1)
+        of_views = "codec" in record and not part.startswith(("image_", "augmentation"))
+        wanted = [images, views] if of_views else [images]
         shape = tensor.get("packed", tensor)["shape"]
-        if shape[: 1 + len(views)] != [images, *views]:
-            of_views = f" of {views[0]} views" if views else ""
-            yield f"tensor '{name}' has shape {tuple(shape)}, expected {images} images{of_views}"
+        if shape[: len(wanted)] != wanted:
+            yield f"tensor '{name}' has shape {tuple(shape)}, expected {images} images of {views} views"
 
 
 def _matches(wanted: str, name: str) -> bool:

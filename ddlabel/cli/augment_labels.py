@@ -20,8 +20,13 @@ def run(invocation: Invocation) -> None:
         invocation,
         AugmentLabelsConfig,
         _stage,
-        options=lambda config: [("labels", config.kind, "KIND"), ("codecs", config.codec, "CODEC")],
+        options=_plugins_named,
     )
+
+
+def _plugins_named(config: AugmentLabelsConfig) -> list[tuple[str, str, str]]:
+    codec = [] if config.codec == "auto" else [("codecs", config.codec, "CODEC")]
+    return [("labels", config.kind, "KIND"), *codec]
 
 
 def _stage() -> Stage:

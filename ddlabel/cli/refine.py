@@ -20,7 +20,7 @@ def run(invocation: Invocation) -> None:
 
 
 def _plugins_named(config: RefineConfig) -> list[tuple[str, str, str]]:
-    codec = [("codecs", config.codec, "CODEC")] if config.codec else []
+    codec = [] if config.codec in {"keep", "auto"} else [("codecs", config.codec, "CODEC")]
     return [("refine", config.method, "REFINEMENT"), *codec]
 
 

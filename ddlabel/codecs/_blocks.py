@@ -43,6 +43,10 @@ def over_blocks(work: Callable[..., tuple[Array, ...]], *arrays: Array, width: i
         put(start, work(*(array[start : start + step] for array in arrays)))
 
     put(0, first)
+    if torch.get_num_threads() == 1:
+        for start in range(step, count, step):
+            run(start)
+        return joined
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(run, range(step, count, step)))
     return joined

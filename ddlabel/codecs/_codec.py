@@ -20,7 +20,17 @@ from torch import Tensor
 from ..errors import BundleError, UsageError
 from ._blocks import Array, over_blocks, row_sum
 
-__all__ = ["MAX_F16", "Codec", "Shape", "check_encodable", "check_parts", "error_of", "fidelity", "only_softmax"]
+__all__ = [
+    "MAX_F16",
+    "Codec",
+    "Shape",
+    "check_encodable",
+    "check_parts",
+    "error_of",
+    "fidelity",
+    "measured",
+    "only_softmax",
+]
 
 MAX_F16 = 60_000.0
 """Largest magnitude that codecs with float16 parts accept; float16 itself ends at 65,504."""
@@ -65,7 +75,7 @@ class Codec(Protocol):
         del views
         return self
 
-    def total(self, views: int) -> int:
+    def made_from(self, views: int) -> int:
         """How many views the kind has, given how many are stored."""
         return views
 
@@ -96,13 +106,20 @@ def check_encodable(values: Tensor, limit: float | None = None) -> None:
     Raises:
         UsageError: naming the first such image, view and class.
     """
-    bad = ~torch.isfinite(values) if limit is None else ~(values.abs() <= limit)
-    if bool(bad.any()):
-        image, view, label = (int(index) for index in bad.nonzero()[0])
+    classes = values.shape[-1]
+    bound = float(np.finfo(np.float32).max) if limit is None else limit
+
+    def work(rows: Array) -> tuple[Array]:
+        return ((rows.max(axis=1) <= bound) & (rows.min(axis=1) >= -bound),)  # a NaN is neither
+
+    (fits,) = over_blocks(work, values.detach().reshape(-1, classes).numpy(), width=classes)
+    if not fits.all():
+        image, view = divmod(int(np.flatnonzero(~fits)[0]), values.shape[1])
+        row = values[image, view]
+        label = int((~(row.abs() <= bound)).nonzero()[0])
         expected = "finite values" if limit is None else f"finite values within ±{limit:g}"
         raise UsageError(
-            f"label of image {image}, view {view}, class {label} is {float(values[image, view, label])}, "
-            f"expected {expected}",
+            f"label of image {image}, view {view}, class {label} is {float(row[label])}, expected {expected}",
             field="codec",
             hint="check the teacher, or use --codec f32",
         )
@@ -139,6 +156,12 @@ def error_of(decoded: Tensor, values: Tensor) -> Tensor:
     rows = (tensor.detach().reshape(-1, classes).numpy() for tensor in (values, decoded))
     (error,) = over_blocks(work, *rows, width=classes)
     return torch.from_numpy(error).reshape(values.shape[:2])
+
+
+def measured(codec: Codec, values: Tensor) -> Tensor:
+    """(n, v) float64: the bound of codecs without a simple one, the error itself."""
+    images, views, classes = values.shape
+    return error_of(codec.decode(codec.encode(values), (images, views, classes)), values)
 
 
 def fidelity(original: Tensor, decoded: Tensor, domain: str) -> dict[str, float]:

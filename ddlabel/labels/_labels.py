@@ -174,7 +174,7 @@ def read_labels(bundle: Bundle, kind: str) -> LabelSet:
         )
     codec, data = _load_codec(section, place), bundle.manifest.data
     values = _decode(bundle, section, codec, place)
-    kept, made = codec.view_ids(len(values)), codec.total(section.views)
+    kept, made = codec.view_ids(len(values)), codec.made_from(section.views)
     check_size(place, section.parameters.get("size"), data)
     check_identity(place, section.parameters, data)
     kind_made = _load_kind(kind, section.parameters, place)
@@ -280,6 +280,8 @@ def _shape(values: Tensor) -> Shape:
 
 def _slack(section: Section, codec: Codec, values: Tensor) -> Tensor:
     """(n, v) by how much the originals may differ from values: the codec's bound, or the error the section records."""
+    if section.domain not in {"prob", "unit"}:
+        return torch.zeros(values.shape[:2])  # no rule to be off from
     measured = (section.record.get("fidelity") or {}).get("max_error")
     bound = 2 * codec.tolerance(values)  # twice: the bound is of the values before encoding
     return bound if measured is None else bound.clamp(min=float(measured))

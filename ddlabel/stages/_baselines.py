@@ -20,8 +20,8 @@ from ..labels._labels import LabelSet, load_kind, through_codec
 from ..preprocess import check_agreement
 from ..selection import select_random
 from . import distill
+from ._labelling import label_views, teacher_nets
 from ._stage import Clock
-from .augment_labels import label_views, teacher_nets
 
 __all__ = ["check_plain", "equal_bytes_ipc", "plain_bundle", "plain_bytes", "random_set", "relabel", "spent_bytes"]
 

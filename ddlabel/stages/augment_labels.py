@@ -6,28 +6,23 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .. import _plugins
 from ..bundle import Bundle
+from ..codecs._choose import AUTO, check_max_kl
 from ..codecs._codec import Codec
 from ..config import AugmentLabelsConfig, as_dict, build_many, check
-from ..distilled import DistilledSet, read_distilled
+from ..distilled import read_distilled
 from ..errors import UsageError
-from ..events import Event, OnEvent, ignore
+from ..events import OnEvent, ignore
 from ..labels._labels import Kind, make_section
-from ..nets._flops import forward_flops
-from ..nets._net import Net
 from ..preprocess import check_agreement, data_of
-from ..teachers import Teacher, combine
 from ._checkpoints import choose_checkpoints
-from ._stage import Clock, computing, redact
+from ._labelling import label_views, labelling_flops, settle_codec, teacher_nets
+from ._stage import computing, redact
 
-__all__ = ["label_views", "run", "teacher_nets"]
-
-VIEWS_AT_ONCE = 256
-"""Views in one forward pass of a teacher."""
+__all__ = ["run"]
 
 
 def run(
@@ -72,13 +67,14 @@ def run(
         chosen = choose_checkpoints(bundle, config, distilled, teachers, label, clock, on_event)
         nets = teacher_nets(teachers, chosen.sections, clock)
         values = label_views(distilled, kind, nets, clock, on_event, ensemble=config.ensemble)
+        codec_name, codec, table = settle_codec(config.codec, codec, values, "logit", config.max_kl, on_event)
         section = make_section(
             bundle,
             config.kind,
             parameters,
             values,
             domain="logit",
-            codec_name=config.codec,
+            codec_name=codec_name,
             codec=codec,
             teachers=[teacher.content for teacher in teachers],
             augmentation=kind.augmentation(len(distilled.images), size),
@@ -87,72 +83,28 @@ def run(
             "augment-labels",
             as_dict(config)
             | {"data": redact(config.data) if config.data else None, "checkpoints": list(chosen.sections)}
-            | {"options": as_dict(kind) | as_dict(codec)},
+            | {"codec": codec_name, "options": as_dict(kind) | as_dict(codec)},
             seed=config.seed,
             inputs=[bundle, *teachers],
             metrics={
                 "agreement_with_hard": _agreement(values, distilled.labels),
-                "flops": {"labelling": len(values) * values.shape[1] * _forward(bundle, teachers, chosen.sections)},
+                "flops": {"labelling": labelling_flops(bundle, teachers, chosen.sections, values[..., 0].numel())},
                 **chosen.metrics,
+                **table,
             },
         )
         return bundle.with_stage(record, add=[section])
 
 
-def build_kind_and_codec(config: AugmentLabelsConfig, settings: Mapping[str, Any]) -> tuple[Kind, Codec]:
-    """The label kind and codec records, from the explicit options and `--set`."""
+def build_kind_and_codec(config: AugmentLabelsConfig, settings: Mapping[str, Any]) -> tuple[Kind, Codec | None]:
+    """The label kind and codec records, from the explicit options and `--set`; no codec when it is to be chosen."""
     explicit = {name: value for name in ("grid", "ratio") if (value := getattr(config, name)) is not None}
-    classes = [_plugins.load("labels", config.kind, "KIND"), _plugins.load("codecs", config.codec, "CODEC")]
-    kind, codec = build_many(classes, {**settings, **explicit})
+    check_max_kl(config.codec, config.max_kl)
+    classes = [_plugins.load("labels", config.kind, "KIND")]
+    if config.codec == AUTO:
+        return build_many(classes, {**settings, **explicit})[0], None
+    kind, codec = build_many([*classes, _plugins.load("codecs", config.codec, "CODEC")], {**settings, **explicit})
     return kind, codec
-
-
-def teacher_nets(teachers: Sequence[Bundle], sections: Sequence[str], clock: Clock) -> list[Net]:
-    """The chosen checkpoints of all teachers, on the device, in eval mode.
-
-    Args:
-        teachers: bundles.
-        sections: for each bundle its checkpoints' sections, joined by commas.
-        clock: names the device.
-    """
-    return [
-        teacher.net(chosen, clock.device)
-        for teacher, names in zip(map(Teacher, teachers), sections, strict=True)
-        for chosen in teacher.select(names)
-    ]
-
-
-def label_views(
-    distilled: DistilledSet,
-    kind: Kind,
-    nets: Sequence[Net],
-    clock: Clock,
-    on_event: OnEvent = ignore,
-    *,
-    ensemble: str = "mean",
-) -> Tensor:
-    """Logits of every view, combined over nets: (n, v, k) float32 on the CPU."""
-    images = distilled.images.to(clock.device)
-    count, total = kind.view_count, len(images) * kind.view_count
-    step = count * max(1, VIEWS_AT_ONCE // count) if count <= VIEWS_AT_ONCE else VIEWS_AT_ONCE
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, total, step):
-            pairs = torch.arange(start, min(start + step, total))
-            views = kind.view(images, pairs // count, pairs % count)
-            parts.append(combine([net(views) for net in nets], ensemble).cpu())
-            on_event(Event(phase="labelling views", done=int(pairs[-1]) + 1, total=total))
-    return torch.cat(parts).reshape(len(images), count, -1)
-
-
-def _forward(bundle: Bundle, teachers: Sequence[Bundle], sections: Sequence[str]) -> int:
-    """FLOPs of asking all chosen nets about one view."""
-    data = data_of(bundle)
-    return sum(
-        forward_flops(chosen.arch, channels=data["channels"], size=data["height"], classes=len(data["classes"]))
-        for teacher, names in zip(map(Teacher, teachers), sections, strict=True)
-        for chosen in teacher.select(names)
-    )
 
 
 def _agreement(values: Tensor, labels: Tensor) -> float:

@@ -7,14 +7,19 @@ from typing import Any
 
 from .. import _plugins
 from ..bundle import Bundle
+from ..codecs._choose import AUTO, check_max_kl
+from ..codecs._codec import Codec
 from ..config import RefineConfig, as_dict, build_many, check
 from ..distilled import read_distilled
 from ..errors import BundleError
 from ..events import OnEvent, ignore
 from ..labels._labels import choose_kind, make_section, read_labels
+from ._labelling import settle_codec
 from ._stage import computing
 
 __all__ = ["run"]
+
+KEEP = "keep"
 
 
 def run(
@@ -27,10 +32,10 @@ def run(
     """Refine one section of soft labels and store it in place of the old one.
 
     Args:
-        bundle: a distilled bundle with soft or dense labels.
+        bundle: a distilled bundle with labels richer than hard ones.
         config: refinement, label kind and codec.
         settings: options of the refinement and the codec (`--set`).
-        on_event: unused: refinements are closed forms that take milliseconds.
+        on_event: told of the candidates when the codec is chosen.
 
     Returns:
         The bundle with its section `labels.<kind>` replaced.
@@ -39,8 +44,8 @@ def run(
         UsageError: unknown refinement, codec or option.
         BundleError: no such labels, stale labels, labels refined before.
     """
-    del on_event
     check(config)
+    check_max_kl(config.codec, config.max_kl)
     kind = config.labels or choose_kind(bundle)
     if kind == "hard":
         raise BundleError(
@@ -51,10 +56,11 @@ def run(
     with computing(config.device, config.threads) as clock:
         distilled = read_distilled(bundle)
         labels = read_labels(bundle, kind)
-        codec_name, present = _codec(config, labels.section.codec)
-        classes = [_plugins.load("refine", config.method, "REFINEMENT"), _plugins.load("codecs", codec_name, "CODEC")]
-        refinement, codec = build_many(classes, {**present, **(settings or {})})
+        refinement, codec_name, codec = _refinement_and_codec(config, settings or {}, labels.section.codec)
         refined = refinement.apply(labels, distilled.labels)
+        codec_name, codec, table = settle_codec(
+            codec_name, codec, refined.values, refined.domain, config.max_kl, on_event
+        )
         section = make_section(
             bundle,
             kind,
@@ -65,24 +71,32 @@ def run(
             codec=codec,
             teachers=labels.section.teacher,
             refined=refined.refined,
+            augmentation=refined.augmentation,
+            view_ids=refined.view_ids,
         )
         record = clock.record(
             "refine",
             as_dict(config) | {"labels": kind, "codec": codec_name, "options": as_dict(refinement) | as_dict(codec)},
             seed=config.seed,
             inputs=[bundle],
-            metrics={"bytes_before": _bytes(bundle, labels.section.name)},
+            metrics={"bytes_before": _bytes(bundle, labels.section.name)} | table,
         )
         return bundle.with_stage(record, add=[section])
 
 
-def _codec(config: RefineConfig, present: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
-    """Name and parameters of the codec to write with: the one asked for, or the present one as it is."""
-    if config.codec is not None:
-        return config.codec, {}
-    if present is None:
-        return "f32", {}
-    return str(present["name"]), dict(present["parameters"])
+def _refinement_and_codec(
+    config: RefineConfig, settings: Mapping[str, Any], present: Mapping[str, Any] | None
+) -> tuple[Any, str, Codec | None]:
+    """The refinement, and name and record of the codec: the one asked for, the present one as it is, or none yet."""
+    refinement = _plugins.load("refine", config.method, "REFINEMENT")
+    if config.codec == AUTO:
+        return build_many([refinement], settings)[0], AUTO, None
+    name = config.codec
+    parameters: dict[str, Any] = {}
+    if name == KEEP:
+        name, parameters = ("f32", {}) if present is None else (str(present["name"]), dict(present["parameters"]))
+    made, codec = build_many([refinement, _plugins.load("codecs", name, "CODEC")], {**parameters, **settings})
+    return made, name, codec
 
 
 def _bytes(bundle: Bundle, section: str) -> int:
