@@ -6,6 +6,7 @@ set -euo pipefail
 set_name=$1
 data=$2
 out=$3
+here=$(realpath "$0")
 mkdir -p "$out"
 cd "$out"
 run() { echo "\$ ddlabel $*" && ddlabel "$@" --threads 1 --force; }
@@ -47,6 +48,23 @@ score $small --equal-bytes
 run evaluate $small.ddset --data "$data" --arch "$net" --protocol gift --epochs $grid_epochs --seeds 3 \
   --loss gift,softce,kl --optimizer sgd,adam,adamw -o grid.ddset
 
-# What a byte buys: every label kind and codec with the same, shorter students
-epochs_now=300
-label --kind soft --codec f16 -o soft.ddset
+# What a byte buys: every label kind and codec of CIFAR-10 with the same, shorter students, as docs/bytes.md and its picture
+[ "$set_name" = cifar10 ] || exit 0
+brief() { run evaluate "$1.ddset" --data "$data" --arch "$net" --epochs 300 --set lr=0.05 --seeds 3 "${@:2}" -o "brief-$1.ddset"; }
+label --kind soft -o soft-f32.ddset
+label --kind soft --codec q4 -o soft-q4.ddset
+label --kind fkd --set views=100 --codec f16 -o fkd-f16.ddset
+label --kind fkd --set views=100 --codec q4 -o fkd-q4.ddset
+run refine fkd-f16.ddset --method recode --codec prune --set keep=0.1 --set values=q4 -o fkd-prune.ddset
+cp dense.ddset dense-f32.ddset
+for codec in f16 q8 q4 q3 q4-shared delta-view lowrank vq topk-min root; do
+  run refine dense.ddset --method recode --codec $codec -o "dense-$codec.ddset"
+done
+run refine dense.ddset --method recode --codec topk-mr --set k=5 -o dense-topk-mr.ddset
+run refine dense.ddset --method recode --codec topk-ms --set k=5 -o dense-topk-ms.ddset
+brief base
+for file in soft-*.ddset fkd-*.ddset dense-*.ddset; do
+  [ "$file" = dense-f32.ddset ] && more="--equal-bytes" || more=""
+  brief "${file%.ddset}" $more
+done
+python "$(dirname "$here")/bytes.py" brief-*.ddset
