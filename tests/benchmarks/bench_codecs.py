@@ -12,12 +12,18 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ddlabel import _plugins
+from ddlabel.codecs._choose import CANDIDATES, choose, stored_bytes
+from ddlabel.codecs._codec import Codec, fidelity
+from ddlabel.config import build
 from ddlabel.data._dataset import load
 from ddlabel.labels.dense import KIND as DENSE
+from ddlabel.memory import keep_freed_memory
 from ddlabel.nets._net import build as build_net
 
 CLUSTERS, IMAGES, ROUNDS = 10, 10, 20
@@ -82,13 +88,88 @@ def _windows(dense: DENSE, images: Tensor) -> Tensor:
     return dense.view(images, image, view).unflatten(0, (len(images), 25))
 
 
+def made_up(images: int, views: int, classes: int, spread: float = 3.0) -> Tensor:
+    """Logits that views of an image share half of."""
+    source = torch.Generator().manual_seed(0)
+    shared = torch.randn(images, 1, classes, generator=source)
+    return (shared + torch.randn(images, views, classes, generator=source)) * spread / 2**0.5
+
+
+def measure(values: Tensor, name: str, options: dict[str, object]) -> dict[str, float]:
+    """Stored bytes a view, divergence, views a second each way, best of three."""
+    codec: Codec = build(_plugins.load("codecs", name, "CODEC"), options)
+    images, views, classes = values.shape
+    encode, decode = [], []
+    for _round in range(3):
+        start = time.perf_counter()
+        parts = codec.encode(values)
+        middle = time.perf_counter()
+        decoded = codec.decode(parts, (images, views, classes))
+        encode.append(middle - start)
+        decode.append(time.perf_counter() - middle)
+    count = images * views
+    return {
+        "raw": sum(part.nbytes for part in parts.values()) / count,
+        "stored": stored_bytes(parts.values()) / count,
+        "encode": count / min(encode),
+        "decode": count / min(decode),
+        **fidelity(values, decoded, "logit"),
+    }
+
+
+def table(values: Tensor, rows: Sequence[tuple[str, dict[str, object]]]) -> None:
+    """One line a codec."""
+    classes = values.shape[-1]
+    print(
+        f"{'codec':44} {'bytes/view':>10} {'of f32':>7} {'KL T=1':>8} {'KL T=20':>8} {'agree':>6} {'enc/s':>9} {'dec/s':>9}"
+    )
+    for name, options in rows:
+        seen = measure(values, name, options)
+        label = " ".join([name, *(f"{key}={value}" for key, value in options.items())])
+        print(
+            f"{label:44} {seen['stored']:10.2f} {seen['stored'] / (4 * classes):7.2%} {seen['kl_t1']:8.4f} "
+            f"{seen['kl_t20']:8.5f} {seen['top1_agreement']:6.1%} {seen['encode']:9,.0f} {seen['decode']:9,.0f}"
+        )
+
+
+def speed(threads: int) -> None:
+    """The three settings with a target."""
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    print(f"1000 classes, 40,000 views, {threads} threads; target: MR-50 in 60 bytes (LPQLD: 210), 200,000 views/s to")
+    print("encode, 500,000 views/s to decode")
+    kept = ({"k": 50, "bits": 3}, {"k": 50}, {"k": 10, "bits": 3}, {"k": 100, "bits": 3})
+    table(made_up(1000, 40, 1000), [("f16", {}), ("q8", {}), ("q4", {}), *(("topk-mr", dict(one)) for one in kept),
+                                    ("topk-ms", {"k": 50, "bits": 3}), ("topk-min", {"k": 50, "bits": 3})])  # fmt: skip
+    print("10 classes, 25 views of 2,000 images; target: 6.88 bytes a view")
+    names = ("f32", "f16", "q8", "q6", "q4", "q3", "q4-shared", "delta-view", "lowrank", "root")
+    table(made_up(2000, 25, 10, 4.0), [(name, {}) for name in names])
+
+
+def rate(path: str) -> None:
+    """Every candidate on labels of a net; target: 12 bytes a view within 0.01 nat."""
+    for epoch, values in torch.load(path, weights_only=True).items():
+        print(
+            f"100-cluster split of CIFAR-10 (JPEG copy), labels of epoch {epoch}, {tuple(values.shape)}; target: 12 bytes"
+        )
+        table(values, [(name, dict(options)) for name, options in CANDIDATES])
+        for bound in (0.01, 0.03, 0.1):
+            logit, logprob = choose(values, "logit", bound), choose(values, "logprob", bound)
+            print(f"auto within {bound:g}: {logit.name} for logits, {logprob.name} for log-probabilities")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("mode", nargs="?", default="speed")
-    parser.add_argument("file", nargs="?")
-    parser.add_argument("--data")
-    parser.add_argument("--train", type=int, default=12_000)
+    parser.add_argument("mode", nargs="?", default="speed", choices=("speed", "labels", "rate"))
+    parser.add_argument("file", nargs="?", help="labels, for rate")
+    parser.add_argument("--data", help="data set that labels are made from")
+    parser.add_argument("--train", type=int, default=12_000, help="images the labelling net learns from")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("-o", dest="output")
     chosen = parser.parse_args()
     if chosen.mode == "labels":
         make_labels(chosen.data, chosen.output, chosen.train)
+    elif chosen.mode == "rate":
+        rate(chosen.file)
+    else:
+        speed(chosen.threads)

@@ -56,7 +56,7 @@ def test_no_argument_prints_help(run_cli) -> None:
         (["distill", "--data", "digits:x", "-o", "x.ddset"], "takes no path"),
         (["distill", "--data", "digits", "--set", "steps", "-o", "x.ddset"], "has no '='"),
         (["refine", "-o", "x.ddset"], "0 input bundles given, expected one"),
-        (["augment-labels", "a.ddset", "--codec", "q9", "-o", "x.ddset"], "unknown codec 'q9'; did you mean 'q8'?"),
+        (["augment-labels", "a.ddset", "--codec", "f17", "-o", "x.ddset"], "unknown codec 'f17'; did you mean 'f16'?"),
         (["inspect"], "no bundle given"),
         (["methods", "dmm"], "unknown plugin 'dmm'; did you mean 'dm'?"),
     ],

@@ -35,7 +35,8 @@ def test_dense_labels_are_the_logits_of_every_window_within_the_codecs_bound(all
     views = all_views(Dense(grid=3, ratio="1/2"), distilled.images)
     with torch.inference_mode():
         expected = teacher.net(teacher.select("last")[0])(views.flatten(0, 1))
-    error = (labels.values.flatten(0, 1) - expected).abs().amax(dim=1).double()
+    expected = expected.unflatten(0, (12, 9))
+    error = (labels.values - expected).abs().amax(dim=-1).double()
 
     assert tuple(labels.values.shape) == (12, 9, 4)
     assert bool((error <= Q8().tolerance(expected) + 1e-5).all())
@@ -143,3 +144,94 @@ def test_fault_67_windows_that_do_not_fit_are_refused(run_cli, files, tmp_path: 
     assert (grid.code, zero.code, above.code) == (2, 2, 2)
     assert "do not fit images of 8 px" in grid.err
     assert "expected a fraction P/Q in (0, 1]" in zero.err
+
+
+def test_auto_takes_the_smallest_codec_within_the_divergence(run_cli, files, tmp_path: Path) -> None:
+    """A loose bound buys fewer bytes; the history says what the candidates would have cost."""
+    chosen = {}
+    for bound in ("0", "0.01", "0.5"):
+        path = tmp_path / f"{bound}.ddset"
+        recode = ("refine", files.dense, "--method", "recode", "--codec", "auto", "--max-kl", bound)
+        outcome = run_cli(*recode, "-o", path)
+
+        assert outcome.code == 0, outcome.err
+        bundle = Bundle.open(path)
+        entry = bundle.manifest.history[-1]
+        table = entry["metrics"]["candidates"]
+        fitting = [row for row in table if row["kl_t1"] <= float(bound)]
+        chosen[bound] = min(row["bytes"] for row in fitting)
+        spent = sum(tensor["bytes"] for tensor in bundle.section("labels.dense").tensors.values())
+
+        assert chosen[bound] == spent
+        assert bundle.section("labels.dense").record["fidelity"]["kl_t1"] <= float(bound) + 1e-9
+        assert entry["config"]["codec"] == bundle.section("labels.dense").record["codec"]["name"]
+        assert "f32" in {row["codec"] for row in table}
+    assert chosen["0"] >= chosen["0.01"] >= chosen["0.5"]
+
+
+def test_auto_works_while_labelling(run_cli, files, tmp_path: Path) -> None:
+    """The same choice, before the labels are stored the first time."""
+    outcome = run_cli(
+        "augment-labels", files.base, "--teacher", files.teacher, "--codec", "auto", "-o", tmp_path / "l.ddset"
+    )
+
+    assert outcome.code == 0, outcome.err
+    assert read_labels(Bundle.open(tmp_path / "l.ddset"), "soft").domain == "logit"
+
+
+@pytest.mark.parametrize("command", ["refine", "augment-labels"])
+def test_a_bound_without_a_choice_is_refused(run_cli, files, tmp_path: Path, command: str) -> None:
+    """It would be ignored."""
+    extra = ("--method", "recode") if command == "refine" else ("--teacher", files.teacher)
+    file = files.soft if command == "refine" else files.base
+    outcome = run_cli(command, file, *extra, "--codec", "q8", "--max-kl", "0.1", "-o", tmp_path / "l.ddset")
+
+    assert outcome.code == 2
+    assert "option 'max-kl' is for '--codec auto', the codec is 'q8'" in outcome.err
+
+
+def test_softmax_only_codecs_change_the_domain_and_refuse_refinement(run_cli, files, tmp_path: Path) -> None:
+    """Kept values without their offset are log-probabilities, whatever they were."""
+    path = tmp_path / "mr.ddset"
+    recode = ("refine", files.dense, "--method", "recode", "--codec", "topk-mr", "--set", "k=2")
+    outcome = run_cli(*recode, "-o", path)
+    again = run_cli("refine", path, "--method", "gift", "-o", tmp_path / "g.ddset")
+
+    assert outcome.code == 0, outcome.err
+    assert read_labels(Bundle.open(path), "dense").domain == "logprob"
+    assert again.code == 2
+    assert "holds 'logprob' labels" in again.err
+
+
+def test_impossible_options_say_what_is_possible(run_cli, files, tmp_path: Path) -> None:
+    """More classes than there are."""
+    recode = ("refine", files.dense, "--method", "recode", "--codec", "topk-ms", "--set", "k=20")
+    outcome = run_cli(*recode, "-o", tmp_path / "l.ddset")
+
+    assert outcome.code == 2
+    assert "k is 20 for labels of 4 classes, expected k from 1 to 3" in outcome.err
+
+
+def test_pruned_labels_keep_their_views(run_cli, files, tmp_path: Path) -> None:
+    """A third of nine windows, the same ones after another inner codec; other codecs have no labels for the rest."""
+    pruned, smaller = tmp_path / "p.ddset", tmp_path / "s.ddset"
+    prune = ("--method", "recode", "--codec", "prune")
+    first = run_cli("refine", files.dense, *prune, "--set", "keep=0.34", "-o", pruned)
+    second = run_cli("refine", pruned, *prune, "--set", "keep=0.34", "--set", "values=q4", "-o", smaller)
+    other = run_cli("refine", pruned, "--method", "recode", "--codec", "f32", "-o", tmp_path / "o.ddset")
+    draws = run_cli("refine", pruned, *prune, "--set", "keep=0.34", "--set", "seed=1", "-o", tmp_path / "d.ddset")
+    refined = run_cli("refine", pruned, "--method", "gift", "-o", tmp_path / "g.ddset")
+
+    assert (first.code, second.code, refined.code) == (0, 0, 0), first.err + second.err + refined.err
+    whole, part = read_labels(Bundle.open(files.dense), "dense"), read_labels(Bundle.open(pruned), "dense")
+    assert part.view_ids is not None
+    assert (12, 3) == tuple(part.view_ids.shape)
+    expected = whole.values.gather(1, part.view_ids[..., None].expand(-1, -1, 4))
+    torch.testing.assert_close(part.values, expected, atol=0.01, rtol=0)
+    for path in (smaller, tmp_path / "g.ddset"):
+        assert torch.equal(part.view_ids, read_labels(Bundle.open(path), "dense").view_ids)
+    assert Bundle.open(pruned).section("labels.dense").views == 3
+    assert Bundle.open(pruned).section("labels.dense").record["codec"]["parameters"]["total"] == 9
+    for refused in (other, draws):
+        assert refused.code == 2
+        assert "holds pruned labels" in refused.err
