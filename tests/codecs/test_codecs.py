@@ -165,7 +165,9 @@ def test_contract_of_codecs(name: str) -> None:
 @pytest.mark.parametrize("name", ["f32", "f16", "bf16", "q8", "q6", "q4", "q3", "q4-shared", "lowrank", "vq"])
 def test_constant_rows_keep_their_value(name: str) -> None:
     """To float16, of any size and sign; each row the only view of its image."""
-    values = torch.tensor([0.0, 1.0, -3.5, 0.5 if name in {"lowrank", "vq"} else 2.0**-24])[:, None, None].expand(4, 1, 7)
+    values = torch.tensor([0.0, 1.0, -3.5, 0.5 if name in {"lowrank", "vq"} else 2.0**-24])[:, None, None].expand(
+        4, 1, 7
+    )
     _codec, _parts, decoded, _seen = round_trip(name, values.contiguous(), {})
 
     torch.testing.assert_close(decoded, values, rtol=2.0**-10, atol=0)
@@ -201,7 +203,9 @@ def test_fault_63_values_that_are_not_finite_are_refused(name: str, value: float
     """Naming image, view and class."""
     values = torch.zeros(3, 2, 4)
     values[2, :, 1] = value
-    with pytest.raises(UsageError, match=r"label of image 2, view [01], class 1 is -?(nan|inf), expected finite values"):
+    with pytest.raises(
+        UsageError, match=r"label of image 2, view [01], class 1 is -?(nan|inf), expected finite values"
+    ):
         codec(name, 2).encode(values)
 
 

@@ -40,7 +40,7 @@ def test_dense_labels_are_the_logits_of_every_window_within_the_codecs_bound(all
 
     assert tuple(labels.values.shape) == (12, 9, 4)
     assert bool((error <= Q8().tolerance(expected) + 1e-5).all())
-    assert dict(labels.parameters) == {"grid": 3, "ratio": "1/2", "resize": "bilinear", "size": 8}
+    assert {"grid": 3, "ratio": "1/2", "resize": "bilinear", "size": 8}.items() <= labels.parameters.items()
 
 
 def test_several_teachers_and_checkpoints_are_averaged_over_logits(run_cli, files, tmp_path: Path) -> None:
