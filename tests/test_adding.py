@@ -35,13 +35,14 @@ METHOD = First
 CODEC = '''"""Labels rounded to whole numbers (a test)."""
 from dataclasses import dataclass
 import torch
+from ddlabel.codecs._codec import Codec
 
 @dataclass(frozen=True, kw_only=True)
-class Whole:
+class Whole(Codec):
     """One byte a value."""
     def encode(self, values): return {"values": values.round().clamp(-127, 127).to(torch.int8)}
-    def decode(self, parts): return parts["values"].float()
-    def tolerance(self, values): return torch.full((len(values),), 0.5, dtype=torch.float64)
+    def decode(self, parts, shape): return parts["values"].float()
+    def tolerance(self, values): return torch.full(values.shape[:2], 0.5, dtype=torch.float64)
 
 CODEC = Whole
 '''

@@ -120,8 +120,9 @@ def measure(values: Tensor, name: str, options: dict[str, object]) -> dict[str, 
 def table(values: Tensor, rows: Sequence[tuple[str, dict[str, object]]]) -> None:
     """One line a codec."""
     classes = values.shape[-1]
+    heads = ("bytes/view", "of f32", "KL T=1", "KL T=20", "agree", "enc/s", "dec/s")
     print(
-        f"{'codec':44} {'bytes/view':>10} {'of f32':>7} {'KL T=1':>8} {'KL T=20':>8} {'agree':>6} {'enc/s':>9} {'dec/s':>9}"
+        f"{'codec':44} " + " ".join(f"{head:>{wide}}" for head, wide in zip(heads, (10, 7, 8, 8, 6, 9, 9), strict=True))
     )
     for name, options in rows:
         seen = measure(values, name, options)
@@ -149,9 +150,7 @@ def speed(threads: int) -> None:
 def rate(path: str) -> None:
     """Every candidate on labels of a net; target: 12 bytes a view within 0.01 nat."""
     for epoch, values in torch.load(path, weights_only=True).items():
-        print(
-            f"100-cluster split of CIFAR-10 (JPEG copy), labels of epoch {epoch}, {tuple(values.shape)}; target: 12 bytes"
-        )
+        print(f"100-cluster split of CIFAR-10 (JPEG copy), epoch {epoch}, {tuple(values.shape)}; target: 12 bytes")
         table(values, [(name, dict(options)) for name, options in CANDIDATES])
         for bound in (0.01, 0.03, 0.1):
             logit, logprob = choose(values, "logit", bound), choose(values, "logprob", bound)
