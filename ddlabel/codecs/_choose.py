@@ -25,6 +25,7 @@ CANDIDATES: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("bf16", {}),
     ("delta-view", {}),
     ("delta-view", {"bits": 4}),
+    ("delta-view", {"bits": 5}),
     ("delta-view", {"bits": 6}),
     ("f16", {}),
     ("f32", {}),
@@ -38,17 +39,18 @@ CANDIDATES: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("q4-shared", {}),
     ("q4-shared", {"clip": 12.0}),
     ("q6", {}),
+    ("q6", {"clip": 8.0}),
     ("q8", {}),
     ("root", {}),
     ("root", {"step": 0.05}),
     ("topk-min", {}),
-    ("topk-mr", {}),
     ("topk-ms", {}),
     ("topk-ms", {"k": 50}),
     ("vq", {}),
 )
 """What is tried, sorted by name. Codecs that cannot hold the labels, or would change their domain, are passed over:
-`root`, `topk-mr` and `topk-ms` are tried on log-probabilities alone, because logits may be wanted as logits later."""
+`root` and `topk-ms` are tried on log-probabilities alone, because logits may be wanted as logits later. `topk-mr`
+leaves classes without any probability, which no divergence forgives."""
 
 
 @dataclass(frozen=True)

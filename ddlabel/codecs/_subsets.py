@@ -86,13 +86,11 @@ class Subsets:
             BundleError: rows that `encode` does not write.
         """
         mask = self._bitmap(rows) if self._plain else self._unrank(rows)
-        if bool((mask.sum(axis=1, dtype=np.int64) != self._most).any()):
-            raise _bad()
         return ~mask if self._complement else mask
 
     def _bitmap(self, rows: Array) -> Array:
         bits = np.unpackbits(rows, axis=1, bitorder="little").view(bool)
-        if bits[:, self.classes :].any():
+        if bits[:, self.classes :].any() or (bits.sum(axis=1, dtype=np.int64) != self._most).any():
             raise _bad()
         return np.ascontiguousarray(bits[:, : self.classes])
 
@@ -160,8 +158,7 @@ class Subsets:
         levels: list[_Level] = []
         tables = [_binomials(size, self._most) for size in _cut(self.classes, WORD)]
         while len(tables) > len(self._sizes):
-            alone = len(self._sizes) == 1
-            level = _Level(tables, self._most, len(tables) if alone else BLOCK // WORD >> len(levels))
+            level = _Level(tables, self._most)
             levels.append(level)
             tables = level.merged
         return levels
@@ -172,7 +169,7 @@ class Subsets:
         tables = [_counted(size, self._most) for size in self._sizes]
         levels: list[_Level] = []
         while len(tables) > 1:
-            level = _Level(tables, self._most, len(tables))
+            level = _Level(tables, self._most)
             if level.too_large:
                 break
             levels.append(level)
@@ -233,93 +230,78 @@ def _counted(size: int, most: int) -> _Table:
 class _Level:
     """Merging of neighbours: parts 0 and 1, 2 and 3, and so on, all rows at once; an odd last part stays.
 
+    Blocks are even numbers of words but for the last one, so that neighbours always belong to one block.
+
     Args:
         tables: of the parts.
         most: ids there are in all.
-        per_block: parts that belong together; the last group may have fewer.
     """
 
-    def __init__(self, tables: list[_Table], most: int, per_block: int) -> None:
-        self.parts, self.per_block = len(tables), per_block
-        self.pairs = [
-            (index, index + 1)
-            for start in range(0, self.parts, per_block)
-            for index in range(start, min(start + per_block, self.parts) - 1, 2)
-        ]
-        paired = {index for pair in self.pairs for index in pair}
-        self.single = [index for index in range(self.parts) if index not in paired]
-        heads = sorted([pair[0] for pair in self.pairs] + self.single)
-        self.place = {head: place for place, head in enumerate(heads)}
-        self.stride = min(most, max(len(tables[a].sizes) + len(tables[b].sizes) for a, b in self.pairs)) + 2
-        merged: dict[int, _Table] = {index: tables[index] for index in self.single}
+    def __init__(self, tables: list[_Table], most: int) -> None:
+        self.parts, self.pairs = len(tables), len(tables) // 2
+        both = list(zip(tables[0::2], tables[1::2], strict=False))
+        self.stride = min(most, max(len(one.sizes) + len(two.sizes) for one, two in both)) + 2
         known: dict[tuple[int, int], tuple[int, _Table]] = {}  # parts of equal sizes share their tables
         offsets: list[Array] = []
         seconds: list[Array] = []
+        starts: list[Array] = []
+        shifts: list[Array] = []
         which: list[int] = []
-        for a, b in self.pairs:
-            key = (id(tables[a]), id(tables[b]))
+        self.merged: list[_Table] = []
+        for one, two in both:
+            key = (id(one), id(two))
             if key not in known:
-                table, sizes = _offsets(tables[a].sizes, tables[b].sizes, most, self.stride)
+                table, sizes = _offsets(one.sizes, two.sizes, most, self.stride)
                 known[key] = len(offsets), _Table(sizes)
+                start, shift = _buckets(table, known[key][1])
                 offsets.append(table)
-                seconds.append(np.pad(tables[b].sizes, (0, self.stride - len(tables[b].sizes))))
-            index, merged[a] = known[key]
+                seconds.append(np.pad(two.sizes, (0, self.stride - len(two.sizes))))
+                starts.append(start)
+                shifts.append(shift)
+            index, merged = known[key]
             which.append(index)
+            self.merged.append(merged)
         self.too_large = any(bool((table.sizes > LARGEST).any()) for _index, table in known.values())
-        self.merged = [merged[head] for head in heads]
-        self.first = np.array([a for a, _ in self.pairs])
-        self.second = np.array([b for _, b in self.pairs])
-        self.target = np.array([self.place[a] for a, _ in self.pairs])
-        self.kept = np.array([self.place[a] for a in self.single], np.int64)
-        self.base_second = np.array(which, np.int64) * self.stride
-        self.offsets = np.concatenate([table.reshape(-1) for table in offsets])
-        self.seconds = np.concatenate(seconds)
-        starts, shifts = zip(
-            *(_buckets(table, sizes) for table, (_i, sizes) in zip(offsets, known.values(), strict=True)), strict=True
-        )
+        self.merged += tables[2 * self.pairs :]
+        self.base = np.array(which, np.int64) * self.stride
+        self.offsets, self.seconds = np.concatenate(offsets).reshape(-1), np.concatenate(seconds)
         self.starts, self.shifts = np.concatenate(starts).reshape(-1), np.concatenate(shifts)
 
     def merge(self, counts: Array, ranks: Array) -> tuple[Array, Array]:
         """Counts and ranks (m, parts) of the parts as those of the merged parts."""
-        one, two = counts.take(self.first, axis=1), counts.take(self.second, axis=1)
-        both = one + two
-        joined = self.offsets.take((self.base_second + both) * self.stride + one)
-        joined += ranks.take(self.first, axis=1) * self.seconds.take(self.base_second + two) + ranks.take(
-            self.second, axis=1
-        )
-        return self._assemble(both, counts), self._assemble(joined, ranks)
+        end = 2 * self.pairs
+        two = counts[:, 1:end:2]
+        both = counts[:, 0:end:2] + two
+        joined = self.offsets.take((self.base + both) * self.stride + counts[:, 0:end:2])
+        joined += ranks[:, 0:end:2] * self.seconds.take(self.base + two) + ranks[:, 1:end:2]
+        if end == self.parts:
+            return both, joined
+        return np.concatenate([both, counts[:, end:]], axis=1), np.concatenate([joined, ranks[:, end:]], axis=1)
 
     def split(self, counts: Array, ranks: Array) -> tuple[Array, Array]:
         """The reverse; ranks must be below the sizes of the merged parts."""
-        both, joined = counts.take(self.target, axis=1), ranks.take(self.target, axis=1)
-        at = self.base_second + both
-        row = at * self.stride
+        both, joined = counts[:, : self.pairs], ranks[:, : self.pairs]
+        at = self.base + both
         one = self.starts.take((at << BUCKET_BITS) + (joined >> self.shifts.take(at)))
+        row = np.multiply(at, self.stride, order="C")
         row += one
         behind = np.flatnonzero(self.offsets.take(row + 1) <= joined)
+        flat_row, flat_one, flat_joined = row.reshape(-1), one.reshape(-1), np.ascontiguousarray(joined).reshape(-1)
         while behind.size:  # few: those whose bucket holds a boundary
-            row.reshape(-1)[behind] += 1
-            one.reshape(-1)[behind] += 1
-            behind = behind[self.offsets.take(row.reshape(-1)[behind] + 1) <= joined.reshape(-1)[behind]]
-        joined = joined - self.offsets.take(row)
+            flat_row[behind] += 1
+            flat_one[behind] += 1
+            behind = behind[self.offsets.take(flat_row[behind] + 1) <= flat_joined[behind]]
+        left = joined - self.offsets.take(row)
         two = both - one
-        divisor = self.seconds.take(self.base_second + two)
-        quotient = joined // np.maximum(divisor, 1)
-        return self._spread(one, two, counts), self._spread(quotient, joined - quotient * divisor, ranks)
-
-    def _assemble(self, paired: Array, parts: Array) -> Array:
-        if not self.single:
-            return paired
-        whole = np.empty((len(parts), len(self.place)), np.int64)
-        whole[:, self.target] = paired
-        whole[:, self.kept] = parts[:, self.single]
-        return whole
+        divisor = self.seconds.take(self.base + two)
+        quotient = left // np.maximum(divisor, 1)
+        return self._spread(one, two, counts), self._spread(quotient, left - quotient * divisor, ranks)
 
     def _spread(self, one: Array, two: Array, merged: Array) -> Array:
-        parts = np.empty((len(one), self.parts), np.int64)
-        parts[:, self.first] = one
-        parts[:, self.second] = two
-        parts[:, self.single] = merged[:, self.kept]
+        parts, end = np.empty((len(one), self.parts), np.int64), 2 * self.pairs
+        parts[:, 0:end:2] = one
+        parts[:, 1:end:2] = two
+        parts[:, end:] = merged[:, self.pairs :]
         return parts
 
 

@@ -69,7 +69,7 @@ class TopK(Codec):
             codes, scale = self.code(rows, mask, kept)
             return coder.encode(mask), pack_rows(codes, self.bits), scale
 
-        arrays = over_blocks(work, values.detach().flatten(0, 1).numpy(), width=classes)
+        arrays = over_blocks(work, values.detach().flatten(0, 1).numpy(), width=-(-classes // 4))
         ids, codes, scale = (torch.from_numpy(array).reshape(images, views, -1) for array in arrays)
         return {"ids": ids, "codes": codes, "scale": scale}
 
@@ -98,7 +98,7 @@ class TopK(Codec):
             rows[mask] = inside.astype(np.float32).reshape(-1)
             return (rows,)
 
-        (values,) = over_blocks(work, ids, codes, scale, width=classes)
+        (values,) = over_blocks(work, ids, codes, scale, width=-(-classes // 4))
         return torch.from_numpy(values).reshape(shape)
 
     def tolerance(self, values: Tensor) -> Tensor:
