@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from ddlabel.bundle import Bundle
+from ddlabel.distilled import read_distilled
+from ddlabel.labels._labels import load_kind, read_labels
 
 from .forging import as_bytes, reopen
 
@@ -42,3 +45,19 @@ def test_archives_survive_being_written_again(path: Path) -> None:
     for name in names:
         assert old.read(name) == new.read(name)
         assert old.tensor(name).dtype == new.tensor(name).dtype
+
+
+def test_labels_of_the_archive_decode_to_what_they_did() -> None:
+    """Every kind, through codecs, refinement, pruning and stored draws; views can be made."""
+    bundle = Bundle.open(FOLDER / "v1" / "labels.ddset")
+    said = json.loads((FOLDER / "v1" / "labels.values.json").read_text(encoding="utf-8"))
+    images = read_distilled(bundle).images
+    index = torch.arange(len(images))
+
+    assert {"soft", "dense", "fkd"} == said.keys()
+    for kind, expected in said.items():
+        labels = read_labels(bundle, kind)
+        kept = None if labels.view_ids is None else labels.view_ids.tolist()
+        assert (expected["domain"], expected["view_ids"]) == (labels.domain, kept)
+        assert torch.equal(torch.tensor(expected["values"]), labels.values)
+        assert images.shape == load_kind(labels).view(images, index, torch.zeros_like(index)).shape
