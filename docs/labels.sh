@@ -18,7 +18,7 @@ case $set_name in
     dm="--set steps=1000 --set batch_real=128"
     ;;
   imagenette)
-    net=convnet-d4-w32 ipc=5 epochs=500 grid_epochs=300 seeds=5 small=q4-shared
+    net=convnet-d4-w32 ipc=5 epochs=500 grid_epochs=200 seeds=5 small=q4-shared
     teacher="--set lr=0.05 --set momentum=0.9 --set batch=128"
     dm="--set steps=500 --set batch_real=32"
     ;;
@@ -64,7 +64,6 @@ run refine dense.ddset --method recode --codec topk-mr --set k=5 -o dense-topk-m
 run refine dense.ddset --method recode --codec topk-ms --set k=5 -o dense-topk-ms.ddset
 brief base
 for file in soft-*.ddset fkd-*.ddset dense-*.ddset; do
-  [ "$file" = dense-f32.ddset ] && more="--equal-bytes" || more=""
-  brief "${file%.ddset}" $more
+  brief "${file%.ddset}"
 done
 python "$(dirname "$here")/bytes.py" brief-*.ddset
