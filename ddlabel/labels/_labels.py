@@ -182,9 +182,10 @@ def read_labels(bundle: Bundle, kind: str) -> LabelSet:
         )
     codec, data = _load_codec(section, place), bundle.manifest.data
     values = _decode(bundle, section, codec, place)
-    kept, made = codec.view_ids(len(values)), codec.made_from(section.views)
     check_size(place, section.parameters.get("size"), data)
+    made = codec.made_from(section.views)
     check_views(place, _load_kind(kind, section.parameters, place), section.parameters, made)
+    kept = codec.view_ids(len(values))  # only now: it takes memory for all views that the codec says there were
     check_finite(place, values, BundleError)
     check_rows(place, values, section.domain, _slack(section, codec, values))
     values = as_distributions(values, section.domain)
