@@ -15,6 +15,7 @@ __all__ = ["Array", "half", "over_blocks", "row_sum"]
 Array = NDArray[Any]
 BLOCK = 2**17
 """Values in one block: 1 MiB of float64, which stays in the cache."""
+LARGEST_HALF = 65_504.0
 
 
 def over_blocks(work: Callable[..., tuple[Array, ...]], *arrays: Array, width: int) -> tuple[Array, ...]:
@@ -53,8 +54,12 @@ def over_blocks(work: Callable[..., tuple[Array, ...]], *arrays: Array, width: i
 
 
 def half(values: Array) -> Array:
-    """Float64 as float16, by way of float32 as torch does; -0 becomes 0, which decoding would lose."""
-    return np.asarray(values.astype(np.float32).astype(np.float16) + np.float16(0))
+    """Float64 as float16, at most its largest number, by way of float32 as torch does.
+
+    -0 becomes 0, which decoding would lose.
+    """
+    finite = np.clip(values, -LARGEST_HALF, LARGEST_HALF)
+    return np.asarray(finite.astype(np.float32).astype(np.float16) + np.float16(0))
 
 
 def row_sum(values: Array) -> Array:

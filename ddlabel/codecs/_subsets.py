@@ -10,7 +10,8 @@ binomial of a block; where that would need more than 62 bits the merge stops, an
 written as they are. The fields (counts, rank of the counts, rank of each block) follow one another in whole bits. A
 row has as many bytes as the longest subset needs: 39 for 50 of 1000, where log2 of the binomial is 35.3 bytes.
 
-More than half of the classes are coded by those that are missing; where all this is no shorter, the bitmap is stored.
+More than half of the classes are coded by those that are missing. Where all this is longer than the bitmap, or more
+than 512 ids would be coded, the bitmap is stored.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ __all__ = ["Subsets", "subsets"]
 
 WORD, BLOCK = 16, 64
 LARGEST = 2**62
+MANY = 512
+"""More ids than this are a bitmap: tables grow with the square."""
 BUCKET_BITS = 9
 """Leading bits of a rank that say where the search for its first half starts."""
 
@@ -50,7 +53,7 @@ class Subsets:
     @property
     def width(self) -> int:
         """Bytes of a row."""
-        return min(self._rank_bytes, -(-self.classes // 8))
+        return -(-self.classes // 8) if self._plain else self._rank_bytes
 
     def encode(self, mask: Array) -> Array:
         """Masks (m, C) bool with `count` true each, as rows (m, width) uint8."""
@@ -144,7 +147,7 @@ class Subsets:
 
     @cached_property
     def _plain(self) -> bool:
-        return self._rank_bytes > -(-self.classes // 8)
+        return self._most > MANY or self._rank_bytes > -(-self.classes // 8)
 
     @cached_property
     def _sizes(self) -> list[int]:

@@ -180,7 +180,7 @@ def steps_below(kept: Array, levels: int) -> tuple[Array, Array]:
     """Codes (m, k) uint8 and step (m, 1) float16 of kept values (m, k) float64, counted down from the largest."""
     top = kept.max(axis=1, keepdims=True)
     step = (top - kept.min(axis=1, keepdims=True)) / levels
-    stored = half(np.minimum(step, 65_504))
+    stored = half(step)
     flat = stored == 0
     codes = np.rint((top - kept) / np.where(flat, 1, step))
     codes[flat[:, 0]] = 0

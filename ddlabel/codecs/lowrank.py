@@ -20,7 +20,6 @@ TOP = 127.0
 """The largest code of int8."""
 UNIT = 64.0
 """Code that stands for a factor of 1 when the step is 1/64, which float16 holds."""
-COARSEST = 65_504.0
 
 Parts = tuple[Array, Array, Array, Array, Array]
 """ids (b, r) int16, basis (b, r, k) int8, scale (b, r) float16, codes (b, v, r) int8, steps (b, v, 1) float16."""
@@ -132,7 +131,7 @@ def _mixed(ids: Array, basis: Array, scale: Array, codes: Array, steps: Array) -
 def _quantised(rows: Array) -> tuple[Array, Array]:
     """Rows (..., k) as codes int8 and steps (...) float16: the largest magnitude has code 127."""
     step = np.abs(rows).max(axis=-1) / TOP
-    stored = half(np.minimum(step, COARSEST))
+    stored = half(step)
     flat = (stored == 0)[..., None]
     codes = np.rint(rows / np.where(flat, 1, step[..., None]))
     return np.where(flat, 0, np.clip(codes, -TOP, TOP)).astype(np.int8), stored

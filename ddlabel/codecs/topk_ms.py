@@ -35,20 +35,15 @@ class TopKSmoothed(RelativeTopK):
         top = others.max(axis=1, keepdims=True)
         mean = row_sum(np.exp(np.maximum(others - top, -1000)))[:, None] / others.shape[1]
         rest = half(np.maximum(top - kept.max(axis=1, keepdims=True) + np.log(mean), LOWEST))
-        lowest = half(-(codes.max(axis=1, keepdims=True) * step.astype(np.float64)))
-        # Below the smallest kept value, so that the same classes are the largest ones after decoding. Of a negative
-        # float16, the next lower one has the next higher bit pattern.
-        exact = -(codes.max(axis=1, keepdims=True) * step.astype(np.float64))
-        lowest = np.where(lowest.astype(np.float64) < exact, lowest, _next_below(lowest))
-        return codes, np.concatenate([step, np.minimum(rest, lowest)], axis=1)
+        # Below the smallest kept value, so that the same classes are the largest ones after decoding.
+        smallest = -(codes.max(axis=1, keepdims=True) * step.astype(np.float64))
+        below = half(smallest)
+        below = np.where(below < smallest, below, np.nextafter(below, np.float16(-np.inf)))
+        return codes, np.concatenate([step, np.minimum(rest, below)], axis=1)
 
     def uncode(self, codes: Array, scale: Array) -> tuple[Array, Array]:
         """Values up to 0, and the rest."""
         return -(codes * scale[:, :1]) + 0.0, scale[:, 1:].astype(np.float32)
-
-
-def _next_below(values: Array) -> Array:
-    return np.nextafter(values, np.float16(-np.inf))
 
 
 CODEC = TopKSmoothed

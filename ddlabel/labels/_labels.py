@@ -174,11 +174,11 @@ def read_labels(bundle: Bundle, kind: str) -> LabelSet:
         )
     codec, data = _load_codec(section, place), bundle.manifest.data
     values = _decode(bundle, section, codec, place)
-    kept, made = codec.view_ids(len(values)), codec.made_from(section.views)
     check_size(place, section.parameters.get("size"), data)
     check_identity(place, section.parameters, data)
     kind_made = _load_kind(kind, section.parameters, place)
-    check_views(place, kind_made, section.parameters, made)
+    check_views(place, kind_made, section.parameters, codec.made_from(section.views))
+    kept = codec.view_ids(len(values))  # only now: it takes memory for all views that the codec says there were
     augmentation = _read_draws(bundle, section)
     _replaying(kind_made, augmentation, section.parameters, place)
     check_finite(place, values, BundleError)

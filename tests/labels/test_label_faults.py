@@ -243,3 +243,31 @@ def test_labels_that_do_not_say_whose_they_are_count_as_stale(base: Bundle) -> N
     """Without the digest of their images nothing ties them to these."""
     with pytest.raises(BundleError, match="stale"):
         read_labels(forged(base, {"values": torch.zeros(12, 1, 4)}, of=None), "soft")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "views", "message"),
+    [
+        ({"keep": 0.34, "total": 9}, 2, "codec 'prune' keeps 3 of 9 views, here are 2"),
+        ({"keep": 0.25, "total": 12}, 3, "has 12 views, its parameters make 9"),
+        ({"keep": 1e-9, "total": 2**31}, 2, "has 2147483648 views, its parameters make 9"),
+        ({"keep": 0.34}, 3, "codec 'prune' keeps 1 of None views, here are 3"),
+        ({"keep": 0.34, "total": 9, "values": "prune"}, 3, "option 'values' is 'prune'"),
+        ({"keep": 0.34, "total": 9, "values": "q1"}, 3, "unknown codec 'q1'"),
+    ],
+)
+def test_fault_66_pruned_labels_of_other_views(base: Bundle, parameters: dict, views: int, message: str) -> None:
+    """What is kept follows from the parameters, so they must fit what is there; without drawing two billion views."""
+    values = {"values": torch.zeros(12, views, 4).half()}
+    dense = forged(base, values, "prune", "dense", parameters, views=views, parameters=DENSE)
+    with pytest.raises(BundleError, match=message):
+        read_labels(dense, "dense")
+
+
+def test_shared_parts_may_have_any_shape_and_parts_of_images_have_no_views(base: Bundle) -> None:
+    """And nothing else is let off."""
+    parts = {"codes": BYTES, "shared_codebook": torch.zeros(3, 2), "image_scale": torch.zeros(12, 2)}
+    forged(base, parts)
+    for name, shape in (("image_scale", (11, 2)), ("codes", (12, 2, 4)), ("sharing", (3, 2))):
+        with pytest.raises(BundleError, match=f"labels.soft.{name}.*expected 12 images of 1 views"):
+            forged(base, parts | {name: torch.zeros(shape)})

@@ -13,9 +13,17 @@ from torch.nn import functional
 from ddlabel import _plugins
 from ddlabel.bundle import Bundle, NewSection, StageRecord
 from ddlabel.codecs.f32 import CODEC as F32
+from ddlabel.config import build
 from ddlabel.distilled import hard_section, image_section
 from ddlabel.errors import BundleError, UsageError
-from ddlabel.labels._labels import available_kinds, choose_kind, load_kind, make_section, read_labels
+from ddlabel.labels._labels import (
+    available_kinds,
+    choose_kind,
+    load_kind,
+    make_section,
+    read_labels,
+    through_codec,
+)
 from ddlabel.labels.dense import KIND as Dense
 from ddlabel.labels.dense import window_offsets, window_side
 from ddlabel.preprocess import read_space
@@ -264,3 +272,24 @@ def test_dense_labels_cost_what_ladd_counts(files, kind: str) -> None:
     assert 50_000 == storage["sections"]["labels.dense"]["raw"]
     assert pytest.approx(0.020345, abs=1e-6) == storage["overhead"]["raw"]
     assert 0.018 < storage["overhead"]["ladd_zip"] < 0.028
+
+
+def test_fresh_labels_go_through_the_codec_of_a_bundle(files) -> None:
+    """Of all views: pruned like the bundle's, in the domain that the codec decodes to."""
+    source = torch.Generator().manual_seed(0)
+    fresh = torch.randn(12, 9, 4, generator=source)
+    bundle = Bundle.open(files.base)
+    codec = build(_plugins.load("codecs", "prune", "CODEC"), {"keep": 0.34, "values": "topk-ms"})
+    parameters = {"grid": 3, "ratio": "1/2", "resize": "bilinear", "size": 8}
+    section = make_section(
+        bundle, "dense", parameters, fresh, domain="logit", codec_name="prune", codec=codec, teachers=["0" * 64]
+    )
+    labels = read_labels(bundle.with_stage(RECORD, add=[section]), "dense")
+    again = through_codec(dataclasses.replace(labels, values=fresh, domain="logit", view_ids=None))
+
+    assert "logprob" == labels.domain == again.domain
+    assert (12, 3, 4) == tuple(again.values.shape) == tuple(labels.values.shape)
+    assert torch.equal(labels.values, again.values)
+    assert labels.view_ids is not None
+    assert torch.equal(labels.view_ids, again.view_ids)
+    assert torch.equal(labels.values, through_codec(labels).values)
