@@ -154,7 +154,7 @@ def rate(path: str) -> None:
         table(values, [(name, dict(options)) for name, options in CANDIDATES])
         for bound in (0.01, 0.03, 0.1):
             logit, logprob = choose(values, "logit", bound), choose(values, "logprob", bound)
-            print(f"auto within {bound:g}: {logit.name} for logits, {logprob.name} for log-probabilities")
+            print(f"auto within {bound:g}: {logit.codec} for logits, {logprob.codec} for log-probabilities")
 
 
 if __name__ == "__main__":
