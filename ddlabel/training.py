@@ -19,10 +19,10 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from . import seeding
 from .augment._augment import Augmentation, apply
-from .config import opt
 from .errors import DivergedError
 from .events import Event, OnEvent, ignore
 from .losses._loss import Loss, Targets, loss_of_epoch
+from .options import opt
 from .space import Space
 
 __all__ = ["Batch", "Recipe", "Sampler", "TrainState", "accuracy", "minibatches", "predict", "rate", "train"]

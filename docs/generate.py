@@ -15,8 +15,8 @@ from typing import Any
 from ddlabel import _plugins
 from ddlabel.cli.app import COMMANDS
 from ddlabel.cli.methods import ROOMS
-from ddlabel.config import OptionDoc, describe
 from ddlabel.manifest_rules import json_schema
+from ddlabel.options import OptionDoc, describe
 
 HERE = Path(__file__).parent
 TITLES = {

@@ -15,7 +15,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "adding.md"
 METHOD = '''"""The first images of each class (a test)."""
 from dataclasses import dataclass
 from typing import ClassVar
-from ddlabel.config import opt
+from ddlabel.options import opt
 from ddlabel.distill._method import begin_selection, finish_selection, select
 import torch
 
@@ -92,7 +92,7 @@ DATASET = Patterns()
 KIND = '''"""Both sides of an image (a test)."""
 from dataclasses import dataclass
 import torch
-from ddlabel.config import opt
+from ddlabel.options import opt
 from ddlabel.labels._kind import Kind
 
 @dataclass(frozen=True, kw_only=True)

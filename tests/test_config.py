@@ -6,21 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from ddlabel.config import (
-    AugmentLabelsConfig,
-    DistillConfig,
-    EvaluateConfig,
-    RefineConfig,
-    TrainTeacherConfig,
-    as_dict,
-    build,
-    build_many,
-    check,
-    describe,
-    opt,
-    parse_assignments,
-)
+from ddlabel.config import AugmentLabelsConfig, DistillConfig, EvaluateConfig, RefineConfig, TrainTeacherConfig
 from ddlabel.errors import UsageError
+from ddlabel.options import as_dict, build, build_many, check, describe, opt, parse_assignments
 
 
 @dataclass(frozen=True, kw_only=True)

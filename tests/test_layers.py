@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "ddlabel"
 FLOORS = (
-    {"__init__", "errors", "events", "config", "fsio", "seeding", "_plugins", "header", "frame", "memory", "schema",
-     "manifest", "manifest_rules", "digests", "storage", "scores", "recipes", "philox", "crops"},
+    {"__init__", "errors", "events", "config", "options", "fsio", "seeding", "_plugins", "header", "frame", "memory",
+     "schema", "manifest", "manifest_rules", "digests", "storage", "scores", "recipes", "philox", "crops"},
     {"bundle", "reader", "writer", "tensors", "packing", "sections"},
     {"zca", "space", "selection", "refinement", "data", "nets", "augment", "losses", "codecs"},
     {"labels", "training", "preprocess"},

@@ -10,8 +10,8 @@ import pytest
 from ddlabel import _plugins, config
 from ddlabel.bundle import Bundle
 from ddlabel.cli.app import COMMANDS
-from ddlabel.config import build, build_many
 from ddlabel.errors import UsageError
+from ddlabel.options import build, build_many
 from ddlabel.recipes import load_recipe, recipe_names
 from ddlabel.training import Recipe
 

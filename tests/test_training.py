@@ -21,13 +21,13 @@ from torch.nn import functional
 
 from ddlabel.augment._augment import Step
 from ddlabel.augment._augment import build as build_augmentation
-from ddlabel.config import build
 from ddlabel.errors import DivergedError, UsageError
 from ddlabel.events import Event
 from ddlabel.losses._loss import Targets
 from ddlabel.losses.ce import LOSS as CrossEntropy
 from ddlabel.nets._net import Net
 from ddlabel.nets._net import build as build_net
+from ddlabel.options import build
 from ddlabel.seeding import generator
 from ddlabel.space import Space
 from ddlabel.training import Batch, Recipe, TrainState, accuracy, minibatches, predict, rate, train

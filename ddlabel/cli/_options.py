@@ -1,4 +1,4 @@
-"""From option records to typer commands: every option is read as text here and checked in `ddlabel.config`.
+"""From option records to typer commands: every option is read as text here and checked in `ddlabel.options`.
 
 Typer splits the command line and prints help. Values arrive as text, so that all problems of one command line can be
 reported together instead of one at a time.
@@ -13,8 +13,8 @@ from typing import Any
 
 import typer
 
-from ..config import OptionDoc, build, describe, opt, parse_assignments
 from ..errors import UsageError, suggest
+from ..options import OptionDoc, build, describe, opt, parse_assignments
 
 __all__ = ["Command", "Invocation", "Output", "ReaderGone", "Talk", "known_options", "register", "split_unknown"]
 

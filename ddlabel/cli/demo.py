@@ -9,8 +9,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..config import opt
 from ..errors import DdlabelError, UsageError
+from ..options import opt
 from ._options import Command, Invocation, Talk
 from ._report import print_json, say
 

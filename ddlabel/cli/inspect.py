@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..config import opt
 from ..errors import CheckFailedError
+from ..options import opt
 from ._options import Command, Invocation, Talk
 from ._report import print_json, say
 

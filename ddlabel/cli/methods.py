@@ -6,8 +6,8 @@ import dataclasses
 from typing import Any
 
 from .._plugins import load, names, summary
-from ..config import describe
 from ..errors import UsageError, suggest
+from ..options import describe
 from ._options import Command, Invocation, Talk
 from ._report import print_json
 

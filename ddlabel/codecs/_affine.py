@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import opt
 from ..errors import BundleError
+from ..options import opt
 from ._bits import pack_rows, packed_width, unpack_rows
 from ._blocks import Array, half, over_blocks
 from ._codec import MAX_F16, Codec, Shape, check_encodable, check_parts

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from .. import _plugins
-from ..config import as_dict, build
 from ..errors import UsageError
+from ..options import as_dict, build
 from ..packing import pack
 from ..tensors import RawTensor
 from ._codec import Codec, Shape, fidelity

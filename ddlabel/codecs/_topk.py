@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import opt
 from ..errors import BundleError, UsageError
+from ..options import opt
 from ._affine import check_scale
 from ._bits import pack_rows, packed_width, unpack_rows
 from ._blocks import Array, half, over_blocks

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import opt
 from ..errors import BundleError, UsageError
+from ..options import opt
 from ._affine import affine_codes, affine_values, check_scale
 from ._bits import pack_rows, packed_width, unpack_rows
 from ._blocks import Array, half, over_blocks

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from .. import _plugins, seeding
-from ..config import opt
 from ..errors import BundleError, UsageError
+from ..options import opt
 from ._blocks import Array, over_blocks
 from ._codec import Codec, Shape
 

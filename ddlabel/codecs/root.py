@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import opt
 from ..errors import BundleError
+from ..options import opt
 from ._blocks import Array, over_blocks, row_sum
 from ._codec import Codec, Shape, check_encodable, check_parts, measured, only_softmax
 

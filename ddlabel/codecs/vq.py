@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .. import seeding
-from ..config import opt
 from ..errors import BundleError, UsageError
+from ..options import opt
 from ._affine import check_scale
 from ._blocks import Array, half, over_blocks
 from ._codec import MAX_F16, Codec, Shape, check_encodable, check_parts, measured

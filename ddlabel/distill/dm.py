@@ -11,10 +11,10 @@ from torch import Generator, Tensor, nn
 from .. import seeding
 from ..augment._augment import Augmentation, Step, apply
 from ..augment._augment import build as build_augmentation
-from ..config import opt
 from ..errors import UsageError
 from ..nets._net import Net
 from ..nets._net import build as build_net
+from ..options import opt
 from ._method import Distilled, Problem, State
 
 __all__ = ["METHOD", "match_means"]

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Generator
 from torch.nn import functional
 
-from ..config import opt
+from ..options import opt
 from ..selection import herding
 from ._method import Distilled, Problem, State, begin_selection, finish_selection, select
 

@@ -10,7 +10,7 @@ from torch import Generator
 from torch.nn import functional
 
 from .. import seeding
-from ..config import opt
+from ..options import opt
 from ..selection import k_center
 from ._method import Distilled, Problem, State, begin_selection, finish_selection, select
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from .. import _plugins
 from ..bundle import Bundle, NewSection, Packed
 from ..codecs._codec import Codec, Shape, error_of, fidelity
-from ..config import as_dict, build
 from ..errors import BundleError, DivergedError, UsageError
 from ..manifest import Section
+from ..options import as_dict, build
 from ..storage import zip_bytes
 from ._checks import (
     RELABEL,

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..config import opt
 from ..errors import UsageError
+from ..options import opt
 from ._kind import Kind
 from ._share import parse_share
 

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from .. import seeding
-from ..config import opt
 from ..errors import UsageError
+from ..options import opt
 from ._draws import MAX_SIDE, Seeded
 from ._kind import Kind
 from ._replay import Draws, check_stored, mixed_views, pack

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..config import opt
+from ..options import opt
 from ._loss import Loss, Targets, others, soft_log_targets
 
 __all__ = ["LOSS"]

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..config import opt
+from ..options import opt
 from ..refinement import cosine_loss, refine_labels
 from ._loss import Targets, direction_of
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..config import opt
+from ..options import opt
 from ._loss import Targets, divergence
 
 __all__ = ["LOSS"]

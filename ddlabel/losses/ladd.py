@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from ..config import opt
+from ..options import opt
 from ._loss import Targets, soft_cross_entropy
 
 __all__ = ["LOSS"]

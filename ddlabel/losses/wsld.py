@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..config import opt
+from ..options import opt
 from ._loss import Targets, log_probabilities, soft_cross_entropy
 
 __all__ = ["LOSS"]

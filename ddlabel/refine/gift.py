@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..config import opt
 from ..errors import UsageError
 from ..labels._labels import LabelSet
+from ..options import opt
 from ..refinement import refine_labels
 
 __all__ = ["REFINEMENT"]

@@ -11,12 +11,13 @@ import torch
 
 from .. import _plugins, seeding
 from ..bundle import Bundle
-from ..config import DistillConfig, build_many
+from ..config import DistillConfig
 from ..data._dataset import Dataset
 from ..distilled import DistilledSet, read_distilled
 from ..errors import BundleError, UsageError
 from ..events import Event, OnEvent
 from ..labels._labels import LabelSet, load_kind, through_codec
+from ..options import build_many
 from ..preprocess import check_agreement
 from ..selection import select_random
 from . import distill

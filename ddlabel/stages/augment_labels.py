@@ -12,11 +12,12 @@ from .. import _plugins
 from ..bundle import Bundle
 from ..codecs._choose import AUTO, check_max_kl
 from ..codecs._codec import Codec
-from ..config import AugmentLabelsConfig, as_dict, build_many, check
+from ..config import AugmentLabelsConfig
 from ..distilled import read_distilled
 from ..errors import UsageError
 from ..events import OnEvent, ignore
 from ..labels._labels import Kind, make_section
+from ..options import as_dict, build_many, check
 from ..preprocess import check_agreement, data_of
 from ._checkpoints import choose_checkpoints
 from ._labelling import label_views, labelling_flops, settle_codec, teacher_nets

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import _plugins
 from ..bundle import Bundle, NewSection
-from ..config import DistillConfig, as_dict, build_many, check
+from ..config import DistillConfig
 from ..data._dataset import Dataset, load
 from ..distill._method import Distilled, Problem
 from ..distill._method import run as run_method
@@ -18,6 +18,7 @@ from ..distilled import hard_section, image_section
 from ..errors import BundleError, UsageError
 from ..events import OnEvent, ignore
 from ..nets._net import canonical, default_arch
+from ..options import as_dict, build_many, check
 from ..preprocess import data_of, describe_space, space_sections
 from ..space import Space
 from ..teachers import Teacher

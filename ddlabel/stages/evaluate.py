@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import _plugins
 from ..bundle import Bundle
-from ..config import EvaluateConfig, as_dict, build_many, check
+from ..config import EvaluateConfig
 from ..data._dataset import Dataset
 from ..distilled import DistilledSet, read_distilled
 from ..errors import BundleError, UsageError, suggest
@@ -18,6 +18,7 @@ from ..events import Event, OnEvent, ignore
 from ..labels._labels import LabelSet, choose_kind, read_labels
 from ..nets._flops import TRAINING_STEP, forward_flops
 from ..nets._net import canonical, default_arch
+from ..options import as_dict, build_many, check
 from ..preprocess import data_of
 from ..protocols._protocol import Student
 from ..scores import summarise

@@ -9,11 +9,12 @@ from .. import _plugins
 from ..bundle import Bundle
 from ..codecs._choose import AUTO, check_max_kl
 from ..codecs._codec import Codec
-from ..config import RefineConfig, as_dict, build_many, check
+from ..config import RefineConfig
 from ..distilled import read_distilled
 from ..errors import BundleError
 from ..events import OnEvent, ignore
 from ..labels._labels import choose_kind, make_section, read_labels
+from ..options import as_dict, build_many, check
 from ._labelling import settle_codec
 from ._stage import computing
 

@@ -9,13 +9,14 @@ from typing import Any
 from .. import seeding
 from ..augment._augment import build as build_augmentation
 from ..bundle import Bundle, NewSection
-from ..config import TrainTeacherConfig, as_dict, build_many, check
+from ..config import TrainTeacherConfig
 from ..data._dataset import Dataset, load
 from ..errors import UsageError
 from ..events import Event, OnEvent, ignore
 from ..losses.ce import CrossEntropy
 from ..nets._flops import TRAINING_STEP, forward_flops
 from ..nets._net import Net, build, canonical, default_arch
+from ..options import as_dict, build_many, check
 from ..preprocess import describe_space, space_sections
 from ..space import Space
 from ..teachers import Checkpoint, checkpoint_section

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from ddlabel import _plugins
 from ddlabel.codecs._choose import CANDIDATES, choose, stored_bytes
 from ddlabel.codecs._codec import Codec, fidelity
-from ddlabel.config import build
 from ddlabel.data._dataset import load
 from ddlabel.labels.dense import KIND as DENSE
 from ddlabel.memory import keep_freed_memory
 from ddlabel.nets._net import build as build_net
+from ddlabel.options import build
 
 CLUSTERS, IMAGES, ROUNDS = 10, 10, 20
 KEPT = (2, 5, 10)

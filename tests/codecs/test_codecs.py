@@ -19,8 +19,8 @@ from ddlabel.codecs._blocks import row_sum
 from ddlabel.codecs._choose import CANDIDATES, choose, stored_bytes
 from ddlabel.codecs._codec import fidelity
 from ddlabel.codecs._topk import LOWEST, largest
-from ddlabel.config import as_dict, build
 from ddlabel.errors import BundleError, UsageError
+from ddlabel.options import as_dict, build
 
 NAMES = _plugins.names("codecs")
 VARIANTS: list[tuple[str, dict[str, Any]]] = [

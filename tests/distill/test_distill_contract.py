@@ -19,10 +19,10 @@ from torch import Generator, Tensor
 
 import ddlabel.distill
 from ddlabel import _plugins
-from ddlabel.config import as_dict, build, describe, opt
 from ddlabel.distill._method import Distilled, Method, Problem, State, run
 from ddlabel.errors import DataError, DivergedError, UsageError
 from ddlabel.events import Event
+from ddlabel.options import as_dict, build, describe, opt
 
 MakeProblem = Callable[..., Problem]
 METHODS = _plugins.names("distill")

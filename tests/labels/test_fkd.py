@@ -20,12 +20,12 @@ from ddlabel import seeding
 from ddlabel.bundle import Bundle, NewSection, StageRecord
 from ddlabel.codecs.f16 import CODEC as F16
 from ddlabel.codecs.f32 import CODEC as F32
-from ddlabel.config import build
 from ddlabel.distilled import read_distilled
 from ddlabel.errors import BundleError, UsageError
 from ddlabel.labels._draws import Seeded
 from ddlabel.labels._labels import LabelSet, available_kinds, load_kind, make_section, read_labels
 from ddlabel.labels.fkd import KIND as Fkd
+from ddlabel.options import build
 from ddlabel.students import StudentData, make_sampler
 from ddlabel.teachers import Teacher
 

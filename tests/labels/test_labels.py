@@ -13,7 +13,6 @@ from torch.nn import functional
 from ddlabel import _plugins
 from ddlabel.bundle import Bundle, NewSection, StageRecord
 from ddlabel.codecs.f32 import CODEC as F32
-from ddlabel.config import build
 from ddlabel.distilled import hard_section, image_section
 from ddlabel.errors import BundleError, UsageError
 from ddlabel.labels._labels import (
@@ -26,6 +25,7 @@ from ddlabel.labels._labels import (
 )
 from ddlabel.labels.dense import KIND as Dense
 from ddlabel.labels.dense import window_offsets, window_side
+from ddlabel.options import build
 from ddlabel.preprocess import read_space
 
 RECORD = StageRecord("augment-labels", {}, 0, [], {}, 0.0, 0.0, {})

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ddlabel import _plugins
-from ddlabel.config import as_dict, build
 from ddlabel.errors import UsageError
 from ddlabel.labels._labels import LabelSet
 from ddlabel.manifest import Section
+from ddlabel.options import as_dict, build
 from ddlabel.refine.gift import REFINEMENT as GIFT
 from ddlabel.refine.recode import REFINEMENT as RECODE
 from ddlabel.refinement import cosine_loss, refine_labels, smooth_labels

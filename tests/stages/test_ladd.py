@@ -99,7 +99,8 @@ def test_dense_labels_beat_hard_ones_on_the_same_images(run_cli, tmp_path: Path)
     run_cli("augment-labels", base, "--teacher", teacher, "--kind", "dense", "--grid", "3", "-o", dense)
     means = {}
     for name, bundle in (("hard", base), ("dense", dense)):
-        outcome = run_cli("evaluate", bundle, "--data", data, *net, "--epochs", "150", "--seeds", "2", "--json")
+        students = ("--epochs", "150", "--seeds", "2", "--set", "lr=0.05", "--json")
+        outcome = run_cli("evaluate", bundle, "--data", data, *net, *students)
         means[name] = json.loads(outcome.out)["evaluation"]["results"][0]["accuracy"]["mean"]
 
     assert means["dense"] > means["hard"] + 0.02
