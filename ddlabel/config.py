@@ -132,7 +132,6 @@ class EvaluateConfig:
         "also score what the bytes of the labels buy as plain images: random ones, and more images by the same method "
         "(LADD's baseline++), given by --plain or distilled again",
     )
-    size: int | None = opt(None, _SIZE, min=4, max=1024)
     recipe: str | None = opt(None, _RECIPE)
     seed: int = opt(0, "seed of every random draw", min=0)
     device: str = opt("auto", _DEVICE)

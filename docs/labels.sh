@@ -8,6 +8,7 @@ data=$2
 out=$3
 here=$(realpath "$0")
 mkdir -p "$out"
+case $data in *:*) data=${data%%:*}:$(realpath -m "${data#*:}") ;; esac # the folder changes below
 cd "$out"
 run() { echo "\$ ddlabel $*" && ddlabel "$@" --threads 1 --force; }
 
@@ -64,6 +65,6 @@ run refine dense.ddset --method recode --codec topk-mr --set k=5 -o dense-topk-m
 run refine dense.ddset --method recode --codec topk-ms --set k=5 -o dense-topk-ms.ddset
 brief base
 for file in soft-*.ddset fkd-*.ddset dense-*.ddset; do
-  brief "${file%.ddset}"
+  [ "$file" = dense-scored.ddset ] || brief "${file%.ddset}"
 done
 python "$(dirname "$here")/bytes.py" brief-*.ddset

@@ -26,7 +26,7 @@ def recipe(name: str, student: Student = CONVNET) -> Recipe:
         ("mtt", ("sgd", 0.01, 0.9, 5e-4, "step", 1000, 256, "dsa", False, "all")),
         ("glad", ("sgd", 1e-3, 0.9, 5e-4, "glad", 1000, 256, "dsa", True, "all")),
         ("gift", ("adamw", 1e-3, 0.0, 1e-4, "gift", 1000, 50, "dsa-composite", False, "all")),
-        ("fkd", ("adamw", 1e-3, 0.0, 0.01, "cosine", 300, 1024, "none", False, "weights")),
+        ("fkd", ("adamw", 1e-3, 0.0, 0.01, "cosine", 300, 1024, "imagenet-crop", False, "weights")),
         ("rded", ("adamw", 1e-3, 0.0, 0.01, "half-cosine", 300, 50, "flip", False, "weights")),
     ],
 )

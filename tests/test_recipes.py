@@ -118,3 +118,13 @@ def test_an_unknown_recipe_names_the_known_ones() -> None:
     """From Python as well."""
     with pytest.raises(UsageError, match=r"unknown recipe 'pad'"):
         load_recipe("pad")
+
+
+def test_settings_of_a_replaced_loss_go_with_it(run_cli, files) -> None:
+    """The user typed another loss, and not the recipe's options of its own."""
+    outcome = run_cli(
+        "evaluate", files.dense, "--data", files.data, "--arch", "mlp", "--epochs", "2", "--seeds", "1",
+        "--recipe", "gift-code", "--loss", "softce",
+    )  # fmt: skip
+
+    assert 0 == outcome.code, outcome.err

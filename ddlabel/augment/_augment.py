@@ -29,8 +29,8 @@ RATIO_CUTOUT = 0.5
 BRIGHTNESS = 1.0
 SATURATION = 2.0
 CONTRAST = 0.5
-CROP_AREA = 0.5
-"""Least area of a resized crop: RDED's 1/F for F = 2."""
+CROP_AREA = {"resized-crop": 0.5, "imagenet-crop": 0.08}
+"""Least area of a resized crop: RDED's 1/F for F = 2, and the usual one on ImageNet."""
 CROP_RATIO = 4 / 3
 """Most elongated resized crop, either way."""
 CROP_ATTEMPTS = 10
@@ -93,8 +93,8 @@ def draw_step(
         values = {"row": integer(0, height - rows % 2), "column": integer(0, width - columns % 2)}
     elif family == "flip":
         values = {"flip": uniform() < PROB_FLIP}
-    elif family == "resized-crop":
-        values = {"crop": _draw_crops(n, height, width, generator)}
+    elif family in CROP_AREA:
+        values = {"crop": _draw_crops(n, height, width, CROP_AREA[family], generator)}
     elif family == "scale":
         values = {name: uniform(1 / RATIO_SCALE, RATIO_SCALE) for name in ("x", "y")}
     else:
@@ -102,10 +102,10 @@ def draw_step(
     return Step(family, values, align_corners)
 
 
-def _draw_crops(n: int, height: int, width: int, generator: Generator) -> Tensor:
+def _draw_crops(n: int, height: int, width: int, least: float, generator: Generator) -> Tensor:
     """(n, 4) int64 top, left, height, width: the first of ten tries that fits, or the whole image."""
     area, shape, row, column = torch.rand(4, n, CROP_ATTEMPTS, generator=generator, dtype=torch.float64)
-    area = height * width * (CROP_AREA + (1 - CROP_AREA) * area)
+    area = height * width * (least + (1 - least) * area)
     ratio = CROP_RATIO ** (2 * shape - 1)
     tall, wide = (area / ratio).sqrt().round().long(), (area * ratio).sqrt().round().long()
     fits = (tall >= 1) & (tall <= height) & (wide >= 1) & (wide <= width)
@@ -214,5 +214,5 @@ FAMILIES: Mapping[str, Callable[[Tensor, Step], Tensor]] = {
     "rotate": _rotate,
 }
 """The six operation families of DSA."""
-OPERATIONS = {**FAMILIES, "resized-crop": _resized_crop}
+OPERATIONS = {**FAMILIES, **dict.fromkeys(CROP_AREA, _resized_crop)}
 """All operations."""

@@ -55,20 +55,28 @@ class Point:
 
 
 def points_of(bundles: Sequence[Bundle]) -> list[Point]:
-    """The rows of the last evaluation of every bundle, by bytes; equal rows of several bundles once.
+    """The rows of all evaluations of every bundle, by bytes; equal rows of several bundles once.
 
     Raises:
-        UsageError: a bundle without scores.
+        UsageError: a bundle without scores; scores on other test data, or of another net, protocol or length.
     """
     points: dict[Point, None] = {}
+    settings: dict[str, str] = {}
     for bundle in bundles:
         if not bundle.manifest.evaluations:
             raise UsageError(
                 f"{bundle.name} holds no scores, --curve needs them", field="curve", hint="run 'ddlabel evaluate' first"
             )
-        evaluation = bundle.manifest.evaluations[-1]
-        points.update(
-            (_point(evaluation, result), None) for result in evaluation["results"] if "stored_bytes" in result
+        for evaluation in bundle.manifest.evaluations:
+            for result in evaluation["results"]:
+                settings[_setting(evaluation, result)] = bundle.name
+                points[_point(evaluation, result)] = None
+    if len(settings) > 1:
+        (one, first), (two, second) = list(settings.items())[:2]
+        raise UsageError(
+            f"scores of different kinds do not share a picture: {first} has {one}, {second} has {two}",
+            field="curve",
+            hint="pass bundles that were scored alike",
         )
     return sorted(points, key=lambda point: (point.stored, -point.mean, point.name))
 
@@ -85,11 +93,10 @@ def frontier(points: Sequence[Point]) -> list[Point]:
 def print_points(points: Sequence[Point]) -> None:
     """The table of the picture."""
     best = set(frontier(points))
-    nets = list(dict.fromkeys(point.net for point in points))
-    columns = [(name, "left") for name in ("images", "labels", "loss", *(["net"] if len(nets) > 1 else []))]
+    columns = [(name, "left") for name in ("images", "labels", "loss")]
     columns += [(name, "right") for name in ("bytes", "accuracy %", "± 95 %", "n", "best for its bytes")]
     rows = [[cells[name] for name, _side in columns] for cells in (_cells(point, best) for point in points)]
-    title = f"accuracy against stored bytes{f', {nets[0]}' if len(nets) == 1 else ''}"
+    title = f"accuracy against stored bytes, {points[0].net}"
     console().print(plain_table(title, columns, rows))
 
 
@@ -172,12 +179,20 @@ def _point(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> Point:
     )
 
 
+def _setting(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """What must be alike for accuracies to be compared."""
+    test = evaluation["test"]
+    return (
+        f"{result['arch']} on {test['images']} test images of {test['name']}, protocol {evaluation['protocol']}, "
+        f"{result['recipe']['epochs']} epochs"
+    )
+
+
 def _cells(point: Point, best: set[Point]) -> dict[str, str]:
     return {
         "images": point.images,
         "labels": point.labels,
         "loss": point.loss,
-        "net": point.net,
         "bytes": readable_bytes(point.stored),
         "accuracy %": f"{100 * point.mean:.2f}",
         "± 95 %": "-" if point.ci95 is None else f"{100 * point.ci95:.2f}",

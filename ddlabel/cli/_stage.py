@@ -89,8 +89,10 @@ def _follow_recipe(invocation: Invocation, settings: dict[str, str]) -> tuple[In
     options = invocation.attempt(lambda: recipe.options_of(stage)) if recipe is not None else None
     if options is None:
         return invocation, settings
-    texts = {**options, **invocation.texts}
-    return dataclasses.replace(invocation, texts=texts), {**recipe.settings[stage], **settings}
+    typed = invocation.texts
+    replaced = any(typed.get(name, options.get(name)) != options.get(name) for name in ("loss", "method", "kind"))
+    theirs = {} if replaced else recipe.settings[stage]  # options of a plugin that another one was typed for
+    return dataclasses.replace(invocation, texts={**options, **typed}), {**theirs, **settings}
 
 
 def _check_files(invocation: Invocation, output: Output | None, output_optional: bool) -> None:

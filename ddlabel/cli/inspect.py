@@ -46,6 +46,8 @@ def run(invocation: Invocation) -> None:
         problems.append(f"--diff compares two bundles, {len(files)} were given")
     if options is not None and options.grid and len(files) != 1:
         problems.append(f"--grid draws one bundle, {len(files)} were given")
+    if options is not None and options.curve == "-" and talk is not None and talk.json:
+        problems.append("'--curve -' and '--json' both write to stdout, expected one of them")
     if files.count("-") > 1:
         problems.append("two inputs are '-', expected stdin at most once")
     invocation.fail_if_any()
@@ -80,7 +82,7 @@ def _draw_curve(bundles: Sequence[Bundle], options: InspectOptions, talk: Talk) 
     points = points_of(bundles)
     write_curve(points, str(options.curve), force=options.force)
     say(f"wrote {options.curve}")
-    if not talk.json:
+    if not talk.json and options.curve != "-":
         print_points(points)
 
 

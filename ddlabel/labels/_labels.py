@@ -187,12 +187,20 @@ def read_labels(bundle: Bundle, kind: str) -> LabelSet:
     return LabelSet(kind, values, section.domain, section.parameters, section.refined, section, augmentation, kept)
 
 
-def through_codec(labels: LabelSet) -> LabelSet:
-    """The same labels after encoding and decoding with their section's codec, which may leave views out."""
-    if labels.section.codec is None:
-        return labels
-    codec = _load_codec(labels.section, Place("these labels", labels.section.name))
+def through_codec(labels: LabelSet, name: str, options: Mapping[str, Any]) -> LabelSet:
+    """The same labels after encoding and decoding, which may leave views out.
+
+    Args:
+        labels: of all views of their kind, or pruned by the same codec before.
+        name: of the codec.
+        options: its own, and others that are not looked at.
+    """
+    place, plugin = Place("these labels", labels.section.name), _plugins.load("codecs", name, "CODEC")
+    own = {field.name for field in dataclasses.fields(plugin)}
+    made: Codec = _record(plugin, {key: value for key, value in options.items() if key in own}, place)
+    codec = made.bind(load_kind(labels).view_count)
     kept, (images, views, classes) = codec.view_ids(len(labels.values)), labels.values.shape
+    check_kept(place, labels.view_ids, kept)
     shape = (images, views if kept is None else kept.shape[1], classes)
     domain = codec.domain(labels.domain)
     decoded = as_distributions(codec.decode(codec.encode(labels.values), shape), domain)

@@ -26,8 +26,10 @@ __all__ = [
     "soft_of",
 ]
 
-IF_ALLOWED = frozenset({"prob", "logprob"})
+IF_ALLOWED = frozenset({"prob"})
 """Label domains that losses on logits take only when told to: the same formula, another objective."""
+SOFTMAX_ONLY = frozenset({"logprob"})
+"""Label domains without an offset of their own, in which codecs also write stand-ins for classes they dropped."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,9 @@ def logits_of(targets: Targets, allow_prob: bool) -> Tensor:
     soft = soft_of(targets)
     if targets.domain == "logit" or (allow_prob and targets.domain in IF_ALLOWED):
         return soft
-    hint = "use softce or kl, or --set allow_prob=true" if targets.domain in IF_ALLOWED else "use gift or cosine"
+    hint = "use gift or cosine"
+    if targets.domain in IF_ALLOWED | SOFTMAX_ONLY:
+        hint = "use softce or kl" + (", or --set allow_prob=true" if targets.domain in IF_ALLOWED else "")
     raise UsageError(f"this loss compares logits, the labels are '{targets.domain}'", field="loss", hint=hint)
 
 

@@ -18,7 +18,8 @@ __all__ = ["LOSS"]
 class Ladd:
     """Mean over the samples of a batch: hard cross entropy of whole images, soft cross entropy of views.
 
-    The batch is drawn by the estimator, so that the mean estimates Eq. 5 up to the constant 1/(1 + N^2).
+    The batch is drawn by the estimator, so that the mean estimates Eq. 5 up to the constant 1/(1 + N^2). Of pruned
+    labels, v' of the N^2 views are left, and whole images are one in 1 + v'.
 
     Differs from the authors' code in: nothing is published on how a batch samples the sum; the three estimators are
     ours.

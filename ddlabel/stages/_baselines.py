@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from ..errors import BundleError, UsageError
 from ..events import Event, OnEvent
 from ..labels._labels import LabelSet, load_kind, through_codec
 from ..options import build_many
-from ..preprocess import check_agreement
+from ..preprocess import check_agreement, data_of
 from ..selection import select_random
 from . import distill
 from ._labelling import label_views, teacher_nets
@@ -47,13 +46,14 @@ def equal_bytes_ipc(bundle: Bundle, kind: str, classes: int) -> int:
 
     Rounding up favours the baseline.
     """
-    per_class = classes * (plain_bytes(bundle, 1) - plain_bytes(bundle, 0))
-    return math.ceil((spent_bytes(bundle, kind) - plain_bytes(bundle, 0)) / per_class)
+    own, count = _own_bytes(bundle), len(bundle.tensor("labels.hard"))
+    wanted = spent_bytes(bundle, kind) - spent_bytes(bundle, "hard") + own
+    return -(-wanted * count // (own * classes))
 
 
 def plain_bytes(bundle: Bundle, images: int) -> float:
     """What so many images with hard labels cost in a bundle like this one, with what all images share."""
-    own = sum(record["bytes"] for name in PLAIN for record in bundle.section(name).tensors.values())
+    own = _own_bytes(bundle)
     return float(spent_bytes(bundle, "hard") - own + own * images / len(bundle.tensor("labels.hard")))
 
 
@@ -81,21 +81,31 @@ def random_set(distilled: DistilledSet, dataset: Dataset, seed: int, index: int,
 def relabel(
     bundle: Bundle, labels: LabelSet, random: DistilledSet, teachers: Sequence[Bundle], clock: Clock
 ) -> LabelSet:
-    """Label random images exactly as a bundle's were: same teachers, checkpoints, views, refinement, codec."""
-    origin = _last_stage(
-        bundle, "augment-labels", labels.kind, "random images cannot be labelled the same way", "drop --baselines"
+    """Label random images exactly as a bundle's were: every stage that made or changed its labels, once again.
+
+    Teachers, checkpoints, ensemble and views first, then each refinement and each codec in the order of the history.
+    """
+    kind = labels.kind
+    made = _stage_entry(
+        bundle, "augment-labels", kind, "random images cannot be labelled the same way", "drop --baselines"
     )
-    makers = [teacher for digest in labels.section.teacher or () for teacher in teachers if teacher.content == digest]
+    origin = made["config"]
+    makers = [
+        next(teacher for teacher in teachers if teacher.content == digest) for digest in labels.section.teacher or ()
+    ]
     nets = teacher_nets(makers, origin.get("checkpoints") or [origin["checkpoint"]] * len(makers), clock)
     values = label_views(random, load_kind(labels), nets, clock, ensemble=origin.get("ensemble", "mean"))
-    fresh = dataclasses.replace(labels, values=values, domain="logit", refined=None)
-    if labels.refined is not None:
-        options = dict(labels.refined)
-        refinement = _plugins.load("refine", str(options.pop("method")), "REFINEMENT")
-        known = {field.name for field in dataclasses.fields(refinement)}
-        (chosen,) = build_many([refinement], {name: value for name, value in options.items() if name in known})
-        fresh = chosen.apply(fresh, random.labels)
-    return through_codec(fresh)
+    fresh = dataclasses.replace(labels, values=values, domain="logit", refined=None, view_ids=None)
+    fresh = through_codec(fresh, origin["codec"], origin["options"])
+    history = bundle.manifest.history
+    for entry in history[max(index for index, each in enumerate(history) if each is made) + 1 :]:
+        said = entry["config"]
+        if entry["stage"] == "refine" and said["labels"] == kind:
+            refinement = _plugins.load("refine", said["method"], "REFINEMENT")
+            own = {field.name for field in dataclasses.fields(refinement)}
+            (chosen,) = build_many([refinement], {name: said["options"][name] for name in own})
+            fresh = through_codec(chosen.apply(fresh, random.labels), said["codec"], said["options"])
+    return fresh
 
 
 def plain_bundle(
@@ -125,33 +135,53 @@ def plain_bundle(
     return distill.run(config, options, teachers=given, on_event=on_event)
 
 
-def check_plain(bundle: Bundle, plain: Bundle, ipc: int, least: int) -> DistilledSet:
+def check_plain(bundle: Bundle, plain: Bundle, ipc: int) -> DistilledSet:
     """The images of a plain bundle, refused unless they are a fair baseline.
 
     Args:
         bundle: what is evaluated.
         plain: the baseline.
         ipc: images per class that the bytes pay for.
-        least: bytes that the bundle spends.
 
     Raises:
-        BundleError: other classes, shape or space; another number of images than `ipc` per class.
+        BundleError: other data, classes, shape or space; another method; images that cost more or less each; another
+            number of them than `ipc` per class.
     """
     check_agreement(plain, bundle)
+    hint = f"run 'ddlabel distill' as for {bundle.name}, with --ipc {ipc}, or drop --plain to have it distilled"
     found = read_distilled(plain)
     counts = torch.bincount(found.labels, minlength=len(found.classes)).tolist()
-    if set(counts) != {ipc}:
-        raise BundleError(
-            f"{plain.name} has {min(counts)} to {max(counts)} images per class, the bytes of {bundle.name} ({least}) "
-            f"pay for {ipc}",
-            field="plain",
-            hint=f"run 'ddlabel distill' with --ipc {ipc}, or drop --plain to have it distilled",
-        )
+    sides = {
+        "training data": (data_of(bundle)["fingerprint"], data_of(plain)["fingerprint"]),
+        "held-out share": (data_of(bundle)["validation"]["fraction"], data_of(plain)["validation"]["fraction"]),
+        "method": (_method(bundle), _method(plain)),
+        "bytes of an image": (_image_bytes(bundle), _image_bytes(plain)),
+        "images per class": (ipc, counts[0] if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"),
+    }
+    for field, (wanted, given) in sides.items():
+        if wanted != given:
+            raise BundleError(
+                f"{plain.name} is no plain baseline of {bundle.name}: {field} {given}, expected {wanted}",
+                field="plain",
+                hint=hint,
+            )
     return found
 
 
-def _last_stage(bundle: Bundle, stage: str, kind: str | None, what: str, hint: str) -> Mapping[str, Any]:
-    return dict(_stage_entry(bundle, stage, kind, what, hint)["config"])
+def _own_bytes(bundle: Bundle) -> int:
+    """Bytes that grow with the number of images."""
+    return sum(record["bytes"] for name in PLAIN for record in bundle.section(name).tensors.values())
+
+
+def _method(bundle: Bundle) -> str | None:
+    """The method that made the images, as the history says; None when it does not."""
+    return next(
+        (entry["config"].get("method") for entry in bundle.manifest.history if entry["stage"] == "distill"), None
+    )
+
+
+def _image_bytes(bundle: Bundle) -> float:
+    return plain_bytes(bundle, 1) - plain_bytes(bundle, 0)
 
 
 def _stage_entry(bundle: Bundle, stage: str, kind: str | None, what: str, hint: str) -> Mapping[str, Any]:

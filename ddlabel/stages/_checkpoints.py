@@ -9,11 +9,14 @@ from typing import Any
 from .. import _plugins
 from ..bundle import Bundle
 from ..config import AugmentLabelsConfig
+from ..data._dataset import Dataset
 from ..distilled import DistilledSet
-from ..errors import UsageError
+from ..errors import BundleError, UsageError
 from ..events import Event, OnEvent
 from ..labels._labels import read_labels
+from ..preprocess import data_of
 from ..protocols._protocol import Student
+from ..scores import summarise
 from ..students import StudentData
 from ..teachers import Checkpoint, Teacher
 from ._stage import Clock, load_like
@@ -24,6 +27,8 @@ __all__ = ["Chosen", "choose_checkpoints"]
 
 PROTOCOL = "dm"
 """Training protocol of the students that try labels out."""
+STUDENTS = 3
+"""Students for each epoch; the same ones for every epoch, so that only the labels differ."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +55,7 @@ def choose_checkpoints(
     Args:
         bundle: the distilled bundle.
         config: an epoch, `last`, `all`, `ipc` (`Teacher.epoch_for`), or `auto`: the epoch whose labels make the best
-            student on the held-out part of the training data; the earlier one of equals.
+            students on the held-out part of the training data, by their mean; the earlier one of equals.
         distilled: what the bundle holds.
         teachers: their bundles.
         label: gives the bundle labelled by the checkpoints of one epoch, for `auto`.
@@ -66,7 +71,7 @@ def choose_checkpoints(
         return Chosen(_sections(picked), {"checkpoint_by_ipc": epochs})
     if config.checkpoint == "auto":
         scores = _try_epochs(bundle, config, distilled, loaded, label, clock, on_event)
-        epoch = max(scores, key=lambda tried: (scores[tried], -tried))
+        epoch = max(scores, key=lambda tried: (scores[tried]["mean"], -tried))
         table = {str(tried): score for tried, score in scores.items()}
         return Chosen(_sections([teacher.select(str(epoch)) for teacher in loaded]), {"validation_accuracy": table})
     return Chosen(_sections([teacher.select(config.checkpoint) for teacher in loaded]), {})
@@ -84,8 +89,8 @@ def _try_epochs(
     label: Callable[[str], Bundle],
     clock: Clock,
     on_event: OnEvent,
-) -> dict[int, float]:
-    """Held-out accuracy of a student on the labels of every epoch that all teachers kept."""
+) -> dict[int, dict[str, Any]]:
+    """Held-out accuracies of a few students on the labels of every epoch that all teachers kept."""
     if config.data is None:
         raise UsageError("--checkpoint auto trains students, expected --data", field="data")
     kept = [{checkpoint.epoch for checkpoint in teacher.checkpoints} for teacher in teachers]
@@ -93,6 +98,7 @@ def _try_epochs(
     if not epochs:
         raise UsageError("the teachers kept no epoch in common", field="checkpoint", hint="name 'last' or 'all'")
     dataset = load_like(bundle, config.data, on_event)
+    _check_held_out(bundle, teachers, dataset)
     if not len(dataset.validation):
         raise UsageError(
             "no part of the training data was held out, and test data choose nothing",
@@ -109,24 +115,50 @@ def _try_epochs(
         side=dataset.info.height,
     )
     recipe = dataclasses.replace(protocol.recipe(student), epochs=config.auto_epochs)
+    if config.kind == "fkd":
+        recipe = dataclasses.replace(recipe, augment="none")
     loss = _plugins.load("losses", SUITS.get(config.kind, "softce"), "LOSS")()
     scores = {}
     for epoch in epochs:
         labels = read_labels(label(str(epoch)), config.kind)
-        scored = train_student(
-            StudentData(distilled, labels),
-            recipe,
-            loss,
-            arch=arch,
-            info=dataset.info,
-            scored_on=dataset.validation,
-            looks=1,
-            seed=config.seed,
-            path=("checkpoint", epoch),
-            device=clock.device,
-            on_event=on_event,
-        )
-        scores[epoch] = scored.accuracies[-1]
-        message = f"labels of epoch {epoch}: held-out accuracy {scores[epoch]:.2%}"
+        scored = [
+            train_student(
+                StudentData(distilled, labels),
+                recipe,
+                loss,
+                arch=arch,
+                info=dataset.info,
+                scored_on=dataset.validation,
+                looks=1,
+                seed=config.seed,
+                path=("checkpoint", index),
+                device=clock.device,
+                on_event=on_event,
+            ).accuracies[-1]
+            for index in range(STUDENTS)
+        ]
+        scores[epoch] = summarise(scored)
+        message = f"labels of epoch {epoch}: held-out accuracy {scores[epoch]['mean']:.2%}"
         on_event(Event(phase="choosing a checkpoint", message=message))
     return scores
+
+
+def _check_held_out(bundle: Bundle, teachers: Sequence[Teacher], dataset: Dataset) -> None:
+    """The held-out images were seen by no one: neither by the distillation nor by a teacher, and none is a test image.
+
+    Raises:
+        BundleError: other training data, or another part of them held out.
+    """
+    for made in (bundle, *(teacher.bundle for teacher in teachers)):
+        record = data_of(made)
+        sides = {
+            "training data": (dataset.fingerprint, record["fingerprint"]),
+            "held-out share": (dataset.validation_fraction, record["validation"]["fraction"]),
+        }
+        for field, (ours, theirs) in sides.items():
+            if ours != theirs:
+                raise BundleError(
+                    f"{made.name} was made with {field} {theirs}, --data has {ours}",
+                    field=field,
+                    hint="use the data and the --validation that bundle and teachers were made with",
+                )

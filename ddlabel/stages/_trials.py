@@ -49,7 +49,7 @@ def optimizer_settings(names: Sequence[str], settings: Mapping[str, Any]) -> lis
         return [{}]
     return [
         {"optimizer": name, **preset}
-        for name in names
+        for name in dict.fromkeys(names)
         for preset in (PRESETS[name][:1] if "lr" in settings else PRESETS[name])
     ]
 

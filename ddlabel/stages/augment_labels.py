@@ -54,13 +54,17 @@ def run(
     kind, codec = build_kind_and_codec(config, settings or {})
     if not teachers:
         raise UsageError("labels come from a teacher, expected --teacher FILE", field="teacher")
+    if len({teacher.content for teacher in teachers}) < len(teachers):
+        raise UsageError("a teacher is given twice, its say would count double", field="teacher")
+    if config.data is not None and config.checkpoint != "auto":
+        raise UsageError("--data is for --checkpoint auto, expected both or none", field="data")
     with computing(config.device, config.threads) as clock:
         for teacher in teachers:
             check_agreement(teacher, bundle)
         distilled = read_distilled(bundle)
 
         def label(epoch: str) -> Bundle:
-            return run(bundle, dataclasses.replace(config, checkpoint=epoch), settings, teachers=teachers)
+            return run(bundle, dataclasses.replace(config, checkpoint=epoch, data=None), settings, teachers=teachers)
 
         kind = kind.bound(seed=config.seed, flip=bool(data_of(bundle)["flip"]))
         size = distilled.images.shape[-1]
@@ -100,6 +104,8 @@ def run(
 def build_kind_and_codec(config: AugmentLabelsConfig, settings: Mapping[str, Any]) -> tuple[Kind, Codec | None]:
     """The label kind and codec records, from the explicit options and `--set`; no codec when it is to be chosen."""
     explicit = {name: value for name in ("grid", "ratio") if (value := getattr(config, name)) is not None}
+    if explicit and config.kind != "dense":
+        raise UsageError(f"--{next(iter(explicit))} is for --kind dense, --kind is '{config.kind}'", field="kind")
     check_max_kl(config.codec, config.max_kl)
     classes = [_plugins.load("labels", config.kind, "KIND")]
     if config.codec == AUTO:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from .. import _plugins
 from ..bundle import Bundle
 from ..config import EvaluateConfig
@@ -16,6 +18,7 @@ from ..distilled import DistilledSet, read_distilled
 from ..errors import BundleError, UsageError, suggest
 from ..events import Event, OnEvent, ignore
 from ..labels._labels import LabelSet, choose_kind, read_labels
+from ..losses._loss import Targets, loss_of_epoch
 from ..nets._flops import TRAINING_STEP, forward_flops
 from ..nets._net import canonical, default_arch
 from ..options import as_dict, build_many, check
@@ -23,6 +26,7 @@ from ..preprocess import data_of
 from ..protocols._protocol import Student
 from ..scores import summarise
 from ..students import StudentData
+from ..teachers import Teacher
 from ..training import Recipe
 from ._baselines import check_plain, equal_bytes_ipc, plain_bundle, plain_bytes, random_set, relabel, spent_bytes
 from ._stage import Clock, computing, load_like, redact
@@ -41,6 +45,8 @@ from ._trials import (
 
 __all__ = ["run"]
 
+AUGMENTED = {"fkd"}
+"""Label kinds whose views are the augmentation."""
 NATIVE = "native"
 """`--loss native`: the loss that suits the label kind, also for refined labels (GIFT's "Refine" alone)."""
 
@@ -123,7 +129,7 @@ class _Plan:
     def archs(self) -> tuple[str, ...]:
         """Canonical names of the students' nets."""
         size = self.dataset.info.height
-        return tuple(canonical(name) for name in self.config.arch or (default_arch(size),))
+        return tuple(dict.fromkeys(canonical(name) for name in self.config.arch or (default_arch(size),)))
 
     @cached_property
     def trials(self) -> tuple[Trial, ...]:
@@ -152,10 +158,13 @@ class _Plan:
             device=config.device,
             threads=config.threads,
         )  # fmt: skip
-        return check_plain(self.bundle, given, self.equal_ipc, spent_bytes(self.bundle, self.kind))
+        return check_plain(self.bundle, given, self.equal_ipc)
 
     def recipe_and_loss(self, arch: str, trial: Trial) -> tuple[Recipe, Any]:
-        """The protocol's recipe for a net with the row's optimiser and the user's overrides, and the row's loss."""
+        """The protocol's recipe for a net with the row's optimiser and the user's overrides, and the row's loss.
+
+        Labels of augmented views are not augmented further: they are of these views and no others.
+        """
         protocol = _plugins.load("protocols", self.config.protocol, "PROTOCOL")
         student = Student(
             arch=arch,
@@ -165,6 +174,8 @@ class _Plan:
             side=self.dataset.info.height,
         )
         published = as_dict(protocol.recipe(student)) | dict(trial.recipe)
+        if trial.labels in AUGMENTED:
+            published["augment"] = "none"
         if self.config.epochs is not None:
             published["epochs"] = self.config.epochs
         loss_class = _plugins.load("losses", trial.loss, "LOSS")
@@ -186,16 +197,51 @@ class _Plan:
                     field="loss",
                     hint="use --loss ce or other --labels",
                 )
+        for teacher in self.teachers:
+            Teacher(teacher)
         if self.config.baselines and self.labels is not None:
             self._check_teachers()
+        self._check_samples()
+        self._check_labels_suit()
         self._check_equal_bytes()
 
     def _check_settings(self) -> None:
         """Every setting is an option of the recipe or of one of the losses."""
         known = _option_names(Recipe).union(*(_option_names(_plugins.load("losses", n, "LOSS")) for n in self.losses))
         problems = [f"unknown option '{name}'{suggest(name, known)}" for name in self.settings if name not in known]
+        problems += [
+            f"option '{name}' is given by --{name} and by --set, expected one of them"
+            for name, given in (("optimizer", self.config.optimizer), ("epochs", self.config.epochs))
+            if given and name in self.settings
+        ]
+        refined = (self.labels.refined if self.labels else None) or {}
+        problems += [
+            f"option '{name}' is {self.settings[name]}, the labels were refined with {refined[name]}"
+            for name in ("gamma", "alpha", "form")
+            if name in self.settings and name in refined and str(self.settings[name]) != str(refined[name])
+        ]
         if problems:
             raise UsageError.collect(problems)
+
+    def _check_samples(self) -> None:
+        """Rows are compared at equal samples seen."""
+        if len(self.trials) > 1 and str(self.settings.get("estimator")) == "full":
+            raise UsageError(
+                "estimator 'full' sees every view of every image in each epoch, which no other row does",
+                field="estimator",
+                hint="score it alone, without baselines and further losses",
+            )
+
+    def _check_labels_suit(self) -> None:
+        """Every loss takes labels of this domain: asked on one sample."""
+        classes = len(self.distilled.classes)
+        for trial in self.trials:
+            if self.labels is None or trial.labels == "hard":
+                continue
+            _recipe, loss = self.recipe_and_loss(self.archs[0], trial)
+            local = torch.ones(1, dtype=torch.bool)
+            targets = Targets(self.distilled.labels[:1], self.labels.values[:1, 0], self.labels.domain, local)
+            loss_of_epoch(loss, 0)(torch.zeros(1, classes), targets)
 
     def _check_teachers(self) -> None:
         wanted = list(self.labels.section.teacher or ()) if self.labels else []
@@ -318,7 +364,7 @@ def _losses(config: EvaluateConfig, kind: str, labels: LabelSet | None, on_event
     refined = labels is not None and labels.refined is not None
     suiting = SUITS.get(kind, "softce")
     named = [suiting if name == NATIVE else name for name in config.loss] or ["gift" if refined else suiting]
-    if len(config.optimizer) > 1 and "kl" in named and "kl_t2" not in named:
+    if len(set(config.optimizer)) > 1 and "kl" in named and "kl_t2" not in named:
         named.insert(named.index("kl") + 1, "kl_t2")
         message = (
             "kl_t2 is scored beside kl: without T^2 its gradients are 1/T^2 as large, which SGD cannot make up for"

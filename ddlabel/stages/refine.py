@@ -11,7 +11,7 @@ from ..codecs._choose import AUTO, check_max_kl
 from ..codecs._codec import Codec
 from ..config import RefineConfig
 from ..distilled import read_distilled
-from ..errors import BundleError
+from ..errors import BundleError, UsageError
 from ..events import OnEvent, ignore
 from ..labels._labels import choose_kind, make_section, read_labels
 from ..options import as_dict, build_many, check
@@ -58,6 +58,12 @@ def run(
         distilled = read_distilled(bundle)
         labels = read_labels(bundle, kind)
         refinement, codec_name, codec = _refinement_and_codec(config, settings or {}, labels.section.codec)
+        if codec is None and labels.view_ids is not None:
+            raise UsageError(
+                f"'{labels.section.name}' holds pruned labels, for which no codec can be chosen",
+                field="codec",
+                hint="keep '--codec prune' and change its --set values",
+            )
         refined = refinement.apply(labels, distilled.labels)
         codec_name, codec, table = settle_codec(
             codec_name, codec, refined.values, refined.domain, config.max_kl, on_event

@@ -4,27 +4,30 @@
     python tests/benchmarks/bench_codecs.py labels --data folder:DIR/cifar10 -o labels.pt
     python tests/benchmarks/bench_codecs.py rate labels.pt           # every codec on those
 
-`labels` trains a small ConvNet for a few minutes and labels 5 x 5 windows of 10 images a class. Its 100 classes are a
+`labels` trains LADD's labeler for a few minutes and labels 5 x 5 windows of 10 images a class. Its 100 classes are a
 split of CIFAR-10 (JPEG copy) into 10 clusters of colour a class: not CIFAR-100, but as many classes of that size.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ddlabel import _plugins
 from ddlabel.codecs._choose import CANDIDATES, choose, stored_bytes
 from ddlabel.codecs._codec import Codec, fidelity
+from ddlabel.config import AugmentLabelsConfig, DistillConfig, TrainTeacherConfig
 from ddlabel.data._dataset import load
-from ddlabel.labels.dense import KIND as DENSE
+from ddlabel.labels._labels import read_labels
 from ddlabel.memory import keep_freed_memory
-from ddlabel.nets._net import build as build_net
 from ddlabel.options import build
+from ddlabel.stages import augment_labels, distill, train_teacher
 
 CLUSTERS, IMAGES, ROUNDS = 10, 10, 20
 KEPT = (2, 5, 10)
@@ -46,46 +49,28 @@ def clustered(pixels: Tensor, labels: Tensor) -> Tensor:
     return fine
 
 
-def make_labels(data: str, path: str, train: int) -> None:
-    """Train, label, save {epoch: logits (n, 25, 100)}."""
-    dataset = load(data, validation=0.1)
-    pixels, fine = dataset.train.pixels, clustered(dataset.train.pixels, dataset.train.labels)
-    images = (pixels.float() - pixels.float().mean((0, 2, 3), keepdim=True)) / 64
-    source = torch.Generator().manual_seed(1)
-    order = torch.randperm(len(images), generator=source)[:train]
-    net = build_net("convnet-d3-w32", channels=3, size=32, classes=100, generator=source)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
-    chosen = torch.cat([(fine == label).nonzero().flatten()[:IMAGES] for label in range(100)])
-    dense, kept = DENSE(), {}
-    for epoch in range(1, max(KEPT) + 1):
-        start = time.perf_counter()
-        net.train()
-        for batch in order[torch.randperm(len(order), generator=source)].split(128):
-            flip = torch.rand((), generator=source) < 0.5
-            loss = nn.functional.cross_entropy(net(images[batch].flip(3) if flip else images[batch]), fine[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        net.eval()
-        with torch.inference_mode():
-            answer = torch.cat([net(images[part]) for part in order[:2000].split(500)])
-            share = float((answer.argmax(1) == fine[order[:2000]]).float().mean())
-            if epoch in KEPT:
-                views = [_windows(dense, images[part]) for part in chosen.split(50)]
-                kept[epoch] = torch.stack([torch.cat([net(w[:, v]) for w in views]) for v in range(25)], dim=1).clone()
-        print(
-            f"epoch {epoch}: loss {float(loss):.2f}, {share:.0%} right, {time.perf_counter() - start:.0f} s", flush=True
+def make_labels(data: str, path: str) -> None:
+    """Train LADD's labeler on the 100 classes, label 5 x 5 windows of random images, save {epoch: (n, 25, 100)}."""
+    dataset = load(data, validation=0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        arrays = {}
+        for name, split in (("train", dataset.train), ("test", dataset.test)):
+            arrays[f"{name}_images"] = split.pixels.permute(0, 2, 3, 1).numpy()
+            arrays[f"{name}_labels"] = clustered(split.pixels, split.labels).numpy()
+        np.savez(f"{folder}/clusters.npz", **arrays)
+        spec = f"npz:{folder}/clusters.npz"
+        print("training LADD's labeler: SGD 0.01 without momentum, batch 256, DSA", flush=True)
+        teacher = train_teacher.run(
+            TrainTeacherConfig(data=spec, arch="convnet-d3-w32", epochs=max(KEPT), keep=KEPT),
+            on_event=lambda event: print(event.message, flush=True) if event.message else None,
         )
+        base = distill.run(DistillConfig(data=spec, method="random", ipc=IMAGES))
+        kept = {}
+        for epoch in KEPT:
+            config = AugmentLabelsConfig(kind="dense", checkpoint=str(epoch))
+            labelled = augment_labels.run(base, config, teachers=[teacher])
+            kept[epoch] = read_labels(labelled, "dense").values.clone()
     torch.save(kept, path)
-
-
-def _windows(dense: DENSE, images: Tensor) -> Tensor:
-    """(b, 25, c, h, w)."""
-    image = torch.arange(len(images)).repeat_interleave(25)
-    view = torch.arange(25).repeat(len(images))
-    if hasattr(dense, "views"):
-        return dense.views(images)
-    return dense.view(images, image, view).unflatten(0, (len(images), 25))
 
 
 def made_up(images: int, views: int, classes: int, spread: float = 3.0) -> Tensor:
@@ -162,12 +147,11 @@ if __name__ == "__main__":
     parser.add_argument("mode", nargs="?", default="speed", choices=("speed", "labels", "rate"))
     parser.add_argument("file", nargs="?", help="labels, for rate")
     parser.add_argument("--data", help="data set that labels are made from")
-    parser.add_argument("--train", type=int, default=12_000, help="images the labelling net learns from")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("-o", dest="output")
     chosen = parser.parse_args()
     if chosen.mode == "labels":
-        make_labels(chosen.data, chosen.output, chosen.train)
+        make_labels(chosen.data, chosen.output)
     elif chosen.mode == "rate":
         rate(chosen.file)
     else:

@@ -106,3 +106,33 @@ def test_a_bundle_without_scores_is_refused(run_cli, files, tmp_path: Path) -> N
     assert 2 == outcome.code
     assert "run 'ddlabel evaluate' first" in outcome.err
     assert not (tmp_path / "c.svg").exists()
+
+
+def test_scores_of_different_kinds_do_not_share_a_picture(run_cli, files, scored, tmp_path: Path) -> None:
+    """Another net, protocol or length: named, and refused."""
+    for number, more in enumerate((["--arch", "convnet-d1-w4"], ["--protocol", "glad"], ["--epochs", "3"])):
+        other = tmp_path / f"{number}.ddset"
+        quick = ["--arch", "mlp", "--epochs", "2", *more]
+        run_cli("evaluate", files.soft, "--data", files.data, *quick, "--seeds", "1", "-o", other)
+        outcome = run_cli("inspect", scored[0], other, "--curve", tmp_path / "c.svg")
+
+        assert 2 == outcome.code
+        assert "scores of different kinds do not share a picture" in outcome.err
+
+
+def test_every_evaluation_of_a_bundle_is_drawn(run_cli, files, scored, tmp_path: Path) -> None:
+    """Scored twice, with two losses."""
+    run_cli(
+        "evaluate", scored[2], "--data", files.data, "--arch", "mlp", "--epochs", "2", "--seeds", "2",
+        "--loss", "softce", "-o", tmp_path / "twice.ddset",
+    )  # fmt: skip
+
+    assert ["ladd", "softce"] == sorted(point.loss for point in points_of([Bundle.open(tmp_path / "twice.ddset")]))
+
+
+def test_stdout_holds_the_picture_or_the_document(run_cli, scored) -> None:
+    """Never both, and no table behind a picture."""
+    picture, both = run_cli("inspect", *scored, "--curve", "-"), run_cli("inspect", *scored, "--curve", "-", "--json")
+
+    assert 2 == both.code
+    assert "best for its bytes" not in picture.out

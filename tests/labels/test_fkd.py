@@ -308,10 +308,11 @@ def test_evaluate_trains_on_fkd_labels_beside_random_images(run_cli, files, labe
 def test_digits_are_not_mirrored(run_cli, tmp_path: Path) -> None:
     """What the data record says, on the way from `distill` to the parameters."""
     teacher, base, path = (tmp_path / f"{name}.ddset" for name in ("teacher", "base", "labels"))
-    common = ("--data", "digits", "--arch", "mlp", "--size", "8")
+    common = ("--data", "digits", "--arch", "mlp")
+    small = (*common, "--size", "8")
     outcomes = [
-        run_cli("train-teacher", *common, "--epochs", "1", "-o", teacher),
-        run_cli("distill", *common, "--method", "random", "--ipc", "1", "-o", base),
+        run_cli("train-teacher", *small, "--epochs", "1", "-o", teacher),
+        run_cli("distill", *small, "--method", "random", "--ipc", "1", "-o", base),
         run_cli("augment-labels", base, "--teacher", teacher, "--kind", "fkd", "--set", "views=3", "-o", path),
         run_cli("evaluate", path, *common, "--seeds", "1", "--epochs", "2", "--loss", "kl_t2", "--protocol", "rded"),
     ]

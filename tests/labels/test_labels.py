@@ -285,11 +285,12 @@ def test_fresh_labels_go_through_the_codec_of_a_bundle(files) -> None:
         bundle, "dense", parameters, fresh, domain="logit", codec_name="prune", codec=codec, teachers=["0" * 64]
     )
     labels = read_labels(bundle.with_stage(RECORD, add=[section]), "dense")
-    again = through_codec(dataclasses.replace(labels, values=fresh, domain="logit", view_ids=None))
+    whole = dataclasses.replace(labels, values=fresh, domain="logit", view_ids=None)
+    again = through_codec(whole, "prune", {"keep": 0.34, "values": "topk-ms", "kind": "not its own"})
 
     assert "logprob" == labels.domain == again.domain
     assert (12, 3, 4) == tuple(again.values.shape) == tuple(labels.values.shape)
     assert torch.equal(labels.values, again.values)
     assert labels.view_ids is not None
     assert torch.equal(labels.view_ids, again.view_ids)
-    assert torch.equal(labels.values, through_codec(labels).values)
+    assert torch.equal(labels.values, through_codec(labels, "prune", labels.section.codec["parameters"]).values)

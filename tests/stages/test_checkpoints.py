@@ -66,38 +66,57 @@ def test_by_budget_the_earliest_epoch_that_is_good_enough_labels(run_cli, files,
     assert [f"teacher.0.{earliest},teacher.1.{earliest}"] == entry["config"]["checkpoints"]
 
 
+@pytest.fixture(scope="module")
+def base(run_cli, files, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of the data that the pair learned from, the same part held out."""
+    path = tmp_path_factory.mktemp("base") / "b.ddset"
+    outcome = run_cli(
+        "distill", "--data", files.data, "--method", "random", "--ipc", "3", "--validation", "0.3", "-o", path
+    )
+    assert outcome.code == 0, outcome.err
+    return path
+
+
 def test_auto_takes_the_epoch_whose_labels_teach_best_on_held_out_images(
-    run_cli, files, pair: Path, tmp_path: Path
+    run_cli, files, pair: Path, base: Path, tmp_path: Path
 ) -> None:
-    """One student per kept epoch but 0; the labels are those of the winner, the table is recorded."""
-    common = ("augment-labels", files.base, "--teacher", pair, "--kind", "dense", "--grid", "2")
+    """The same three students for every kept epoch but 0; the labels are the winner's, the table is recorded."""
+    common = ("augment-labels", base, "--teacher", pair, "--kind", "dense", "--grid", "2")
     auto = ("--checkpoint", "auto", "--data", files.data, "--auto-epochs", "15")
     outcome = run_cli(*common, *auto, "-o", tmp_path / "a.ddset")
     bundle = Bundle.open(tmp_path / "a.ddset")
     scores = bundle.manifest.history[-1]["metrics"]["validation_accuracy"]
-    best = max(scores, key=lambda epoch: (scores[epoch], -int(epoch)))
+    best = max(scores, key=lambda epoch: (scores[epoch]["mean"], -int(epoch)))
     run_cli(*common, "--checkpoint", best, "-o", tmp_path / "b.ddset")
     named = Bundle.open(tmp_path / "b.ddset")
 
     assert 0 == outcome.code, outcome.err
     assert {"1", "2", "4", "6"} == set(scores)
-    assert len(set(scores.values())) > 1
+    assert {3} == {score["n"] for score in scores.values()}
+    assert len({score["mean"] for score in scores.values()}) > 1
     assert torch.equal(bundle.tensor("labels.dense.values"), named.tensor("labels.dense.values"))
 
 
-def test_auto_needs_data_and_a_held_out_part(run_cli, files, pair: Path, tmp_path: Path) -> None:
-    """Test data choose nothing."""
-    run_cli(
-        "distill", "--data", files.data, "--method", "random", "--ipc", "2", "--validation", "0",
-        "-o", tmp_path / "b.ddset",
-    )  # fmt: skip
-    auto = ("--teacher", pair, "--checkpoint", "auto", "-o", tmp_path / "s.ddset")
-    without = run_cli("augment-labels", files.base, *auto)
-    nothing = run_cli("augment-labels", tmp_path / "b.ddset", *auto, "--data", files.data)
+def test_auto_looks_at_held_out_images_alone(run_cli, files, pair: Path, base: Path, tmp_path: Path) -> None:
+    """Refused: no data; nothing held out; a teacher that saw the held-out images; other data."""
+    from ..conftest import write_tiny_npz
 
-    assert (2, 2) == (without.code, nothing.code)
-    assert "expected --data" in without.err
-    assert "no part of the training data was held out" in nothing.err
+    whole = ("--data", files.data, "--validation", "0")
+    run_cli("distill", *whole, "--method", "random", "--ipc", "2", "-o", tmp_path / "b.ddset")
+    run_cli("train-teacher", *whole, "--arch", "mlp", "--epochs", "1", "-o", tmp_path / "t.ddset")
+    other = f"npz:{write_tiny_npz(tmp_path / 'other.npz', seed=9)}"
+    auto = ("--checkpoint", "auto", "-o", tmp_path / "s.ddset")
+    cases = (
+        ((base, "--teacher", pair), 2, "expected --data"),
+        ((tmp_path / "b.ddset", "--teacher", tmp_path / "t.ddset", "--data", files.data), 2, "was held out"),
+        ((base, "--teacher", tmp_path / "t.ddset", "--data", files.data), 3, "held-out share 0.0, --data has 0.3"),
+        ((base, "--teacher", pair, "--data", other), 3, "was made with training data"),
+    )
+
+    for arguments, code, message in cases:
+        outcome = run_cli("augment-labels", *arguments, *auto)
+        assert code == outcome.code, outcome.err
+        assert message in outcome.err
 
 
 def test_a_teacher_without_held_out_accuracies_cannot_be_chosen_by_budget(run_cli, files, tmp_path: Path) -> None:

@@ -102,3 +102,40 @@ def test_the_smallest_codec_within_a_divergence_is_chosen(run_cli, files, fkd: P
     assert section.record["fidelity"]["kl_t1"] <= 0.01
     assert entry["config"]["codec"] == section.codec["name"]
     assert 2 == wrong.code
+
+
+def test_views_are_not_augmented_further_unless_asked(run_cli, files, fkd: Path) -> None:
+    """Labels are of these views; students of hard labels keep what the protocol gives them."""
+    rows = {}
+    for protocol in ("dm", "fkd"):
+        outcome = run_cli(
+            "evaluate",
+            fkd,
+            "--data",
+            files.data,
+            "--baselines",
+            "--teacher",
+            files.teacher,
+            "--protocol",
+            protocol,
+            *QUICK,
+        )
+        results = json.loads(outcome.out)["evaluation"]["results"]
+        rows[protocol] = [(result["labels"], result["recipe"]["augment"]) for result in results]
+    asked = run_cli("evaluate", fkd, "--data", files.data, "--set", "augment=flip", *QUICK)
+
+    assert [("fkd", "none"), ("hard", "dsa"), ("fkd", "none")] == rows["dm"]
+    assert [("fkd", "none"), ("hard", "imagenet-crop"), ("fkd", "none")] == rows["fkd"]
+    assert "flip" == json.loads(asked.out)["evaluation"]["results"][0]["recipe"]["augment"]
+
+
+def test_no_codec_is_chosen_for_pruned_labels(run_cli, fkd: Path, tmp_path: Path) -> None:
+    """Refused before candidates are tried."""
+    prune = ("--method", "recode", "--codec", "prune", "--set", "keep=0.5")
+    run_cli("refine", fkd, *prune, "-o", tmp_path / "p.ddset")
+    outcome = run_cli(
+        "refine", tmp_path / "p.ddset", "--method", "recode", "--codec", "auto", "-o", tmp_path / "q.ddset"
+    )
+
+    assert 2 == outcome.code
+    assert "for which no codec can be chosen" in outcome.err

@@ -235,3 +235,20 @@ def test_pruned_labels_keep_their_views(run_cli, files, tmp_path: Path) -> None:
     for refused in (other, draws):
         assert refused.code == 2
         assert "holds pruned labels" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--teacher", "TEACHER", "--teacher", "TEACHER"], "a teacher is given twice"),
+        (["--teacher", "TEACHER", "--data", "digits"], "--data is for --checkpoint auto"),
+        (["--teacher", "TEACHER", "--grid", "3"], "--grid is for --kind dense, --kind is 'soft'"),
+    ],
+)
+def test_options_without_effect_are_refused(run_cli, files, tmp_path: Path, arguments, message: str) -> None:
+    """Before any work."""
+    words = [files.teacher if word == "TEACHER" else word for word in arguments]
+    outcome = run_cli("augment-labels", files.base, *words, "-o", tmp_path / "s.ddset")
+
+    assert 2 == outcome.code
+    assert message in outcome.err

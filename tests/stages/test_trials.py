@@ -175,7 +175,7 @@ def test_equal_bytes_scores_random_images_and_the_method_itself(run_cli, files, 
     [
         ("base", ["--equal-bytes"], 2, "--labels is 'hard'"),
         ("dense", ["--plain", "BASE"], 2, "expected both or none"),
-        ("dense", ["--equal-bytes", "--plain", "BASE"], 3, "run 'ddlabel distill' with --ipc"),
+        ("dense", ["--equal-bytes", "--plain", "BASE"], 3, "images per class 3, expected"),
         ("dense", ["--equal-bytes", "--plain", "BASE", "--plain", "BASE"], 2, "expected one bundle"),
     ],
 )
@@ -218,3 +218,97 @@ def test_work_is_counted_in_the_history(run_cli, files, tmp_path: Path) -> None:
     assert {"labelling": 12 * 9 * net} == labelling["metrics"]["flops"]
     assert 3 * student * result["samples_seen"] * 2 == result["flops"]
     assert {"students": result["flops"]} == scored.manifest.history[-1]["metrics"]["flops"]
+
+
+def test_rows_that_see_other_numbers_of_samples_are_not_compared(run_cli, files) -> None:
+    """Eq. 5 in full trains on every view in each epoch: alone."""
+    common = ("evaluate", files.dense, "--data", files.data, *QUICK, "--set", "estimator=full")
+    alone, compared = run_cli(*common), run_cli(*common, "--equal-bytes")
+
+    assert (0, 2) == (alone.code, compared.code)
+    assert "score it alone" in compared.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--optimizer", "sgd", "--set", "optimizer=adam"], "'optimizer' is given by --optimizer and by --set"),
+        (["--set", "epochs=3"], "'epochs' is given by --epochs and by --set"),
+        (["--loss", "softce,gift", "--set", "gamma=0.5"], "the labels were refined with 0.1"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(run_cli, files, arguments: list[str], message: str) -> None:
+    """Nothing wins silently."""
+    outcome = run_cli("evaluate", files.gift, "--data", files.data, *QUICK, *arguments)
+
+    assert 2 == outcome.code
+    assert message in outcome.err
+
+
+def test_losses_that_the_labels_do_not_suit_are_refused_before_any_student(run_cli, files, tmp_path: Path) -> None:
+    """Dropped classes of topk-mr are no logits, and --set allow_prob does not make them so."""
+    run_cli(
+        "refine", files.dense, "--method", "recode", "--codec", "topk-mr", "--set", "k=2", "-o", tmp_path / "m.ddset"
+    )
+    common = ("evaluate", tmp_path / "m.ddset", "--data", files.data, *QUICK)
+    later = run_cli(*common, "--loss", "softce,gift", "--verbose")
+    allowed = run_cli(*common, "--loss", "mse", "--set", "allow_prob=true")
+
+    assert (2, 2) == (later.code, allowed.code)
+    assert "the labels are 'logprob'" in later.err
+    assert "seed 0" not in later.err
+    assert 0 == run_cli(*common, "--loss", "kd").code
+
+
+def test_what_is_named_twice_is_scored_once(run_cli, files) -> None:
+    """Nets, losses and optimisers."""
+    twice = ("--arch", "mlp,mlp", "--loss", "mse,mse", "--optimizer", "adam,adam")
+    outcome = run_cli("evaluate", files.soft, "--data", files.data, "--epochs", "2", "--seeds", "1", *twice, "--json")
+
+    assert 1 == len(json.loads(outcome.out)["evaluation"]["results"])
+
+
+def test_random_images_are_labelled_by_every_stage_of_the_history(run_cli, files, tmp_path: Path) -> None:
+    """The bundle's own images, labelled as if they were random ones, have the bundle's labels: codec after codec."""
+    from ddlabel.labels._labels import read_labels
+    from ddlabel.stages._baselines import relabel
+    from ddlabel.stages._stage import computing
+
+    steps = [tmp_path / f"{name}.ddset" for name in ("coarse", "refined", "last")]
+    recode = ("--method", "recode", "--codec")
+    commands = (
+        ("augment-labels", files.base, "--teacher", files.teacher, "--kind", "dense", "--grid", "2", "--codec", "q3"),
+        ("refine", steps[0], "--method", "gift", "--codec", "f16"),
+        ("refine", steps[1], *recode, "q4"),
+    )
+    for command, path in zip(commands, steps, strict=True):
+        assert 0 == run_cli(*command, "-o", path).code
+    bundle, teacher = Bundle.open(steps[2]), Bundle.open(files.teacher)
+    labels = read_labels(bundle, "dense")
+    with computing("cpu", 0) as clock:
+        again = relabel(bundle, labels, read_distilled(bundle), [teacher, teacher], clock)
+
+    assert torch.equal(labels.values, again.values)
+    assert (labels.domain, labels.refined) == (again.domain, again.refined)
+
+
+@pytest.mark.parametrize(
+    ("distil", "message"),
+    [
+        (["--method", "random", "--pixels", "float32"], "bytes of an image"),
+        (["--method", "random", "--validation", "0"], "held-out share 0.0"),
+        (["--method", "herding", "--teacher", "TEACHER"], "method herding, expected random"),
+    ],
+)
+def test_a_plain_baseline_is_of_the_same_data_method_and_cost(run_cli, files, tmp_path: Path, distil, message) -> None:
+    """Anything else would compare something else."""
+    ipc = str(equal_bytes_ipc(Bundle.open(files.dense), "dense", 4))
+    words = [files.teacher if word == "TEACHER" else word for word in distil]
+    made = run_cli("distill", "--data", files.data, "--ipc", ipc, *words, "-o", tmp_path / "p.ddset")
+    outcome = run_cli(
+        "evaluate", files.dense, "--data", files.data, *QUICK, "--equal-bytes", "--plain", tmp_path / "p.ddset"
+    )
+
+    assert 0 == made.code, made.err
+    assert 3 == outcome.code
+    assert message in outcome.err
