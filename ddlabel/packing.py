@@ -15,6 +15,9 @@ from .tensors import RawTensor
 
 __all__ = ["Packed", "frame_size", "pack", "unpack"]
 
+SMALL, LARGE = (8 * 2**20, 19), 3
+"""Arrays of up to so many bytes are compressed at level 19, at a few MB a second; larger ones at level 3."""
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -45,7 +48,7 @@ def pack(raw: RawTensor) -> tuple[RawTensor, dict[str, Any] | None]:
     if raw.nbytes > MAX_PACKED_BYTES:
         return raw, None
     shuffle = max(1, DTYPE_BITS[raw.dtype] // 8)
-    stream = write_frame(_shuffled(raw.data, shuffle))
+    stream = write_frame(_shuffled(raw.data, shuffle), level=SMALL[1] if raw.nbytes <= SMALL[0] else LARGE)
     size = frame_size(len(stream), raw.nbytes)
     if size >= raw.nbytes:
         return raw, None

@@ -58,7 +58,7 @@ label --kind fkd --set views=100 --codec f16 -o fkd-f16.ddset
 label --kind fkd --set views=100 --codec q4 -o fkd-q4.ddset
 run refine fkd-f16.ddset --method recode --codec prune --set keep=0.1 --set values=q4 -o fkd-prune.ddset
 cp dense.ddset dense-f32.ddset
-for codec in f16 q8 q4 q3 q4-shared delta-view lowrank vq topk-min root; do
+for codec in f16 q8 q4 q3 q4-shared delta-view klt lowrank vq topk-min root; do
   run refine dense.ddset --method recode --codec $codec -o "dense-$codec.ddset"
 done
 run refine dense.ddset --method recode --codec topk-mr --set k=5 -o dense-topk-mr.ddset
