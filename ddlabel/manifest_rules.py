@@ -72,7 +72,8 @@ _PACKED = Record(
         "shape": _SHAPE,
         "bytes": Whole(),
         "sha256": _DIGEST,
-    }
+    },
+    {"level": Whole(1, 22)},
 )
 _TENSOR = Record(
     {"dtype": _DTYPE, "shape": _SHAPE, "bytes": Whole(), "sha256": _DIGEST},

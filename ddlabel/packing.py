@@ -48,12 +48,14 @@ def pack(raw: RawTensor) -> tuple[RawTensor, dict[str, Any] | None]:
     if raw.nbytes > MAX_PACKED_BYTES:
         return raw, None
     shuffle = max(1, DTYPE_BITS[raw.dtype] // 8)
-    stream = write_frame(_shuffled(raw.data, shuffle), level=SMALL[1] if raw.nbytes <= SMALL[0] else LARGE)
+    level = SMALL[1] if raw.nbytes <= SMALL[0] else LARGE
+    stream = write_frame(_shuffled(raw.data, shuffle), level=level)
     size = frame_size(len(stream), raw.nbytes)
     if size >= raw.nbytes:
         return raw, None
     record = {
         "method": "zstd",
+        "level": level,
         "shuffle": shuffle,
         "length": len(stream),
         "dtype": raw.dtype,
