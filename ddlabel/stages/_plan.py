@@ -1,0 +1,251 @@
+"""One evaluation, everything resolved and checked before the first student is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from .. import _plugins
+from ..bundle import Bundle
+from ..config import EvaluateConfig
+from ..data._dataset import Dataset
+from ..distilled import DistilledSet
+from ..errors import BundleError, UsageError, suggest
+from ..events import Event, OnEvent
+from ..labels._labels import LabelSet
+from ..losses._loss import Targets, loss_of_epoch
+from ..nets._net import canonical, default_arch
+from ..options import as_dict, build_many
+from ..protocols._protocol import Student
+from ..students import StudentData
+from ..teachers import Teacher
+from ..training import Recipe
+from ._baselines import check_plain, equal_bytes_ipc, plain_bundle, plain_bytes, random_set, relabel, spent_bytes
+from ._stage import Clock
+from ._trials import BUNDLE, PLAIN_EQUAL, RANDOM, SUITS, Trial, list_trials, optimizer_settings
+
+__all__ = ["Plan", "resolve_losses"]
+
+AUGMENTED = {"fkd"}
+"""Label kinds whose views are the augmentation."""
+NATIVE = "native"
+"""`--loss native`: the loss that suits the label kind, also for refined labels (GIFT's "Refine" alone)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One evaluation, everything resolved."""
+
+    bundle: Bundle
+    config: EvaluateConfig
+    settings: Mapping[str, Any]
+    kind: str
+    labels: LabelSet | None
+    losses: tuple[str, ...]
+    distilled: DistilledSet
+    dataset: Dataset
+    teachers: tuple[Bundle, ...]
+    plain: tuple[Bundle, ...]
+    clock: Clock
+    on_event: OnEvent
+
+    @cached_property
+    def archs(self) -> tuple[str, ...]:
+        """Canonical names of the students' nets."""
+        size = self.dataset.info.height
+        return tuple(dict.fromkeys(canonical(name) for name in self.config.arch or (default_arch(size),)))
+
+    @cached_property
+    def trials(self) -> tuple[Trial, ...]:
+        """Every row."""
+        recipes = optimizer_settings(self.config.optimizer, self.settings)
+        config = self.config
+        return tuple(
+            list_trials(self.kind, self.losses, recipes, baselines=config.baselines, equal_bytes=config.equal_bytes)
+        )
+
+    @cached_property
+    def equal_ipc(self) -> int:
+        """Plain images per class for the bytes of the bundle."""
+        return equal_bytes_ipc(self.bundle, self.kind, len(self.distilled.classes))
+
+    @cached_property
+    def plain_set(self) -> DistilledSet:
+        """The images of the plain baseline, given or distilled now."""
+        config = self.config
+        given = self.plain[0] if self.plain else plain_bundle(
+            self.bundle,
+            config.data,
+            self.equal_ipc,
+            self.teachers,
+            self.on_event,
+            device=config.device,
+            threads=config.threads,
+        )  # fmt: skip
+        return check_plain(self.bundle, given, self.equal_ipc)
+
+    def recipe_and_loss(self, arch: str, trial: Trial) -> tuple[Recipe, Any]:
+        """The protocol's recipe for a net with the row's optimiser and the user's overrides, and the row's loss.
+
+        Labels of augmented views are not augmented further: they are of these views and no others.
+        """
+        protocol = _plugins.load("protocols", self.config.protocol, "PROTOCOL")
+        student = Student(
+            arch=arch,
+            stored_images=len(self.distilled.labels),
+            learned_lr=_learned_lr(self.bundle),
+            classes=len(self.distilled.classes),
+            side=self.dataset.info.height,
+        )
+        published = as_dict(protocol.recipe(student)) | dict(trial.recipe)
+        if trial.labels in AUGMENTED:
+            published["augment"] = "none"
+        if self.config.epochs is not None:
+            published["epochs"] = self.config.epochs
+        loss_class = _plugins.load("losses", trial.loss, "LOSS")
+        known = _option_names(Recipe) | _option_names(loss_class)
+        given = {name: value for name, value in self.settings.items() if name in known}
+        recipe, loss = build_many([Recipe, loss_class], {**published, **given})
+        return recipe, loss
+
+    def check_before_work(self) -> None:
+        """Refuse what cannot work before the first student is trained."""
+        self._check_settings()
+        for arch in self.archs:
+            for trial in self.trials:
+                self.recipe_and_loss(arch, trial)
+        for name in self.losses:
+            if "soft" in _plugins.load("losses", name, "LOSS").needs and self.labels is None:
+                raise UsageError(
+                    f"loss '{name}' needs soft labels, --labels is 'hard'",
+                    field="loss",
+                    hint="use --loss ce or other --labels",
+                )
+        for teacher in self.teachers:
+            Teacher(teacher)
+        if self.config.baselines and self.labels is not None:
+            self._check_teachers()
+        self._check_samples()
+        self._check_labels_suit()
+        self._check_equal_bytes()
+
+    def _check_settings(self) -> None:
+        """Every setting is an option of the recipe or of one of the losses."""
+        known = _option_names(Recipe).union(*(_option_names(_plugins.load("losses", n, "LOSS")) for n in self.losses))
+        problems = [f"unknown option '{name}'{suggest(name, known)}" for name in self.settings if name not in known]
+        problems += [
+            f"option '{name}' is given by --{name} and by --set, expected one of them"
+            for name, given in (("optimizer", self.config.optimizer), ("epochs", self.config.epochs))
+            if given and name in self.settings
+        ]
+        refined = (self.labels.refined if self.labels else None) or {}
+        problems += [
+            f"option '{name}' is {self.settings[name]}, the labels were refined with {refined[name]}"
+            for name in ("gamma", "alpha", "form")
+            if name in self.settings and name in refined and str(self.settings[name]) != str(refined[name])
+        ]
+        if problems:
+            raise UsageError.collect(problems)
+
+    def _check_samples(self) -> None:
+        """Rows are compared at equal samples seen."""
+        if len(self.trials) > 1 and str(self.settings.get("estimator")) == "full":
+            raise UsageError(
+                "estimator 'full' sees every view of every image in each epoch, which no other row does",
+                field="estimator",
+                hint="score it alone, without baselines and further losses",
+            )
+
+    def _check_labels_suit(self) -> None:
+        """Every loss takes labels of this domain: asked on one sample."""
+        classes = len(self.distilled.classes)
+        for trial in self.trials:
+            if self.labels is None or trial.labels == "hard":
+                continue
+            _recipe, loss = self.recipe_and_loss(self.archs[0], trial)
+            local = torch.ones(1, dtype=torch.bool)
+            targets = Targets(self.distilled.labels[:1], self.labels.values[:1, 0], self.labels.domain, local)
+            loss_of_epoch(loss, 0)(torch.zeros(1, classes), targets)
+
+    def _check_teachers(self) -> None:
+        wanted = list(self.labels.section.teacher or ()) if self.labels else []
+        have = [teacher.content for teacher in self.teachers]
+        if not set(wanted) <= set(have):
+            raise UsageError(
+                f"--baselines labels random images like '{self.kind}', expected the {len(wanted)} teacher(s) that made "
+                f"them ({', '.join(digest[:12] for digest in wanted)}), got {len(have)} "
+                f"({', '.join(digest[:12] for digest in have) or 'none'})",
+                field="teacher",
+                hint="pass them with --teacher FILE",
+            )
+
+    def _check_equal_bytes(self) -> None:
+        if self.plain and not self.config.equal_bytes:
+            raise UsageError("--plain is the baseline of --equal-bytes, expected both or none", field="plain")
+        if len(self.plain) > 1:
+            raise UsageError(f"--plain was given {len(self.plain)} times, expected one bundle", field="plain")
+        if not self.config.equal_bytes:
+            return
+        if self.labels is None:
+            raise UsageError(
+                "--equal-bytes compares labels with the images that their bytes buy, --labels is 'hard'",
+                field="equal_bytes",
+                hint="evaluate soft, dense or fkd labels",
+            )
+        _ = self.plain_set
+
+    def student_data(self, trial: Trial, index: int) -> StudentData:
+        """What student `index` of a row trains on; rows of equal bytes see as many samples as the bundle's."""
+        if trial.images == BUNDLE:
+            return StudentData(self.distilled, self.labels)
+        if trial.images == PLAIN_EQUAL:
+            return StudentData(self.plain_set, None, samples=len(self.distilled.labels))
+        if trial.images == RANDOM:
+            random = random_set(self.distilled, self.dataset, self.config.seed, index, ipc=None)
+            if trial.labels == "hard" or self.labels is None:
+                return StudentData(random, None)
+            return StudentData(random, relabel(self.bundle, self.labels, random, self.teachers, self.clock))
+        random = random_set(self.distilled, self.dataset, self.config.seed, index, ipc=self.equal_ipc)
+        return StudentData(random, None, samples=len(self.distilled.labels))
+
+    def stored_bytes(self, trial: Trial) -> int:
+        """Bytes that the row's images and labels take in a bundle like this one."""
+        if trial.images in {BUNDLE, RANDOM}:
+            return spent_bytes(self.bundle, trial.labels)
+        return round(plain_bytes(self.bundle, self.equal_ipc * len(self.distilled.classes)))
+
+
+def resolve_losses(config: EvaluateConfig, kind: str, labels: LabelSet | None, on_event: OnEvent) -> tuple[str, ...]:
+    """The losses to train with; `kl` among several optimisers brings `kl_t2` along."""
+    refined = labels is not None and labels.refined is not None
+    suiting = SUITS.get(kind, "softce")
+    named = [suiting if name == NATIVE else name for name in config.loss] or ["gift" if refined else suiting]
+    if len(set(config.optimizer)) > 1 and "kl" in named and "kl_t2" not in named:
+        named.insert(named.index("kl") + 1, "kl_t2")
+        message = (
+            "kl_t2 is scored beside kl: without T^2 its gradients are 1/T^2 as large, which SGD cannot make up for"
+        )
+        on_event(Event(phase="losses", message=message))
+    return tuple(dict.fromkeys(named))
+
+
+def _option_names(cls: type[Any]) -> set[str]:
+    return {field.name for field in dataclasses.fields(cls)}
+
+
+def _learned_lr(bundle: Bundle) -> float | None:
+    if not bundle.has("student.lr"):
+        return None
+    lr = float(bundle.tensor("student.lr"))
+    if not 0 < lr < math.inf:
+        raise BundleError(
+            f"{bundle.name}: learned step size 'student.lr' is {lr}, expected a positive number",
+            field="student.lr",
+            hint="distil again with a smaller step for it, or evaluate with --protocol dm",
+        )
+    return lr
