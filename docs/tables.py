@@ -55,15 +55,21 @@ def ladd_table(bundles: Sequence[Bundle]) -> str:
     rows = [(bundle, result) for bundle in bundles for result in bundle.manifest.evaluations[-1]["results"]]
     first = rows[0][1]["accuracy"]["values"]
     lines = [
-        "| images | labels | codec | bytes | accuracy % | std | n | minus the first row |",
-        "|---|---|---|---|---|---|---|---|",
+        "| images | labels | codec | bytes | accuracy % | std | n | minus the first row | dense labels minus this |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for bundle, result in rows:
         evaluation = bundle.manifest.evaluations[-1]
         own = result["labels"] == evaluation["labels"] and result["labels"] != "hard"
         codec = evaluation["codec"]["name"] if own else ""
         cells = [result["images"], result["labels"], codec, f"{result['stored_bytes']:,}", *accuracy(result)]
-        lines.append("| " + " | ".join([*cells, difference(result["accuracy"]["values"], first)]) + " |")
+        cells.append(difference(result["accuracy"]["values"], first))
+        gain = result.get("bundle_minus_this")
+        cells.append("" if gain is None else f"{100 * gain['mean']:+.2f} ± {100 * gain['standard_error']:.2f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    plain, small = (bundle.manifest.evaluations[-1] for bundle in bundles[1:])
+    rounding = difference(*(each["results"][0]["accuracy"]["values"] for each in (small, plain)))
+    lines.append(f"\nDense labels in {small['codec']['name']} minus the same labels in f32: {rounding} points.")
     return "\n".join(lines) + "\n"
 
 
