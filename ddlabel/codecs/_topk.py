@@ -95,7 +95,7 @@ class TopK(Codec):
             inside, outside = self.uncode(unpack_rows(codes, self.bits, coder.count), scale.astype(np.float64))
             rows = np.empty(mask.shape, np.float32)
             rows[:] = outside
-            rows[mask] = inside.astype(np.float32).reshape(-1)
+            rows.reshape(-1)[np.flatnonzero(mask)] = inside.astype(np.float32).reshape(-1)  # faster than by mask
             return (rows,)
 
         (values,) = over_blocks(work, ids, codes, scale, width=-(-classes // 4))
