@@ -90,15 +90,15 @@ class TopK(Codec):
         check_scale(scale, signed=True, name="scale")
         check_scale(scale[:, :1], signed=False, name="scale")
 
-        def work(ids: Array, codes: Array, scale: Array) -> tuple[Array]:
+        def work(ids: Array, codes: Array, scale: Array, rows: Array) -> tuple[()]:
             mask = coder.decode(ids)
             inside, outside = self.uncode(unpack_rows(codes, self.bits, coder.count), scale.astype(np.float64))
-            rows = np.empty(mask.shape, np.float32)
             rows[:] = outside
             rows.reshape(-1)[np.flatnonzero(mask)] = inside.astype(np.float32).reshape(-1)  # faster than by mask
-            return (rows,)
+            return ()
 
-        (values,) = over_blocks(work, ids, codes, scale, width=-(-classes // 4))
+        values = np.empty((len(ids), classes), np.float32)
+        over_blocks(work, ids, codes, scale, values, width=-(-classes // 4))
         return torch.from_numpy(values).reshape(shape)
 
     def tolerance(self, values: Tensor) -> Tensor:
