@@ -53,6 +53,8 @@ run evaluate $small.ddset --data "$data" --arch "$net" --protocol gift --epochs 
 [ "$set_name" = cifar10 ] || exit 0
 brief() { run evaluate "$1.ddset" --data "$data" --arch "$net" --epochs 300 --set lr=0.05 --seeds 3 "${@:2}" -o "brief-$1.ddset"; }
 label --kind soft -o soft-f32.ddset
+run evaluate soft-f32.ddset --data "$data" --arch "$net" --protocol gift --epochs 300 --seeds 3 \
+  --loss gift,softce,kl --optimizer sgd,adam,adamw -o grid-soft.ddset
 label --kind soft --codec q4 -o soft-q4.ddset
 label --kind fkd --set views=100 --codec f16 -o fkd-f16.ddset
 label --kind fkd --set views=100 --codec q4 -o fkd-q4.ddset

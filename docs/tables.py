@@ -15,8 +15,8 @@ from ddlabel.scores import paired_difference
 
 HERE = Path(__file__).parent
 SETS = (
-    ("CIFAR-10 (JPEG copy)", ("base-scored", "dense-scored", "q8-scored"), "grid"),
-    ("ImageNette subset, 64 px", ("base-scored", "dense-scored", "q4-shared-scored"), "grid"),
+    ("CIFAR-10 (JPEG copy)", ("base-scored", "dense-scored", "q8-scored"), ("grid", "grid-soft")),
+    ("ImageNette subset, 64 px", ("base-scored", "dense-scored", "q4-shared-scored"), ("grid",)),
 )
 HEAD = """# What labels gain
 
@@ -29,11 +29,13 @@ Accuracies are test accuracies of the last epoch; ± is a standard error over pa
 def main(folders: Sequence[str]) -> None:
     """Write the page."""
     parts = [HEAD]
-    for folder, (title, ladd, grid) in zip(folders, SETS, strict=True):
+    for folder, (title, ladd, grids) in zip(folders, SETS, strict=True):
         bundles = [Bundle.open(Path(folder) / f"{name}.ddset") for name in ladd]
         parts += [f"## {title}: dense labels against plain images\n", origin(bundles[-1]), ladd_table(bundles)]
-        compared = Bundle.open(Path(folder) / f"{grid}.ddset")
-        parts += [f"## {title}: losses and optimisers\n", origin(compared), grid_table(compared), gap_table(compared)]
+        for compared in (Bundle.open(Path(folder) / f"{name}.ddset") for name in grids):
+            kind = compared.manifest.evaluations[-1]["labels"]
+            parts += [f"## {title}: losses and optimisers on {kind} labels\n", origin(compared)]
+            parts += [grid_table(compared), gap_table(compared)]
     (HERE / "results-labels.md").write_text("\n".join(parts), encoding="utf-8")
 
 
