@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What labels gain and what they cost, on real images with ConvNets small enough for two cores.
-# Usage: docs/labels.sh cifar10|imagenette DATA OUTPUT_FOLDER      DATA as for --data, such as folder:DIR/cifar10
+# Usage: docs/labels.sh cifar10|imagenette|size128 DATA OUTPUT_FOLDER      DATA as for --data, such as folder:DIR/cifar10
 # Measured results and the hardware they were measured on: docs/results.md and docs/bytes.md
 set -euo pipefail
 set_name=$1
@@ -23,8 +23,16 @@ case $set_name in
     teacher="--set lr=0.05 --set momentum=0.9 --set batch=128"
     dm="--set steps=500 --set batch_real=32"
     ;;
+  size128) # what dense labels cost beside images of 128 px
+    run train-teacher --data "$data" --size 128 --arch convnet-d5-w32 --epochs 5 --set lr=0.05 --set momentum=0.9 \
+      --set batch=64 -o teacher.ddset
+    run distill --data "$data" --size 128 --method random --ipc 5 -o base.ddset
+    run augment-labels base.ddset --teacher teacher.ddset --kind dense -o f32.ddset
+    for codec in q4-shared klt; do run refine f32.ddset --method recode --codec $codec -o "$codec.ddset"; done
+    exec ddlabel inspect f32.ddset q4-shared.ddset klt.ddset
+    ;;
   *)
-    echo "unknown set '$set_name', expected cifar10 or imagenette" >&2
+    echo "unknown set '$set_name', expected cifar10, imagenette or size128" >&2
     exit 2
     ;;
 esac

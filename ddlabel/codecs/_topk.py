@@ -7,6 +7,7 @@ has the last code. A code times a step is exact in float32, so that encoding wha
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,6 +45,7 @@ class TopK(Codec):
         """The last code."""
         return int(2**self.bits - 1)
 
+    @abstractmethod
     def code(self, values: Array, mask: Array, kept: Array) -> tuple[Array, Array]:
         """Codes (b, k) uint8 and scale (b, columns) float16.
 
@@ -52,11 +54,12 @@ class TopK(Codec):
             mask: (b, C) which are kept.
             kept: (b, k) float64, those values.
         """
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def uncode(self, codes: Array, scale: Array) -> tuple[Array, Array]:
         """Kept values (b, k), and the value of all others (b, 1), from codes and scale (b, columns) float64."""
-        raise NotImplementedError
+        ...
 
     def encode(self, values: Tensor) -> dict[str, Tensor]:
         """Parts `ids` (n, v, bytes) and `codes` (n, v, ceil(k bits / 8)) uint8, `scale` (n, v, columns) float16."""

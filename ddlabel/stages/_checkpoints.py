@@ -21,7 +21,7 @@ from ..students import StudentData
 from ..teachers import Checkpoint, Teacher
 from ._stage import Clock, load_like
 from ._students import train_student
-from ._trials import SUITS
+from ._trials import AUGMENTED, SUITS
 
 __all__ = ["Chosen", "choose_checkpoints"]
 
@@ -115,7 +115,7 @@ def _try_epochs(
         side=dataset.info.height,
     )
     recipe = dataclasses.replace(protocol.recipe(student), epochs=config.auto_epochs)
-    if config.kind == "fkd":
+    if config.kind in AUGMENTED:
         recipe = dataclasses.replace(recipe, augment="none")
     loss = _plugins.load("losses", SUITS.get(config.kind, "softce"), "LOSS")()
     scores = {}

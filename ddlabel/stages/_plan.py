@@ -27,12 +27,10 @@ from ..teachers import Teacher
 from ..training import Recipe
 from ._baselines import check_plain, equal_bytes_ipc, plain_bundle, plain_bytes, random_set, relabel, spent_bytes
 from ._stage import Clock
-from ._trials import BUNDLE, PLAIN_EQUAL, RANDOM, SUITS, Trial, list_trials, optimizer_settings
+from ._trials import AUGMENTED, BUNDLE, PLAIN_EQUAL, RANDOM, SUITS, Trial, list_trials, optimizer_settings
 
 __all__ = ["Plan", "resolve_losses"]
 
-AUGMENTED = {"fkd"}
-"""Label kinds whose views are the augmentation."""
 NATIVE = "native"
 """`--loss native`: the loss that suits the label kind, also for refined labels (GIFT's "Refine" alone)."""
 

@@ -23,6 +23,8 @@ PRESETS: Mapping[str, tuple[Mapping[str, float], ...]] = {
 }
 """Step sizes of the optimisers that are compared: GIFT (arXiv:2405.14736) publishes none for SGD and Adam."""
 
+AUGMENTED = frozenset({"fkd"})
+"""Label kinds whose views are the augmentation: students see them as they are."""
 BUNDLE, RANDOM = "bundle", "random"
 RANDOM_EQUAL, PLAIN_EQUAL = "random-equal-bytes", "plain-equal-bytes"
 
