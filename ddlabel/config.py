@@ -32,7 +32,32 @@ class TrainTeacherConfig:
     arch: str | None = opt(None, "net, such as convnet-d3-w64; auto takes the ConvNet whose depth suits the images")
     epochs: int = opt(50, "passes over the training split", min=1, max=100_000)
     keep: tuple[int, ...] = opt((), "epochs whose checkpoints are kept, such as 10,20,50; none keeps the last", min=0)
-    experts: int = opt(1, "how many nets to train, each from its own seed", min=1, max=10_000)
+    experts: int | None = opt(
+        None,
+        "how many nets to train, each from its own seed, recording their trajectories; auto trains one and records "
+        "none; 0 trains none but those of --scores",
+        min=0,
+        max=10_000,
+    )
+    first_expert: int = opt(
+        0, "number of the first net, so that several processes share the work of one seed", min=0, max=1_000_000
+    )
+    keep_epochs: str | None = opt(
+        None, "epochs that trajectories record: all, FIRST-LAST or none; auto is all with --experts"
+    )
+    optimizer: str = opt(
+        "sgd",
+        "how nets are optimised: sgd, gsam (FTD's flat trajectories, two gradients a step) or smooth (AST)",
+        choices=("sgd", "gsam", "smooth"),
+    )
+    scores: str | None = opt(
+        None,
+        "difficulty of every training image, kept in the bundle: el2n, grand, loss, entropy, margin, confidence or "
+        "forgetting; or FILE, a bundle or .npy with scores",
+    )
+    curriculum: str | None = opt(
+        None, "which images each epoch sees, by difficulty: pad (FIEX as in the paper) or pad-code; auto is all"
+    )
     size: int | None = opt(None, _SIZE, min=4, max=1024)
     space: str = opt("normalised", _SPACE, choices=_SPACES)
     validation: float = opt(0.1, "share of the training split held out for selection", min=0, below=1)
@@ -49,9 +74,23 @@ class DistillConfig:
     data: str = opt(..., _DATA)
     method: str = opt("dm", "distillation or selection method; 'ddlabel methods' lists them")
     ipc: int = opt(10, "images per class", min=1, max=1_000_000)
-    arch: str | None = opt(None, "net the method optimises through; auto as in train-teacher")
+    arch: str | None = opt(
+        None, "net the method optimises through; auto is that of the trajectories, or as in train-teacher"
+    )
+    unroll: str | None = opt(
+        None,
+        "gradient through the student's steps: adjoint (exact, constant memory), full or tesla (biased); auto is the "
+        "method's",
+        choices=("adjoint", "full", "tesla"),
+    )
+    filter: str | None = opt(
+        None, "drop a share of each class first, SIDE:RATIO such as hard:0.2, by the scores of a --teacher (PAD's FIEX)"
+    )
+    mask_shallow: float | None = opt(
+        None, "share of the shallowest parameters not matched (PAD's FIEM)", min=0, below=1
+    )
     size: int | None = opt(None, _SIZE, min=4, max=1024)
-    space: str = opt("normalised", _SPACE, choices=_SPACES)
+    space: str | None = opt(None, _SPACE + "; auto is the teacher's, or normalised", choices=_SPACES)
     pixels: str | None = opt(
         None,
         "how images are stored: uint8 or float32; auto is uint8, and float32 for zca",

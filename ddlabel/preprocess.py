@@ -10,7 +10,7 @@ from .errors import BundleError
 from .space import Space
 from .zca import Zca
 
-__all__ = ["check_agreement", "describe_space", "read_space", "space_sections"]
+__all__ = ["ZCA_SECTION", "check_agreement", "describe_space", "read_space", "space_sections"]
 
 ZCA_SECTION = "transform.zca"
 

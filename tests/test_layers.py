@@ -14,7 +14,7 @@ FLOORS = (
     {"bundle", "reader", "writer", "tensors", "packing", "sections"},
     {"zca", "space", "selection", "refinement", "data", "nets", "augment", "losses", "codecs"},
     {"labels", "training", "preprocess"},
-    {"teachers", "distilled", "students"},
+    {"teachers", "distilled", "students", "trajectories", "difficulty", "curriculum"},
     {"distill", "refine", "protocols"},
     {"stages"},
     {"cli"},

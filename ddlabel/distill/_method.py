@@ -16,6 +16,8 @@ from ..errors import DataError, DivergedError, UsageError
 from ..events import Event, OnEvent, ignore
 from ..selection import check_budget
 from ..space import Space
+from ..teachers import Teacher
+from ._canvas import PIXELS, Canvas
 
 __all__ = [
     "Distilled",
@@ -23,6 +25,7 @@ __all__ = [
     "Method",
     "Problem",
     "State",
+    "TrajectorySource",
     "begin_selection",
     "finish_selection",
     "run",
@@ -40,6 +43,29 @@ class FeatureSource(Protocol):
 
     def features(self, pixels: Tensor, *, device: torch.device | str = "cpu") -> Tensor:
         """(n, f) float32 on the CPU, of uint8 pixels (n, c, h, w)."""
+        ...
+
+
+class TrajectorySource(Protocol):
+    """Trained nets, epoch by epoch: experts."""
+
+    arch: str
+    """Canonical name of their net."""
+    epochs: range
+    """Epochs recorded; parameters after epoch e, 0 being the initial ones."""
+    teachers: tuple[Teacher, ...]
+    """The experts after their last epoch, as labellers."""
+
+    def __len__(self) -> int:
+        """How many experts."""
+        ...
+
+    def checkpoint(self, expert: int, epoch: int) -> Tensor:
+        """(P,) float32 parameters on the CPU, in the order of `named_parameters()`."""
+        ...
+
+    def name(self, expert: int) -> str:
+        """For messages."""
         ...
 
 
@@ -61,6 +87,9 @@ class Problem:
     teacher: FeatureSource | None
     device: torch.device
     seed: int
+    trajectories: TrajectorySource | None = None
+    canvas: Canvas = PIXELS
+    """How the distilled images are parametrised."""
 
     def members(self, label: int) -> Tensor:
         """Indices of the real images of one class, ascending."""
@@ -103,6 +132,10 @@ class Distilled:
     """(k*ipc, c, h, w) float32 in model-input space, when they were optimised."""
     indices: Tensor | None = None
     """(k*ipc,) int64 training images selected."""
+    logits: Tensor | None = None
+    """(k*ipc, k) float32 soft labels that were learned with the images."""
+    lr: float | None = None
+    """Step size for students that was learned with the images."""
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -110,7 +143,7 @@ class Method(Protocol):
     """A frozen dataclass of options with these members; one file, `METHOD` names it."""
 
     needs: ClassVar[frozenset[str]]
-    """Subset of {"teacher"}: refused before any work."""
+    """Subset of {"teacher", "trajectories"}: refused before any work."""
 
     def total_steps(self, problem: Problem) -> int:
         """Steps the driver runs: an option of optimising methods, one per class for those that select."""
@@ -155,6 +188,8 @@ def run(
     check_budget(problem.labels, problem.classes, problem.ipc)
     if "teacher" in method.needs and problem.teacher is None:
         raise UsageError("this method needs features, expected a teacher", field="teacher")
+    if "trajectories" in method.needs and problem.trajectories is None:
+        raise UsageError("this method needs trajectories, expected teachers that recorded them", field="teacher")
     total = method.total_steps(problem)
     if start is None:
         start = (0, method.prepare(problem, seeding.generator(problem.seed, "distill", "prepare")))

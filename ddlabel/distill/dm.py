@@ -69,26 +69,28 @@ class DistributionMatching:
                 for members in map(problem.members, range(len(problem.classes)))
             ]
             images = problem.space.encode(problem.pixels[torch.cat(chosen)])
-        images = images.to(problem.device)
-        return {"images": images, "velocity": torch.zeros_like(images)}
+        labels = torch.arange(len(problem.classes)).repeat_interleave(problem.ipc)
+        return problem.canvas.begin(images.to(problem.device), labels, generator)
 
     def step(self, problem: Problem, state: State, index: int, generator: Generator) -> tuple[State, dict[str, float]]:
         """One SGD step on all images; every class adds its own gradient first."""
         del index
         net = _random_net(problem, generator)
         sampler = _Sampler(problem, build_augmentation(self.augment, flip=problem.flip), self.batch_real, generator)
+        images = problem.canvas.render(state)
         if _has_batch_norm(net):
-            loss, gradient = self._match_jointly(problem, net, state["images"], sampler)
+            loss, gradient = self._match_jointly(problem, net, images, sampler)
         else:
-            loss, gradient = self._match_by_class(problem, net, state["images"], sampler)
-        velocity = self.momentum * state["velocity"] + gradient
-        images = state["images"] - self._rate(problem) * velocity
-        return {"images": images, "velocity": velocity}, {"loss": loss / len(problem.classes)}
+            loss, gradient = self._match_by_class(problem, net, images, sampler)
+        moved = problem.canvas.descend(state, gradient, lr=self._rate(problem), momentum=self.momentum)
+        return {**state, **moved}, {"loss": loss / len(problem.classes)}
 
     def finish(self, problem: Problem, state: State) -> Distilled:
         """The optimised images."""
         labels = torch.arange(len(problem.classes)).repeat_interleave(problem.ipc)
-        return Distilled(labels=labels, images=state["images"].cpu(), metrics={"lr_images": self._rate(problem)})
+        return Distilled(
+            labels=labels, images=problem.canvas.render(state).cpu(), metrics={"lr_images": self._rate(problem)}
+        )
 
     def _check_microbatch(self, problem: Problem) -> None:
         net = _random_net(problem, seeding.generator(problem.seed, "distill", "probe"))

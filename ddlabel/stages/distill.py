@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..options import as_dict, build_many, check
 from ..preprocess import data_of, describe_space, space_sections
 from ..space import Space
 from ..teachers import Teacher
+from ..trajectories import Trajectories
 from ._stage import Clock, computing, fit_space, redact
 
 __all__ = ["run"]
@@ -53,32 +55,63 @@ def run(
         DivergedError: a loss or an image became non-finite.
     """
     check(config)
-    (method,) = build_many([_plugins.load("distill", config.method, "METHOD")], settings or {})
+    (method,) = build_many([_plugins.load("distill", config.method, "METHOD")], _settings(config, settings or {}))
     _check_teachers(config.method, method.needs, teachers)
     with computing(config.device, config.threads) as clock:
         dataset = load(config.data, size=config.size, validation=config.validation, on_event=on_event)
+        trajectories = Trajectories(teachers) if "trajectories" in method.needs else None
         teacher = Teacher(teachers[0]) if teachers else None
-        space = teacher.space if teacher else fit_space(dataset, config.space, on_event)
         if teacher:
-            _check_teacher_fits(teacher, dataset, config)
-        problem = _problem(config, dataset, space, teacher, clock)
+            _check_teacher_fits(teacher, dataset, config, trajectories=trajectories is not None)
+        space = teacher.space if teacher else fit_space(dataset, config.space or "normalised", on_event)
+        problem = _problem(config, dataset, space, teacher, trajectories, clock)
         distilled = run_method(method, problem, on_event=on_event)
         return _bundle(config, method, problem, distilled, dataset, clock, teachers)
 
 
-def _problem(config: DistillConfig, dataset: Dataset, space: Space, teacher: Teacher | None, clock: Clock) -> Problem:
+def _settings(config: DistillConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The method's options with those that have a place of their own on the command line."""
+    known = {field.name for field in dataclasses.fields(_plugins.load("distill", config.method, "METHOD"))}
+    merged = dict(settings)
+    for name, value in (("unroll", config.unroll), ("mask_shallow", config.mask_shallow)):
+        if value is None:
+            continue
+        if name not in known:
+            raise UsageError(f"method '{config.method}' has no option '{name}'", field=name, hint="drop it")
+        if name in settings:
+            raise UsageError(f"option '{name}' is given twice, expected it once", field=name)
+        merged[name] = value
+    return merged
+
+
+def _problem(
+    config: DistillConfig,
+    dataset: Dataset,
+    space: Space,
+    teacher: Teacher | None,
+    trajectories: Trajectories | None,
+    clock: Clock,
+) -> Problem:
     info = dataset.info
+    arch = canonical(config.arch or (trajectories.arch if trajectories else default_arch(info.height)))
+    if trajectories and arch != trajectories.arch:
+        raise BundleError(
+            f"{trajectories.name(0)} is of net '{trajectories.arch}', --arch is '{arch}'",
+            field="arch",
+            hint="drop --arch, or train experts of that net",
+        )
     return Problem(
         pixels=dataset.train.pixels,
         labels=dataset.train.labels,
         classes=info.classes,
         space=space,
         ipc=config.ipc,
-        arch=canonical(config.arch or default_arch(info.height)),
+        arch=arch,
         flip=info.flip,
         teacher=teacher,
         device=clock.device,
         seed=config.seed,
+        trajectories=trajectories,
     )
 
 
@@ -135,22 +168,32 @@ def _check_teachers(name: str, needs: frozenset[str], teachers: Sequence[Bundle]
             field="teacher",
             hint="run 'ddlabel train-teacher' first",
         )
-    if teachers and "teacher" not in needs:
+    if "trajectories" in needs and not teachers:
+        raise UsageError(
+            f"method '{name}' needs trajectories, expected --teacher FILE...",
+            field="teacher",
+            hint="run 'ddlabel train-teacher --experts N' first",
+        )
+    if "trajectories" in needs or (teachers and "teacher" not in needs):
         return
     if len(teachers) > 1:
         raise UsageError(f"method '{name}' takes one teacher, {len(teachers)} were given", field="teacher")
 
 
-def _check_teacher_fits(teacher: Teacher, dataset: Dataset, config: DistillConfig) -> None:
+def _check_teacher_fits(teacher: Teacher, dataset: Dataset, config: DistillConfig, *, trajectories: bool) -> None:
     theirs, info = data_of(teacher.bundle), dataset.info
-    sides = {
+    sides: dict[str, tuple[Any, Any]] = {
         "classes": (list(theirs["classes"]), list(info.classes)),
         "image shape": (
             [theirs["channels"], theirs["height"], theirs["width"]],
             [info.channels, info.height, info.width],
         ),
-        "space": (theirs["space"]["kind"], config.space),
+        "space": (theirs["space"]["kind"], config.space or theirs["space"]["kind"]),
     }
+    if trajectories:
+        ours = dataset.manifest()
+        sides["training images"] = (theirs["fingerprint"], ours["fingerprint"])
+        sides["held-out share"] = (theirs["validation"]["fraction"], ours["validation"]["fraction"])
     for field, (of_teacher, of_data) in sides.items():
         if of_teacher != of_data:
             raise BundleError(

@@ -69,7 +69,7 @@ def run(
         arch = canonical(config.arch or default_arch(dataset.info.height))
         space = fit_space(dataset, config.space, on_event)
         plan = _Plan(config, recipe, kept, arch, dataset, space, clock, on_event)
-        checkpoints = [section for member in range(config.experts) for section in _train_member(plan, member)]
+        checkpoints = [section for member in range(config.experts or 1) for section in _train_member(plan, member)]
         record = clock.record(
             "train-teacher",
             as_dict(config)
@@ -99,7 +99,7 @@ def _flops(plan: _Plan) -> dict[str, int]:
     """Of one forward pass of one image, and of the whole training, by LADD's rule."""
     info = plan.dataset.info
     forward = forward_flops(plan.arch, channels=info.channels, size=info.height, classes=len(info.classes))
-    samples = plan.recipe.rounds * len(plan.dataset.train) * plan.config.experts
+    samples = plan.recipe.rounds * len(plan.dataset.train) * (plan.config.experts or 1)
     return {"forward": forward, "training": TRAINING_STEP * forward * samples}
 
 
@@ -147,7 +147,7 @@ def _train_member(plan: _Plan, member: int) -> list[NewSection]:
         build_augmentation(plan.recipe.augment, flip=info.flip),
         seed=config.seed,
         seed_path=("teacher", member),
-        on_event=_named(plan.on_event, f"teacher {member + 1} of {config.experts}"),
+        on_event=_named(plan.on_event, f"teacher {member + 1} of {config.experts or 1}"),
         on_epoch=keep,
     )
     return sections

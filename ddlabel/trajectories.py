@@ -1,0 +1,156 @@
+"""Trajectories: the parameters of nets after every epoch of their training, read by slice from teacher bundles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from .bundle import Bundle
+from .errors import BundleError, UsageError
+from .preprocess import ZCA_SECTION, check_agreement, data_of
+from .teachers import Teacher
+
+__all__ = ["SECTION", "Trajectories", "flatten"]
+
+SECTION = "trajectory"
+"""Sections are `trajectory.<expert>`; their tensors `trajectory.<expert>` (epochs, parameters) float32, and
+`trajectory.<expert>.buffers` (epochs, buffers) for nets with running statistics."""
+
+
+def flatten(net: nn.Module) -> Tensor:
+    """A copy of all parameters, (P,) float32 on the CPU, in the order of `named_parameters()`."""
+    return nn.utils.parameters_to_vector(net.parameters()).detach().clone().cpu()
+
+
+@dataclass(frozen=True)
+class _Expert:
+    bundle: Bundle
+    section: str
+    epochs: tuple[int, ...]
+    parameters: int
+
+
+class Trajectories:
+    """The experts of one or several teacher bundles, of one net, space and data set.
+
+    Raises:
+        UsageError: no trajectories; the same one twice.
+        BundleError: bundles of different nets, spaces, data or epochs, naming both sides.
+    """
+
+    def __init__(self, bundles: Sequence[Bundle]) -> None:
+        self._experts = [expert for bundle in bundles for expert in _read(bundle)]
+        if not self._experts:
+            raise UsageError(
+                f"{', '.join(bundle.name for bundle in bundles) or 'no teacher'} holds no trajectories",
+                field="teacher",
+                hint="run 'ddlabel train-teacher --experts N' first",
+            )
+        self.teachers = tuple(Teacher(bundle) for bundle in bundles)
+        self._check_agreement(bundles)
+        self.arch = str(self._net_of(self._experts[0]))
+        self.space = self.teachers[0].space
+        self.epochs = range(self._experts[0].epochs[0], self._experts[0].epochs[-1] + 1)
+
+    def __len__(self) -> int:
+        """How many experts there are."""
+        return len(self._experts)
+
+    def checkpoint(self, expert: int, epoch: int) -> Tensor:
+        """Parameters of an expert after an epoch, (P,) float32 on the CPU; no other row is read.
+
+        Raises:
+            BundleError: the parameters are not finite.
+        """
+        chosen = self._experts[expert]
+        row = epoch - chosen.epochs[0]
+        values = chosen.bundle.slice(chosen.section, row, row + 1)[0]
+        if not math.isfinite(float(values.sum())):
+            raise BundleError(
+                f"{chosen.bundle.name}: '{chosen.section}' is not finite at epoch {epoch}", field=chosen.section
+            )
+        return values
+
+    def name(self, expert: int) -> str:
+        """File and section of an expert, for messages."""
+        chosen = self._experts[expert]
+        return f"{chosen.bundle.name}: '{chosen.section}'"
+
+    def _net_of(self, expert: _Expert) -> Any:
+        return expert.bundle.section(expert.section).parameters["arch"]
+
+    def _check_agreement(self, bundles: Sequence[Bundle]) -> None:
+        for bundle in bundles[1:]:
+            check_agreement(bundles[0], bundle)
+            for field, ours, theirs in (
+                ("training images", data_of(bundles[0])["fingerprint"], data_of(bundle)["fingerprint"]),
+                ("held-out share", str(_held_out(bundles[0])), str(_held_out(bundle))),
+                ("whitening", _whitening(bundles[0]), _whitening(bundle)),
+            ):
+                if ours != theirs:
+                    raise BundleError(
+                        f"{bundles[0].name} and {bundle.name} have different {field}: {ours[:12]} and {theirs[:12]}",
+                        field=field,
+                        hint="train all experts with the same --data, --size, --space and --validation",
+                    )
+        first = self._experts[0]
+        seen: dict[str, str] = {}
+        for index, expert in enumerate(self._experts):
+            for field, ours, theirs in (
+                ("net", self._net_of(first), self._net_of(expert)),
+                ("epochs", _span(first), _span(expert)),
+                ("parameters", first.parameters, expert.parameters),
+            ):
+                if ours != theirs:
+                    raise BundleError(
+                        f"{self.name(0)} has {field} {ours}, {self.name(index)} has {theirs}", field=field
+                    )
+            digest = expert.bundle.section(expert.section).tensors[expert.section]["sha256"]
+            if digest in seen:
+                raise UsageError(
+                    f"{self.name(index)} is the same trajectory as {seen[digest]}",
+                    field="teacher",
+                    hint="train further experts with --first-expert or another --seed",
+                )
+            seen[digest] = self.name(index)
+
+
+def _held_out(bundle: Bundle) -> Any:
+    return data_of(bundle)["validation"]["fraction"]
+
+
+def _whitening(bundle: Bundle) -> str:
+    """Digest of the ZCA matrix, or nothing."""
+    sections = [section for section in bundle.sections("transform") if section.name == ZCA_SECTION]
+    return str(sections[0].tensors[f"{ZCA_SECTION}.matrix"]["sha256"]) if sections else ""
+
+
+def _span(expert: _Expert) -> str:
+    return f"{expert.epochs[0]}-{expert.epochs[-1]}"
+
+
+def _read(bundle: Bundle) -> list[_Expert]:
+    found = []
+    for section in bundle.sections(SECTION):
+        try:
+            epochs = tuple(int(epoch) for epoch in section.parameters["epochs"])
+            shape = tuple(section.tensors[section.name]["shape"])
+            str(section.parameters["arch"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(
+                f"{bundle.name}: section '{section.name}' does not say its net, epochs and parameters",
+                field=section.name,
+            ) from error
+        if len(shape) != 2 or len(epochs) != shape[0] or list(epochs) != list(range(epochs[0], epochs[0] + shape[0])):
+            raise BundleError(
+                f"{bundle.name}: section '{section.name}' names {len(epochs)} epochs, its tensor has shape {shape}",
+                field=section.name,
+            )
+        found.append(_Expert(bundle, section.name, epochs, shape[1]))
+    if found:
+        data_of(bundle)
+    return found
