@@ -12,7 +12,7 @@ FLOORS = (
     {"__init__", "errors", "events", "config", "options", "fsio", "seeding", "_plugins", "header", "frame", "memory",
      "schema", "manifest", "manifest_rules", "digests", "storage", "scores", "recipes", "philox", "crops"},
     {"bundle", "reader", "writer", "tensors", "packing", "sections"},
-    {"zca", "space", "selection", "refinement", "data", "nets", "augment", "losses", "codecs"},
+    {"zca", "space", "selection", "refinement", "data", "nets", "augment", "losses", "codecs", "generators"},
     {"labels", "training", "preprocess"},
     {"teachers", "distilled", "students", "trajectories", "difficulty", "curriculum"},
     {"distill", "refine", "protocols"},
