@@ -18,6 +18,7 @@ from ..distill._method import run as run_method
 from ..distilled import hard_section, image_section
 from ..errors import BundleError, UsageError
 from ..events import OnEvent, ignore
+from ..labels._labels import make_section
 from ..nets._net import canonical, default_arch
 from ..options import as_dict, build_many, check
 from ..preprocess import data_of, describe_space, space_sections
@@ -41,12 +42,13 @@ def run(
     Args:
         config: data set, method and images per class.
         settings: the method's own options (`--set`), as texts or typed values.
-        teachers: teacher bundles, for methods that need features.
+        teachers: teacher bundles, for methods that need features or trajectories.
         on_event: told of progress.
 
     Returns:
-        A bundle of kind `distilled` with sections `images`, `labels.hard`, what the input space needs, and
-        `scores.selection` (indices of the chosen training images) when the method selects.
+        A bundle of kind `distilled` with sections `images`, `labels.hard`, what the input space needs,
+        `scores.selection` (indices of the chosen training images) when the method selects, `student.lr` and
+        `labels.soft` (logits) when it learns them.
 
     Raises:
         UsageError: unknown method or options, a teacher missing or too many.
@@ -141,7 +143,28 @@ def _bundle(
         metrics=metrics | dict(distilled.metrics),
     )
     data = dataset.manifest() | {"space": describe_space(problem.space)}
-    return Bundle.create("distilled", data, record, sections)
+    if distilled.lr is not None:
+        lr = torch.tensor(distilled.lr, dtype=torch.float32)
+        sections.append(NewSection("student.lr", "student", {"student.lr": lr}))
+    bundle = Bundle.create("distilled", data, record, sections)
+    if distilled.logits is None:
+        return bundle
+    return Bundle.create("distilled", data, record, [*sections, _learned_labels(bundle, distilled.logits, teachers)])
+
+
+def _learned_labels(bundle: Bundle, logits: Tensor, teachers: Sequence[Bundle]) -> NewSection:
+    """Section `labels.soft` of the logits (n, k) that were learned with the images."""
+    kind, codec = _plugins.load("labels", "soft", "KIND")(), _plugins.load("codecs", "f32", "CODEC")()
+    return make_section(
+        bundle,
+        "soft",
+        kind.parameters(data_of(bundle)["height"]),
+        logits.unsqueeze(1),
+        domain="logit",
+        codec_name="f32",
+        codec=codec,
+        teachers=[teacher.content for teacher in teachers],
+    )
 
 
 def _stored(distilled: Distilled, space: Space, config: DistillConfig) -> tuple[Tensor, dict[str, float]]:
