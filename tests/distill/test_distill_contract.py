@@ -27,10 +27,10 @@ from ddlabel.options import as_dict, build, describe, opt
 MakeProblem = Callable[..., Problem]
 METHODS = _plugins.names("distill")
 SELECTIONS = ("random", "herding", "k-center")
-SEEDED = ("random", "dm")
+SEEDED = ("random", "dm", "dc", "dsa")
 """Methods whose default result depends on the seed."""
-TEACHER_FREE = ("random", "dm")
-QUICK = {"steps": "4", "batch_real": "5"}
+TEACHER_FREE = ("random", "dm", "dc", "dsa")
+QUICK = {"steps": "4", "batch_real": "5", "outer": "2", "inner": "1"}
 """Options that make an optimising method finish in a blink, for those that have them."""
 
 
