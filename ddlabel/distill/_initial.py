@@ -10,9 +10,9 @@ from torch.nn import functional
 
 from ..errors import UsageError
 from ..nets._net import Net
-from ..selection import select_random
 from ..training import predict
 from ._method import Problem
+from ._real import class_labels, first_images
 
 __all__ = ["average_right", "initial_images", "initial_logits"]
 
@@ -36,15 +36,13 @@ def initial_images(problem: Problem, how: str, generator: Generator) -> Tensor:
         Images (k*ipc, c, h, w) float32, class-major.
     """
     classes = len(problem.classes)
-    if how == "noise":
-        return torch.randn(classes * problem.ipc, *problem.pixels.shape[1:], generator=generator)
-    if how == "real":
-        indices = select_random(problem.labels, torch.full((classes,), problem.ipc), generator)
-    elif how == "correct":
+    if how in {"real", "noise"}:
+        return first_images(problem, how, generator)
+    if how == "correct":
         indices = torch.cat([_correct(problem, label, generator) for label in range(classes)])
     else:
         indices = torch.cat([_central(problem, label, generator) for label in range(classes)])
-    return problem.space.encode(problem.pixels[indices])
+    return problem.space.encode(problem.pixels[indices]).to(problem.device)
 
 
 def initial_logits(problem: Problem, images: Tensor) -> Tensor:
@@ -59,7 +57,7 @@ def initial_logits(problem: Problem, images: Tensor) -> Tensor:
         problem: gives the experts.
         images: (k*ipc, c, h, w) in model-input space, class-major.
     """
-    labels = torch.arange(len(problem.classes)).repeat_interleave(problem.ipc)
+    labels = class_labels(problem)
     total = torch.zeros(len(labels), len(problem.classes), dtype=torch.float64)
     right_total, right_count = torch.zeros_like(total), torch.zeros(len(labels), 1, dtype=torch.float64)
     count = 0

@@ -23,6 +23,7 @@ from ..nets._net import build as build_net
 from ..options import opt
 from ._initial import initial_images, initial_logits
 from ._method import Distilled, Problem, State, TrajectorySource
+from ._real import class_labels
 from ._rules import balance, check_progress, draw_batches, mask_of, outputs, perturbed, upper_start
 from ._unroll import Matched, Unrolled, Waypoint, match
 
@@ -109,8 +110,8 @@ class TrajectoryMatching:
         """
         self._check(problem)
         images = initial_images(problem, self.init, generator)
-        labels = _labels(problem)
-        state = problem.canvas.begin(images.to(problem.device), labels, generator)
+        labels = class_labels(problem)
+        state = problem.canvas.begin(images, labels, generator)
         rate = math.log(self.syn_lr) if self.lr_param == "log" else self.syn_lr
         state |= {
             "lr": torch.tensor(rate),
@@ -150,7 +151,7 @@ class TrajectoryMatching:
         images = state["average"] if self.ema else problem.canvas.render(state)
         counts = state["counts"].tolist()
         return Distilled(
-            labels=_labels(problem),
+            labels=class_labels(problem),
             images=images.cpu(),
             logits=state["logits"].cpu() if self.soft_labels else None,
             lr=self._rate(state),
@@ -169,7 +170,7 @@ class TrajectoryMatching:
         start = self._load(problem, expert, start_epoch)
         waypoints = self._waypoints(problem, expert, start_epoch)
         net = _net(problem, generator)
-        images, hard = problem.canvas.render(state), _labels(problem).to(problem.device)
+        images, hard = problem.canvas.render(state), class_labels(problem).to(problem.device)
         if self.teacher_label:
             logits: Tensor | None = outputs(net, waypoints[-1].parameters, images)
         else:
@@ -300,10 +301,6 @@ def _source(problem: Problem) -> TrajectorySource:
     if problem.trajectories is None:
         raise ValueError("a method that matches trajectories must need them")
     return problem.trajectories
-
-
-def _labels(problem: Problem) -> Tensor:
-    return torch.arange(len(problem.classes)).repeat_interleave(problem.ipc)
 
 
 def _net(problem: Problem, generator: Generator) -> Net:

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from .. import seeding
-from ..augment._augment import Augmentation, Step, apply
+from ..augment._augment import Step, apply
 from ..augment._augment import build as build_augmentation
 from ..errors import UsageError
 from ..nets._net import Net
-from ..nets._net import build as build_net
 from ..options import opt
 from ._method import Distilled, Problem, State
+from ._real import RealBatches, class_labels, first_images, has_batch_norm, random_net
 
 __all__ = ["METHOD", "match_means"]
 
@@ -60,41 +60,33 @@ class DistributionMatching:
         """
         if self.microbatch is not None:
             self._check_microbatch(problem)
-        shape = (len(problem.classes) * problem.ipc, *problem.pixels.shape[1:])
-        if self.init == "noise":
-            images = torch.randn(shape, generator=generator)
-        else:
-            chosen = [
-                members[torch.randperm(len(members), generator=generator)[: problem.ipc]]
-                for members in map(problem.members, range(len(problem.classes)))
-            ]
-            images = problem.space.encode(problem.pixels[torch.cat(chosen)])
-        labels = torch.arange(len(problem.classes)).repeat_interleave(problem.ipc)
-        return problem.canvas.begin(images.to(problem.device), labels, generator)
+        images = first_images(problem, self.init, generator)
+        return problem.canvas.begin(images, class_labels(problem), generator)
 
     def step(self, problem: Problem, state: State, index: int, generator: Generator) -> tuple[State, dict[str, float]]:
         """One SGD step on all images; every class adds its own gradient first."""
         del index
-        net = _random_net(problem, generator)
-        sampler = _Sampler(problem, build_augmentation(self.augment, flip=problem.flip), self.batch_real, generator)
+        net = random_net(problem, generator).requires_grad_(False)
+        batches = RealBatches(problem, build_augmentation(self.augment, flip=problem.flip), self.batch_real, generator)
         images = problem.canvas.render(state)
-        if _has_batch_norm(net):
-            loss, gradient = self._match_jointly(problem, net, images, sampler)
+        if has_batch_norm(net):
+            loss, gradient = self._match_jointly(problem, net, images, batches)
         else:
-            loss, gradient = self._match_by_class(problem, net, images, sampler)
+            loss, gradient = self._match_by_class(problem, net, images, batches)
         moved = problem.canvas.descend(state, gradient, lr=self._rate(problem), momentum=self.momentum)
         return {**state, **moved}, {"loss": loss / len(problem.classes)}
 
     def finish(self, problem: Problem, state: State) -> Distilled:
         """The optimised images."""
-        labels = torch.arange(len(problem.classes)).repeat_interleave(problem.ipc)
         return Distilled(
-            labels=labels, images=problem.canvas.render(state).cpu(), metrics={"lr_images": self._rate(problem)}
+            labels=class_labels(problem),
+            images=problem.canvas.render(state).cpu(),
+            metrics={"lr_images": self._rate(problem)},
         )
 
     def _check_microbatch(self, problem: Problem) -> None:
-        net = _random_net(problem, seeding.generator(problem.seed, "distill", "probe"))
-        if _has_batch_norm(net):
+        net = random_net(problem, seeding.generator(problem.seed, "distill", "probe"))
+        if has_batch_norm(net):
             raise UsageError(
                 f"option 'microbatch' is {self.microbatch}, net '{problem.arch}' has batch norm and needs all images",
                 field="microbatch",
@@ -107,12 +99,12 @@ class DistributionMatching:
         limit = LARGE_SET.get(len(problem.classes), LARGE_SET[10])
         return 1.0 if problem.ipc <= limit else 10.0
 
-    def _match_by_class(self, problem: Problem, net: Net, images: Tensor, sampler: _Sampler) -> tuple[float, Tensor]:
+    def _match_by_class(self, problem: Problem, net: Net, images: Tensor, batches: RealBatches) -> tuple[float, Tensor]:
         gradient = torch.empty_like(images)
         total = 0.0
         chunk = REAL_CHUNK if images.device.type == "cpu" else self.batch_real
         for label in range(len(problem.classes)):
-            real, steps = sampler.draw(label)
+            real, steps = batches.draw(label)
             with torch.no_grad():
                 target = torch.cat([net.embed(part) for part in torch.split(real, chunk)]).mean(dim=0)
             rows = slice(label * problem.ipc, (label + 1) * problem.ipc)
@@ -120,9 +112,9 @@ class DistributionMatching:
             total += loss
         return total, gradient
 
-    def _match_jointly(self, problem: Problem, net: Net, images: Tensor, sampler: _Sampler) -> tuple[float, Tensor]:
+    def _match_jointly(self, problem: Problem, net: Net, images: Tensor, batches: RealBatches) -> tuple[float, Tensor]:
         """One forward pass per side, so that batch norm sees all classes."""
-        draws = [sampler.draw(label) for label in range(len(problem.classes))]
+        draws = [batches.draw(label) for label in range(len(problem.classes))]
         with torch.no_grad():
             features = net.embed(torch.cat([real for real, _steps in draws]))
             targets = [part.mean(dim=0) for part in torch.split(features, [len(real) for real, _steps in draws])]
@@ -168,38 +160,6 @@ def match_means(
         features = net.embed(apply(leaf, steps))
         gradients += torch.autograd.grad(features, leaf, (2 / count * difference).expand_as(features))
     return float(difference.square().sum()), torch.cat(gradients)
-
-
-class _Sampler:
-    """Draws real batches, class by class, with the augmentation that both sides share."""
-
-    def __init__(self, problem: Problem, augmentation: Augmentation, batch: int, generator: Generator) -> None:
-        self.problem, self.augmentation, self.batch, self.generator = problem, augmentation, batch, generator
-
-    def draw(self, label: int) -> tuple[Tensor, tuple[Step, ...]]:
-        """Augmented real images of a class, and the augmentation."""
-        members = self.problem.members(label)
-        chosen = members[torch.randperm(len(members), generator=self.generator)[: self.batch]]
-        height, width = self.problem.pixels.shape[2:]
-        steps = self.augmentation.draw(1, height, width, self.generator, siamese=True)
-        images = self.problem.space.encode(self.problem.pixels[chosen]).to(self.problem.device)
-        return apply(images, steps), steps
-
-
-def _has_batch_norm(net: Net) -> bool:
-    return any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
-
-
-def _random_net(problem: Problem, generator: Generator) -> Net:
-    """A fresh net, frozen, in train mode as the authors have it."""
-    net = build_net(
-        problem.arch,
-        channels=problem.pixels.shape[1],
-        size=problem.pixels.shape[2],
-        classes=len(problem.classes),
-        generator=generator,
-    )
-    return net.to(problem.device).requires_grad_(False)
 
 
 METHOD = DistributionMatching

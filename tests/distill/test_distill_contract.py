@@ -27,11 +27,12 @@ from ddlabel.options import as_dict, build, describe, opt
 MakeProblem = Callable[..., Problem]
 METHODS = _plugins.names("distill")
 SELECTIONS = ("random", "herding", "k-center")
-SEEDED = ("random", "dm")
+SEEDED = ("random", "dm", "dc", "dsa")
 """Methods whose default result depends on the seed."""
 QUICK = {
     "steps": "4", "batch_real": "5", "syn_steps": "3", "max_start_epoch": "3", "current_max_start_epoch": "2",
     "interval": "2", "batch_syn": "5", "init": "real",
+    "outer": "2", "inner": "1",
 }  # fmt: skip
 """Options that make an optimising method finish in a blink, for those that have them."""
 

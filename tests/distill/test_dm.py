@@ -186,13 +186,13 @@ class TestRun:
     def test_every_step_has_another_net(self, make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch) -> None:
         """Drawn from the generator of the step; frozen and in train mode."""
         nets: list[Net] = []
-        plain = dm._random_net
+        plain = dm.random_net
 
         def spy(*arguments: object) -> Net:
             nets.append(plain(*arguments))  # type: ignore[arg-type]
             return nets[-1]
 
-        monkeypatch.setattr(dm, "_random_net", spy)
+        monkeypatch.setattr(dm, "random_net", spy)
         run(DistributionMatching(steps=3), make_problem())
         weights = [next(net.parameters()) for net in nets]
 
@@ -218,8 +218,12 @@ class TestRun:
             def modules(self) -> object:
                 return self.net.modules()
 
-        random = dm._random_net
-        monkeypatch.setattr(dm, "_random_net", lambda *arguments: Watched(random(*arguments)))
+            def requires_grad_(self, wanted: bool) -> Watched:
+                self.net.requires_grad_(wanted)
+                return self
+
+        random = dm.random_net
+        monkeypatch.setattr(dm, "random_net", lambda *arguments: Watched(random(*arguments)))
         run(DistributionMatching(steps=1, batch_real=6), make_problem(ipc=3))
 
         assert recorded == [(6, False), (3, True)] * 3
