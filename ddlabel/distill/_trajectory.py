@@ -267,7 +267,8 @@ class TrajectoryMatching:
 
     def _check(self, problem: Problem) -> None:
         """What the options ask of the experts, and of each other: all problems in one error."""
-        epochs, problems = _source(problem).epochs, []
+        source, problems = _source(problem), []
+        epochs = source.epochs
         first, current, last = self.min_start_epoch, self.current_max_start_epoch, self.max_start_epoch
         if not first < (last if current is None else current) <= last:
             said = f"current_max_start_epoch {current}, " if current is not None else ""
