@@ -803,6 +803,18 @@ class TestMinibatches:
         order = torch.randperm(48, generator=generator(0, "epoch", 2))
         torch.testing.assert_close(images, space.encode(pixels[order]), rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.parametrize("whiten", [True, False], ids=["zca", "normalised"])
+    def test_batches_are_encoded_where_the_net_is(self, whiten: bool) -> None:
+        """On another device than the pixels and the whitening: images and labels are there (here one without data)."""
+        pixels, labels = pixels_and_labels()
+        space = Space("zca", (0.5,) * 3, (0.2,) * 3, fit_zca(pixels)) if whiten else SPACE
+        batches = list(minibatches(pixels, labels, batch=40, space=space, device="meta")(0, generator(0, "epoch")))
+
+        assert [(len(images), images.device.type, targets.hard.device.type) for images, targets in batches] == [
+            (40, "meta", "meta"),
+            (8, "meta", "meta"),
+        ]
+
     def test_pixels_stay_as_they_are(self) -> None:
         """Encoding does not write into the data set."""
         pixels, labels = pixels_and_labels()

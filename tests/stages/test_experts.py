@@ -111,6 +111,15 @@ def test_nets_without_buffers_record_none(tiny: str) -> None:
     assert list(train(tiny, arch="convnet-d1-w4").section("trajectory.0").tensors) == ["trajectory.0"]
 
 
+def test_whitened_experts_are_read_with_their_space(tiny: str) -> None:
+    """Trajectory, checkpoint and transform travel together; the initialisation does not depend on the space."""
+    made = train(tiny, space="zca")
+
+    assert Trajectories([made]).space.kind == "zca"
+    assert torch.equal(rows(made)[0], rows(train(tiny))[0])
+    assert not torch.equal(rows(made)[1], rows(train(tiny))[1])
+
+
 def test_trajectories_larger_than_memory_wait_on_disk(
     tiny: str, four: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
