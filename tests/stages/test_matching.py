@@ -63,9 +63,7 @@ def test_trajectories_of_several_files_are_matched(tiny: str, experts: dict[str,
     assert {"gated_steps", "skipped_steps", "clamped_steps"} <= set(entry["metrics"])
 
 
-def test_learned_labels_are_logits_that_students_train_on(
-    tiny: str, experts: dict[str, Path], tmp_path: Path
-) -> None:
+def test_learned_labels_are_logits_that_students_train_on(tiny: str, experts: dict[str, Path], tmp_path: Path) -> None:
     """`evaluate` takes them and the learned step size without being told."""
     options = (*QUICK, "--set", "current_max_start_epoch=1", "--set", "interval=1", "--set", "init=real")
     outcome = distill(tiny, tmp_path / "pad.ddset", "pad", [experts["first"]], *options, "--mask-shallow", "0.5")
@@ -127,7 +125,12 @@ def bundle_record() -> Any:
     ("names", "more", "code", "words"),
     [
         (["plain"], (), 2, ["holds no trajectories", "--experts N"]),
-        (["first", "wider"], (), 3, ["'trajectory.0' has net convnet-d1-w8-instance", "'trajectory.4' has convnet-d1-w4-instance"]),
+        (
+            ["first", "wider"],
+            (),
+            3,
+            ["'trajectory.0' has net convnet-d1-w8-instance", "'trajectory.4' has convnet-d1-w4-instance"],
+        ),
         (["first", "white"], (), 3, ["disagree on 'space.kind'", "normalised", "zca"]),
         (["first", "more-data"], (), 3, ["different held-out share: 0.1 and 0.3"]),
         (["first", "short"], (), 3, ["'trajectory.0' has epochs 0-3", "'trajectory.10' has 0-1"]),
@@ -198,9 +201,7 @@ def test_adjoint_and_full_agree_and_tesla_does_not(tiny: str, experts: dict[str,
     assert not torch.allclose(images["tesla"], images["full"], atol=1e-2)
 
 
-def test_checkpoints_are_read_by_slice(
-    experts: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_checkpoints_are_read_by_slice(experts: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """No tensor of a trajectory is ever read whole."""
     source = Trajectories([Bundle.open(experts["first"])])
     reads: list[int] = []
