@@ -19,6 +19,7 @@ __all__ = [
     "ALIASES",
     "FORGETTING",
     "SCORES",
+    "agreement",
     "canonical_score",
     "check_finite",
     "confidence",
@@ -174,6 +175,35 @@ def order(scores: Tensor, labels: Tensor, classes: int) -> list[Tensor]:
         members = (labels == label).nonzero().flatten()
         orders.append(members[scores[members].sort(stable=True).indices])
     return orders
+
+
+def agreement(left: Tensor, right: Tensor, labels: Tensor, classes: int) -> float | None:
+    """Spearman's rank correlation of two scores, mean over the classes; equal scores share their mean rank.
+
+    Args:
+        left, right: (n,) finite.
+        labels: (n,) int64.
+        classes: how many; those in which a score does not vary are left out.
+
+    Returns:
+        In [-1, 1], or None where no class can be compared.
+    """
+    found = []
+    for label in range(classes):
+        members = labels == label
+        a, b = (_centred_ranks(scores[members]) for scores in (left, right))
+        scale = float(a.norm() * b.norm())
+        if scale > 0:
+            found.append(float(a @ b) / scale)
+    return sum(found) / len(found) if found else None
+
+
+def _centred_ranks(scores: Tensor) -> Tensor:
+    """Ranks (n,) float64 around their mean."""
+    _, places, counts = scores.unique(return_inverse=True, return_counts=True)
+    ends = counts.cumsum(dim=0).double()
+    ranks: Tensor = (ends - (counts.double() - 1) / 2)[places]
+    return ranks - ranks.mean() if len(ranks) else ranks
 
 
 def _error(logits: Tensor, labels: Tensor) -> Tensor:

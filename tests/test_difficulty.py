@@ -154,3 +154,26 @@ def test_names_and_near_misses() -> None:
         None,
     ]
     assert "did you mean 'el2n'?" in str(unknown_score("el2m"))
+
+
+def test_agreement_is_spearmans_by_class() -> None:
+    """Against the classical formula 1 - 6 sum d^2 / (n (n^2 - 1)) on ranks without ties, mean of the classes."""
+    source = torch.Generator().manual_seed(5)
+    labels = torch.arange(21) % 2
+    left, right = (torch.randperm(21, generator=source).double() for _ in range(2))
+    expected = []
+    for label in range(2):
+        a, b = (np.argsort(np.argsort(scores[labels == label].numpy())) for scores in (left, right))
+        expected.append(1 - 6 * float(((a - b) ** 2).sum()) / (len(a) * (len(a) ** 2 - 1)))
+
+    assert difficulty.agreement(left, right, labels, 2) == pytest.approx(sum(expected) / 2)
+
+
+def test_agreement_takes_mean_ranks_of_equal_scores_and_skips_what_does_not_vary() -> None:
+    """Two tied pairs against ranks 1 to 4: 4 / sqrt(20) by hand; a constant class says nothing."""
+    labels = torch.tensor([0, 0, 0, 0, 1, 1])
+    tied, plain = torch.tensor([1.0, 1, 2, 2, 5, 5]), torch.tensor([1.0, 2, 3, 4, 5, 6])
+
+    assert difficulty.agreement(tied, plain, labels, 3) == pytest.approx(4 / math.sqrt(4 * 5))
+    assert difficulty.agreement(tied, plain, labels, 2) == difficulty.agreement(plain, tied, labels, 2)
+    assert difficulty.agreement(torch.zeros(6), plain, labels, 2) is None
