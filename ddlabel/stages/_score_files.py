@@ -19,7 +19,7 @@ from ..difficulty import canonical_score, check_finite, unknown_score
 from ..errors import BundleError, DataError, UsageError
 from ._scores import ROLE, Difficulty, identity
 
-__all__ = ["filter_training", "find_scores", "read_scores", "score_source"]
+__all__ = ["filter_training", "find_scores", "open_scores", "read_scores", "score_source"]
 
 NPY = b"\x93NUMPY"
 HOW = "run 'ddlabel train-teacher --scores el2n' on this data"
@@ -49,6 +49,18 @@ def score_source(text: str) -> str | Path:
     raise unknown_score(text)
 
 
+def open_scores(path: Path) -> Bundle | Path:
+    """A bundle, opened, or the path of an `.npy` file, told by their first bytes.
+
+    Raises:
+        BundleError: neither.
+    """
+    with path.open("rb") as file:
+        if file.read(len(NPY)) == NPY:
+            return path
+    return Bundle.open(path)
+
+
 def read_scores(source: Bundle | Path, dataset: Dataset, *, name: str | None = None) -> Difficulty:
     """Scores of a training split from a bundle, or from a bundle or `.npy` file by its path.
 
@@ -66,8 +78,8 @@ def read_scores(source: Bundle | Path, dataset: Dataset, *, name: str | None = N
         BundleError: no scores, or of other images, naming both sides.
         DataError: an array of another type or size, of other classes, or with numbers that are not finite.
     """
-    if isinstance(source, Path) and not _is_npy(source):
-        source = Bundle.open(source)
+    if isinstance(source, Path):
+        source = open_scores(source)
     if isinstance(source, Bundle):
         return _from_bundle(source, dataset, name)
     array = _load(source)
@@ -183,11 +195,6 @@ def _check_identity(bundle: Bundle, section: Section, dataset: Dataset) -> None:
                 field=key,
                 hint=SAME,
             )
-
-
-def _is_npy(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(NPY)) == NPY
 
 
 def _load(path: Path) -> np.ndarray[Any, Any]:
