@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import _plugins
 from ..bundle import Bundle, NewSection
 from ..config import DistillConfig
+from ..curriculum import parse_filter
 from ..data._dataset import Dataset, load
 from ..distill._method import Distilled, Problem
 from ..distill._method import run as run_method
@@ -25,6 +26,7 @@ from ..preprocess import data_of, describe_space, space_sections
 from ..space import Space
 from ..teachers import Teacher
 from ..trajectories import Trajectories
+from ._score_files import filter_training
 from ._stage import Clock, computing, fit_space, redact
 
 __all__ = ["run"]
@@ -59,6 +61,8 @@ def run(
     check(config)
     (method,) = build_many([_plugins.load("distill", config.method, "METHOD")], _settings(config, settings or {}))
     _check_teachers(config.method, method.needs, teachers)
+    if config.filter is not None:
+        parse_filter(config.filter)
     with computing(config.device, config.threads) as clock:
         dataset = load(config.data, size=config.size, validation=config.validation, on_event=on_event)
         trajectories = Trajectories(teachers) if "trajectories" in method.needs else None
@@ -66,8 +70,13 @@ def run(
         if teacher:
             _check_teacher_fits(teacher, dataset, config, trajectories=trajectories is not None)
         space = teacher.space if teacher else fit_space(dataset, config.space or "normalised", on_event)
-        problem = _problem(config, dataset, space, teacher, trajectories, clock)
+        pool, kept = dataset, None
+        if config.filter is not None:
+            pool, kept = filter_training(config.filter, teachers, dataset, config.ipc)
+        problem = _problem(config, pool, space, teacher, trajectories, clock)
         distilled = run_method(method, problem, on_event=on_event)
+        if kept is not None and distilled.indices is not None:
+            distilled = dataclasses.replace(distilled, indices=kept[distilled.indices])
         return _bundle(config, method, problem, distilled, dataset, clock, teachers)
 
 

@@ -11,19 +11,20 @@ from torch import Tensor
 
 from .. import seeding
 from ..augment._augment import build as build_augmentation
-from ..bundle import Bundle, NewSection
+from ..bundle import Bundle, NewSection, StageRecord
 from ..config import TrainTeacherConfig
 from ..data._dataset import Dataset, load
 from ..errors import UsageError
 from ..events import Event, OnEvent, ignore
 from ..losses.ce import CrossEntropy
 from ..nets._flops import TRAINING_STEP, forward_flops
-from ..nets._net import Net, build, canonical, default_arch, on_meta
-from ..options import as_dict, build_many, check
+from ..nets._net import Net, build, on_meta
+from ..options import as_dict, check
 from ..preprocess import describe_space, space_sections
 from ..space import Space
 from ..teachers import Checkpoint, checkpoint_section
 from ..training import Recipe, Sampler, accuracy, minibatches, train
+from ._difficulty import Prepared, prepare, read_request
 from ._experts import PRESETS, Recorder, Store, course, kept_epochs, recorded_epochs
 from ._stage import Clock, computing, fit_space, redact
 
@@ -68,23 +69,21 @@ def run(
         DivergedError: a loss became non-finite.
     """
     check(config)
-    recipe = _recipe(config, settings or {})
+    request = read_request(config, _defaults(config), settings or {})
+    recipe = request.recipe
     kept, recorded = _choices(config, recipe)
     with computing(config.device, config.threads) as clock:
         dataset = load(config.data, size=config.size, validation=config.validation, on_event=on_event)
-        arch = canonical(config.arch or default_arch(dataset.info.height))
+        arch = request.arch(config, dataset.info.height)
         space = fit_space(dataset, config.space, on_event)
-        plan = _Plan(config, recipe, kept, recorded, arch, dataset, space, clock, on_event)
+        difficulty = prepare(request, config, dataset, space, clock.device, on_event)
+        plan = _Plan(config, recipe, kept, recorded, arch, dataset, space, difficulty.subset, clock, on_event)
         with Store(_trajectory_bytes(plan)) as store:
             sampler = _sampler(plan)
-            made = [section for number in _numbers(config) for section in _train_expert(plan, number, sampler, store)]
-            record = clock.record(
-                "train-teacher",
-                as_dict(config)
-                | {"data": redact(config.data), "arch": arch, "keep": sorted(kept), "recipe": as_dict(recipe)},
-                seed=config.seed,
-                metrics={"checkpoints": _summaries(made, "teacher"), "flops": _flops(plan)},
-            )
+            made = [*difficulty.sections]
+            for number in _numbers(config):
+                made += _train_expert(plan, number, sampler, store)
+            record = _record(plan, difficulty, made)
             data = dataset.manifest() | {"space": describe_space(space)}
             bundle = Bundle.create("teacher", data, record, [*space_sections(space), *made])
             store.release()
@@ -104,6 +103,8 @@ class _Plan:
     arch: str
     dataset: Dataset
     space: Space
+    subset: Callable[[int], Tensor] | None
+    """Indices into the training split that an epoch, from 0, sees; None for all of it."""
     clock: Clock
     on_event: OnEvent
 
@@ -114,10 +115,19 @@ def _numbers(config: TrainTeacherConfig) -> range:
     return range(config.first_expert, config.first_expert + count)
 
 
-def _subset(plan: _Plan) -> Callable[[int], Tensor] | None:
-    """What gives the indices into the training split that an epoch, from 0, sees; None for all of it."""
-    del plan
-    return None
+def _record(plan: _Plan, difficulty: Prepared, made: Sequence[NewSection]) -> StageRecord:
+    """The history entry."""
+    config = {"data": redact(plan.config.data), "arch": plan.arch, "keep": sorted(plan.kept)}
+    return plan.clock.record(
+        "train-teacher",
+        as_dict(plan.config) | config | {"recipe": as_dict(plan.recipe)} | difficulty.record,
+        seed=plan.config.seed,
+        inputs=difficulty.inputs,
+        metrics={
+            "checkpoints": _summaries(made, "teacher"),
+            "flops": _flops(plan) | ({"scores": difficulty.flops} if difficulty.flops else {}),
+        },
+    )
 
 
 def _sampler(plan: _Plan) -> Sampler:
@@ -129,13 +139,13 @@ def _sampler(plan: _Plan) -> Sampler:
         batch=plan.recipe.batch,
         space=plan.space,
         device=plan.clock.device,
-        subset=_subset(plan),
+        subset=plan.subset,
     )
 
 
 def _flops(plan: _Plan) -> dict[str, int]:
     """Of one forward pass of one image, and of the whole training, by LADD's rule; GSAM passes twice."""
-    info, subset = plan.dataset.info, _subset(plan)
+    info, subset = plan.dataset.info, plan.subset
     forward = forward_flops(plan.arch, channels=info.channels, size=info.height, classes=len(info.classes))
     seen = len(plan.dataset.train) * plan.recipe.rounds
     if subset is not None:
@@ -152,12 +162,9 @@ def _trajectory_bytes(plan: _Plan) -> int:
     return row * len(plan.recorded) * len(_numbers(plan.config))
 
 
-def _recipe(config: TrainTeacherConfig, settings: Mapping[str, Any]) -> Recipe:
-    preset = {**as_dict(default_recipe()), "epochs": config.epochs, **PRESETS[config.optimizer]}
-    (changed,) = build_many([Recipe], {**preset, **settings})
-    if not isinstance(changed, Recipe):
-        raise TypeError("Recipe expected")
-    return changed
+def _defaults(config: TrainTeacherConfig) -> dict[str, Any]:
+    """Recipe fields before `--set`."""
+    return {**as_dict(default_recipe()), "epochs": config.epochs, **PRESETS[config.optimizer]}
 
 
 def _choices(config: TrainTeacherConfig, recipe: Recipe) -> tuple[frozenset[int], range]:
