@@ -6,11 +6,25 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..augment._augment import Augmentation, Step, apply
-from ..nets._net import Net
+from ..nets._net import Net, on_meta
 from ..nets._net import build as build_net
 from ._method import Problem
 
-__all__ = ["RealBatches", "class_labels", "first_images", "has_batch_norm", "random_net"]
+__all__ = [
+    "RealBatches",
+    "class_labels",
+    "first_images",
+    "has_batch_norm",
+    "images_per_pass",
+    "net_on_meta",
+    "random_net",
+]
+
+CACHED_BYTES = 4 * 2**20
+"""Size up to which the largest map of a pass is used while it is still in the cache of a CPU."""
+LEAST_PASS = 8
+"""Images per pass below which layers cost more than they do."""
+MOST_PASS = 256
 
 
 class RealBatches:
@@ -62,6 +76,29 @@ def random_net(problem: Problem, generator: Generator) -> Net:
     return net.to(problem.device)
 
 
+def net_on_meta(problem: Problem) -> Net:
+    """The problem's net without storage."""
+    channels, size = problem.pixels.shape[1:3]
+    return on_meta(problem.arch, channels=channels, size=size, classes=len(problem.classes))
+
+
 def has_batch_norm(net: nn.Module) -> bool:
     """Whether images of a batch see each other in train mode."""
     return any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+
+
+def images_per_pass(problem: Problem) -> int:
+    """Images that go through the net at once where the number is free.
+
+    On the CPU as many as keep the largest map in the cache, by a fixed rule so that results do not depend on the
+    machine; elsewhere 256.
+    """
+    if problem.device.type != "cpu":
+        return MOST_PASS
+    channels, size = problem.pixels.shape[1:3]
+    net = net_on_meta(problem)
+    sizes: list[int] = []
+    for module in net.modules():
+        module.register_forward_hook(lambda _module, _inputs, output: sizes.append(output.numel()))
+    net(torch.empty(1, channels, size, size, device="meta"))
+    return max(LEAST_PASS, min(MOST_PASS, CACHED_BYTES // (4 * max(sizes))))

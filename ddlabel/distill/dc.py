@@ -14,11 +14,11 @@ from torch.optim import SGD
 from ..augment._augment import Augmentation, apply
 from ..augment._augment import build as build_augmentation
 from ..errors import UsageError
-from ..nets._net import Net, on_meta
+from ..nets._net import Net
 from ..options import opt
 from ._gradients import DISTANCES, class_gradients, match_gradients, matched
 from ._method import Distilled, Problem, State
-from ._real import RealBatches, class_labels, first_images, has_batch_norm, random_net
+from ._real import RealBatches, class_labels, first_images, has_batch_norm, images_per_pass, net_on_meta, random_net
 
 __all__ = ["LOOPS", "METHOD", "GradientMatching", "loops"]
 
@@ -26,8 +26,6 @@ LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: 
 """Published outer loops and inner epochs, by ipc."""
 CALIBRATION = 16
 """Real images per class that batch norm takes its statistics from before matching."""
-CHUNK = 16
-"""Images in one pass on the CPU: their maps stay in the cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +84,7 @@ class GradientMatching:
                 field="mask_shallow",
                 hint="use --set distance=ours",
             )
-        channels, size = problem.pixels.shape[1:3]
-        net = on_meta(problem.arch, channels=channels, size=size, classes=len(problem.classes))
-        matched(net, self.distance, self.mask_shallow)
+        matched(net_on_meta(problem), self.distance, self.mask_shallow)
         images = first_images(problem, self.init, generator)
         return problem.canvas.begin(images, class_labels(problem), generator)
 
@@ -121,12 +117,15 @@ class GradientMatching:
 
     def notes(self, problem: Problem) -> tuple[str, ...]:
         """What a user should know before the first step."""
-        outer, inner = loops(problem.ipc, self.outer, self.inner)
-        if problem.ipc in LOOPS or None not in (self.outer, self.inner):
-            return ()
-        return (
-            f"DC publishes no loops for ipc {problem.ipc}: taking outer={outer} inner={inner} by a rule of our own",
-        )
+        found: list[str] = []
+        if problem.ipc not in LOOPS and None in (self.outer, self.inner):
+            outer, inner = loops(problem.ipc, self.outer, self.inner)
+            found.append(
+                f"no loops are published for ipc {problem.ipc}: taking outer={outer} inner={inner} by our rule"
+            )
+        if problem.arch.split("-")[0] == "resnet18":
+            found.append("matching through ResNet18 is known to fail with published settings: distil through a ConvNet")
+        return tuple(found)
 
     def _rate(self, problem: Problem) -> float:
         if self.lr_images is not None:
@@ -138,12 +137,12 @@ class GradientMatching:
         if has_batch_norm(net):
             _calibrate(net, [batches.plain(label, CALIBRATION) for label in range(len(problem.classes))])
         compared = matched(net, self.distance, self.mask_shallow)
-        on_cpu = images.device.type == "cpu"
+        chunk = images_per_pass(problem)
         gradient = torch.empty_like(images)
         total = 0.0
         for label in range(len(problem.classes)):
             real, steps = batches.draw(label)
-            target = class_gradients(net, real, label, compared.parameters, CHUNK if on_cpu else len(real))
+            target = class_gradients(net, real, label, compared.parameters, chunk)
             rows = slice(label * problem.ipc, (label + 1) * problem.ipc)
             loss, gradient[rows] = match_gradients(
                 net,
@@ -153,7 +152,7 @@ class GradientMatching:
                 target,
                 compared,
                 kind=self.distance,
-                microbatch=self.microbatch or (CHUNK if on_cpu else None),
+                microbatch=self.microbatch or chunk,
             )
             total += loss
         return total, gradient
