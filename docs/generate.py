@@ -29,6 +29,7 @@ TITLES = {
     "nets": "Nets",
     "augment": "Augmentations",
     "data": "Data sets",
+    "generators": "Generators",
 }
 
 

@@ -59,7 +59,7 @@ def run(
         DivergedError: a loss or an image became non-finite.
     """
     check(config)
-    (method,) = build_many([_plugins.load("distill", config.method, "METHOD")], _settings(config, settings or {}))
+    (method,) = build_many([_method_class(config, settings or {})], _settings(config, settings or {}))
     _check_teachers(config.method, method.needs, teachers)
     if config.filter is not None:
         parse_filter(config.filter)
@@ -80,9 +80,15 @@ def run(
         return _bundle(config, method, problem, distilled, dataset, clock, teachers)
 
 
+def _method_class(config: DistillConfig, settings: Mapping[str, Any]) -> type[Any]:
+    """The method's options; a method around another one has those of both (`glad`)."""
+    method: type[Any] = _plugins.load("distill", config.method, "METHOD")
+    return method.for_settings(settings) if hasattr(method, "for_settings") else method
+
+
 def _settings(config: DistillConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The method's options with those that have a place of their own on the command line."""
-    known = {field.name for field in dataclasses.fields(_plugins.load("distill", config.method, "METHOD"))}
+    known = {field.name for field in dataclasses.fields(_method_class(config, settings))}
     merged = dict(settings)
     for name, value in (("unroll", config.unroll), ("mask_shallow", config.mask_shallow)):
         if value is None:
@@ -144,9 +150,10 @@ def _bundle(
     if distilled.indices is not None:
         indices = {"scores.selection.indices": distilled.indices.to(torch.int32)}
         sections.append(NewSection("scores.selection", "scores", indices, role="selection"))
+    more = method.record(problem) if hasattr(method, "record") else {}
     record = clock.record(
         "distill",
-        as_dict(config) | {"data": redact(config.data), "arch": problem.arch, "options": as_dict(method)},
+        as_dict(config) | {"data": redact(config.data), "arch": problem.arch, "options": as_dict(method)} | more,
         seed=config.seed,
         inputs=teachers,
         metrics=metrics | dict(distilled.metrics),
