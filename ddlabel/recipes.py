@@ -32,6 +32,7 @@ FILES = tuple(
 )
 HIDDEN = "_"
 """First letter of the names of bases."""
+STAGES = ("train-teacher", "distill", "augment-labels", "refine", "evaluate")
 WORDS = ("like", "about", "note", "source", "published")
 """Keys of a table that are no stage."""
 
@@ -103,7 +104,7 @@ def load_recipe(name: str) -> Recipe:
             f"unknown recipe '{name[:80]}'{question}", field="recipe", hint=f"'ddlabel recipes' lists all {len(names)}"
         )
     table = _tables()[name]
-    stages = {key: dict(value) for key, value in table.items() if key not in WORDS}
+    stages = {stage: dict(table[stage]) for stage in STAGES if stage in table}
     settings = {stage: _texts(options.pop("set", {})) for stage, options in stages.items()}
     texts = {stage: _texts(options) for stage, options in stages.items()}
     published = _published(table.get("published", {}))
@@ -114,7 +115,7 @@ def resolve(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
     """Every table with its bases merged under it, in the given order.
 
     Raises:
-        ValueError: a base that does not exist, or tables that are built on each other.
+        ValueError: a base that does not exist, tables that are built on each other, or a key that is no stage.
     """
     done: dict[str, dict[str, Any]] = {}
 
@@ -123,6 +124,9 @@ def resolve(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
             raise ValueError(f"recipes are built on each other: {' -> '.join((*chain, name))}")
         if name not in tables:
             raise ValueError(f"recipe '{chain[-1]}' is like '{name}', which does not exist")
+        strange = sorted(tables[name].keys() - {*WORDS, *STAGES})
+        if strange:
+            raise ValueError(f"recipe '{name}' has '{strange[0]}', expected one of {', '.join((*WORDS, *STAGES))}")
         if name not in done:
             bases = tables[name].get("like", [])
             merged: dict[str, Any] = {}

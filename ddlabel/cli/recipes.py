@@ -43,7 +43,8 @@ def command_lines(stages: Mapping[str, Mapping[str, str]], settings: Mapping[str
     for stage, options in stages.items():
         words = [f"--{name.replace('_', '-')} {value}" for name, value in options.items()]
         words += [f"--set {name}={value}" for name, value in settings.get(stage, {}).items()]
-        yield " ".join(["ddlabel", stage, *words])
+        if words:
+            yield " ".join(["ddlabel", stage, *words])
 
 
 def accuracy_text(published: Published | None) -> str:
