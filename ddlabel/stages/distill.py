@@ -12,18 +12,21 @@ from torch import Tensor
 from .. import _plugins
 from ..bundle import Bundle, NewSection
 from ..config import DistillConfig
+from ..curriculum import parse_filter
 from ..data._dataset import Dataset, load
 from ..distill._method import Distilled, Problem
 from ..distill._method import run as run_method
 from ..distilled import hard_section, image_section
 from ..errors import BundleError, UsageError
 from ..events import OnEvent, ignore
+from ..labels._labels import make_section
 from ..nets._net import canonical, default_arch
 from ..options import as_dict, build_many, check
 from ..preprocess import data_of, describe_space, space_sections
 from ..space import Space
 from ..teachers import Teacher
 from ..trajectories import Trajectories
+from ._score_files import filter_training
 from ._stage import Clock, computing, fit_space, redact
 
 __all__ = ["run"]
@@ -41,12 +44,13 @@ def run(
     Args:
         config: data set, method and images per class.
         settings: the method's own options (`--set`), as texts or typed values.
-        teachers: teacher bundles, for methods that need features.
+        teachers: teacher bundles, for methods that need features or trajectories.
         on_event: told of progress.
 
     Returns:
-        A bundle of kind `distilled` with sections `images`, `labels.hard`, what the input space needs, and
-        `scores.selection` (indices of the chosen training images) when the method selects.
+        A bundle of kind `distilled` with sections `images`, `labels.hard`, what the input space needs,
+        `scores.selection` (indices of the chosen training images) when the method selects, `student.lr` and
+        `labels.soft` (logits) when it learns them.
 
     Raises:
         UsageError: unknown method or options, a teacher missing or too many.
@@ -57,6 +61,8 @@ def run(
     check(config)
     (method,) = build_many([_method_class(config, settings or {})], _settings(config, settings or {}))
     _check_teachers(config.method, method.needs, teachers)
+    if config.filter is not None:
+        parse_filter(config.filter)
     with computing(config.device, config.threads) as clock:
         dataset = load(config.data, size=config.size, validation=config.validation, on_event=on_event)
         trajectories = Trajectories(teachers) if "trajectories" in method.needs else None
@@ -64,8 +70,13 @@ def run(
         if teacher:
             _check_teacher_fits(teacher, dataset, config, trajectories=trajectories is not None)
         space = teacher.space if teacher else fit_space(dataset, config.space or "normalised", on_event)
-        problem = _problem(config, dataset, space, teacher, trajectories, clock)
+        pool, kept = dataset, None
+        if config.filter is not None:
+            pool, kept = filter_training(config.filter, teachers, dataset, config.ipc)
+        problem = _problem(config, pool, space, teacher, trajectories, clock)
         distilled = run_method(method, problem, on_event=on_event)
+        if kept is not None and distilled.indices is not None:
+            distilled = dataclasses.replace(distilled, indices=kept[distilled.indices])
         return _bundle(config, method, problem, distilled, dataset, clock, teachers)
 
 
@@ -148,7 +159,28 @@ def _bundle(
         metrics=metrics | dict(distilled.metrics),
     )
     data = dataset.manifest() | {"space": describe_space(problem.space)}
-    return Bundle.create("distilled", data, record, sections)
+    if distilled.lr is not None:
+        lr = torch.tensor(distilled.lr, dtype=torch.float32)
+        sections.append(NewSection("student.lr", "student", {"student.lr": lr}))
+    bundle = Bundle.create("distilled", data, record, sections)
+    if distilled.logits is None:
+        return bundle
+    return Bundle.create("distilled", data, record, [*sections, _learned_labels(bundle, distilled.logits, teachers)])
+
+
+def _learned_labels(bundle: Bundle, logits: Tensor, teachers: Sequence[Bundle]) -> NewSection:
+    """Section `labels.soft` of the logits (n, k) that were learned with the images."""
+    kind, codec = _plugins.load("labels", "soft", "KIND")(), _plugins.load("codecs", "f32", "CODEC")()
+    return make_section(
+        bundle,
+        "soft",
+        kind.parameters(data_of(bundle)["height"]),
+        logits.unsqueeze(1),
+        domain="logit",
+        codec_name="f32",
+        codec=codec,
+        teachers=[teacher.content for teacher in teachers],
+    )
 
 
 def _stored(distilled: Distilled, space: Space, config: DistillConfig) -> tuple[Tensor, dict[str, float]]:
