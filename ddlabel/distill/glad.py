@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, ClassVar
@@ -24,14 +24,16 @@ from ._method import Distilled, Method, Problem, State
 __all__ = ["METHOD", "Glad"]
 
 DEFAULT_HOST = "dm"
+TRAJECTORIES = {
+    "steps": 1000, "syn_steps": 20, "expert_epochs": 3, "max_start_epoch": 5, "lr_lr": 1e-6, "syn_lr": 0.01
+}  # fmt: skip
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "dm": {"steps": 1000},
     "dc": {"steps": 1000, "outer": 1, "inner": 1, "lr_net": 0.01},
     "dsa": {"steps": 1000, "outer": 1, "inner": 1, "lr_net": 0.01},
-    "trajectories": {
-        "steps": 1000, "syn_steps": 20, "expert_epochs": 3, "max_start_epoch": 5, "lr_lr": 1e-6, "syn_lr": 0.01
-    },
-}  # fmt: skip
+    "mtt": TRAJECTORIES,
+    "tesla": TRAJECTORIES,
+}
 """Published settings of a host inside GLaD, which replace its own defaults."""
 RATES = {
     "dm": {"f": 10.0, "w": 1e-2},
@@ -40,6 +42,8 @@ RATES = {
     "trajectories": {"f": 1e4, "w": 10.0},
 }
 """Published step sizes by name of latent."""
+ABOUT = ("memory", "notes")
+"""Optional methods of hosts: what a problem needs in bytes, and what a user should know before the first step."""
 REPLACED = {"init"}
 """Options of hosts that have no meaning here: latents start from the generator."""
 
@@ -54,8 +58,8 @@ class Glad:
     bring a generator.
 
     Differs from the authors' code in: any generator instead of StyleGAN-XL alone; the weights of the generator are
-    never learned; hosts on trajectories keep their exact gradient unless told `unroll=tesla`; `steps` steps where
-    theirs has one more.
+    never learned; `steps` steps where theirs has one more; on trajectories, `host=tesla` has their gradient, and
+    `host=mtt` the exact one.
     """
 
     HOST: ClassVar[str]
@@ -223,7 +227,7 @@ def _with_host(name: str) -> type[Glad]:
     host = _host_class(name)
     hints = typing.get_type_hints(host)
     own = {field.name for field in dataclasses.fields(Glad)}
-    settings = SETTINGS.get(_family(name), {})
+    settings = SETTINGS.get(name, {})
     fields: list[Any] = [("host", str, opt(name, _help_of("host")))]
     for field in dataclasses.fields(host):
         if field.name in own:
@@ -238,9 +242,21 @@ def _with_host(name: str) -> type[Glad]:
         default = settings.get(field.name, field.default)
         fields.append((field.name, hints[field.name], dataclasses.field(default=default, metadata=metadata)))
     namespace = {"HOST": name, "needs": host.needs, "__doc__": Glad.__doc__, "__module__": __name__}
+    namespace |= {name: _delegate(name) for name in ABOUT if hasattr(host, name)}
+    if hasattr(host, "memory_knobs"):
+        namespace["memory_knobs"] = host.memory_knobs
     return dataclasses.make_dataclass(
         f"Glad{host.__name__}", fields, bases=(Glad,), namespace=namespace, frozen=True, kw_only=True
     )
+
+
+def _delegate(name: str) -> Callable[[Glad, Problem], Any]:
+    """What only some hosts have, so that glad has it around them alone."""
+
+    def ask(glad: Glad, problem: Problem) -> Any:
+        return getattr(glad.method, name)(glad._on_latents(problem))
+
+    return ask
 
 
 def _help_of(name: str) -> str:

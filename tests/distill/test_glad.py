@@ -33,8 +33,10 @@ OPTIMISING = [
     if name != "glad"
     and "lr_images" in {field.name for field in dataclasses.fields(_plugins.load("distill", name, "METHOD"))}
 ]
-HOSTS = [name for name in OPTIMISING if not _plugins.load("distill", name, "METHOD").needs]
-QUICK: Mapping[str, Any] = {"steps": 3, "batch_real": 5, "lr_images": 0.05, "augment": "none"}
+QUICK: Mapping[str, Any] = {
+    "steps": 2, "batch_real": 5, "lr_images": 0.05, "augment": "none", "syn_steps": 3, "max_start_epoch": 3,
+    "current_max_start_epoch": 2, "interval": 2, "batch_syn": 5, "outer": 1, "inner": 1, "expert_epochs": 2,
+}  # fmt: skip
 
 
 class Identity:
@@ -133,9 +135,9 @@ class TestGradient:
             torch.testing.assert_close(to_space(pixels / 255, space), space.encode(pixels), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", OPTIMISING)
 class TestHosts:
-    """Every optimising method that needs no teacher."""
+    """Every optimising method."""
 
     def test_an_identity_decoder_is_the_pixel_method_bit_for_bit(
         self, host: str, make_problem: MakeProblem, plug
@@ -161,7 +163,7 @@ class TestHosts:
     def test_a_rate_of_zero_leaves_the_images_as_they_began(self, host: str, make_problem: MakeProblem) -> None:
         """And another one moves them."""
         problem = make_problem()
-        moved, still = (run(make(host, lr_w=rate, steps=12), problem).images for rate in (0.5, 0.0))
+        moved, still = (run(make(host, lr_w=rate), problem).images for rate in (0.5, 0.0))
         assert moved is not None
         assert still is not None
 
@@ -170,8 +172,8 @@ class TestHosts:
             method.prepare(problem, seeding.generator(0, "distill", "prepare"))
         )
 
-        assert torch.equal(first, still)
-        assert not torch.equal(moved, still)
+        torch.testing.assert_close(still, first)
+        assert float((moved - still).abs().max()) > 1e-4
 
 
 class TestCanvas:
@@ -198,7 +200,7 @@ class TestCanvas:
         method = make("dm", class_ids=(4, 0, 2), lr_w=0.0)
         run(method, make_problem(), on_checkpoint=lambda _done, state: states.append(state))
 
-        assert 3 == generator.projected
+        assert 2 == generator.projected
         assert all(float(state["latent.f"].abs().max()) <= 0.5 for state in states)
 
     def test_every_latent_steps_at_its_own_rate(self, make_problem: MakeProblem, plug) -> None:
@@ -244,7 +246,7 @@ class TestCanvas:
 
     def test_a_latent_that_diverges_names_its_own_step_size(self, make_problem: MakeProblem) -> None:
         """Not that of the images."""
-        with pytest.raises(DivergedError, match=r"latent 'w' .* step \d+ of 3; lower --set lr_w \(now 1e\+42\)"):
+        with pytest.raises(DivergedError, match=r"latent 'w' .* step \d+ of 2; lower --set lr_w \(now 1e\+42\)"):
             run(make("dm", lr_w=1e42), make_problem())
 
 
