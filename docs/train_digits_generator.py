@@ -49,7 +49,7 @@ def fill(module: nn.Module, *path: str) -> None:
             else:
                 fan = parameter[0].numel()
                 drawn = torch.randn(parameter.shape, generator=generator(0, "digits-generator", *path, name))
-                parameter.copy_(drawn * math.sqrt(1.6 / fan) * (0.3 if "style" in name and "." in name else 1.0))
+                parameter.copy_(drawn * math.sqrt(1.6 / fan) * (0.3 if "style" in name else 1.0))
 
 
 def train(images: Tensor, labels: Tensor) -> tuple[DigitsGenerator, Encoder]:

@@ -115,11 +115,18 @@ def plain_bundle(
 
     Raises:
         BundleError: the history does not say how the images were made.
-        UsageError: the method needs its teacher and it was not given.
+        UsageError: the method needs its teacher and it was not given, or code that only a user may name.
     """
     entry = _stage_entry(bundle, "distill", None, "the plain baseline cannot be distilled", "pass it with --plain FILE")
     said = dict(entry["config"])
     options = said.pop("options", {})
+    if ":" in str(options.get("generator", "")):
+        raise UsageError(
+            f"--equal-bytes distils with '{said['method']}' again, whose generator '{options['generator']}' is code "
+            "outside ddlabel: a bundle does not get to run it",
+            field="generator",
+            hint="distil the baseline yourself and pass it with --plain FILE",
+        )
     names = {field.name for field in dataclasses.fields(DistillConfig)}
     same = {name: value for name, value in said.items() if name in names}
     config = DistillConfig(**{**same, "data": data, "ipc": ipc, "device": device, "threads": threads})

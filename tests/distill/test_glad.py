@@ -162,18 +162,17 @@ class TestHosts:
 
     def test_a_rate_of_zero_leaves_the_images_as_they_began(self, host: str, make_problem: MakeProblem) -> None:
         """And another one moves them."""
-        problem = make_problem()
-        moved, still = (run(make(host, lr_w=rate), problem).images for rate in (0.5, 0.0))
-        assert moved is not None
-        assert still is not None
+        problem, states = make_problem(), {}
+        for rate in (0.5, 0.0):
+            method = make(host, lr_w=rate)
+            images = run(
+                method, problem, on_checkpoint=lambda done, state, rate=rate: states.update({(rate, done): state})
+            ).images
+        start = method.prepare(problem, seeding.generator(0, "distill", "prepare"))
 
-        method = make(host, lr_w=0.0)
-        first = method._on_latents(problem).canvas.render(
-            method.prepare(problem, seeding.generator(0, "distill", "prepare"))
-        )
-
-        torch.testing.assert_close(still, first)
-        assert float((moved - still).abs().max()) > 1e-4
+        assert torch.equal(start["latent.w"], states[0.0, 2]["latent.w"])
+        assert float((start["latent.w"] - states[0.5, 2]["latent.w"]).abs().max()) > 1e-5
+        torch.testing.assert_close(images, method._on_latents(problem).canvas.render(start))
 
 
 class TestCanvas:
@@ -392,6 +391,43 @@ class TestStage:
         assert [0] * 4 == [outcome.code for outcome in (*made, *scored)]
         assert generated > 0.6
         assert noise < 0.3
+
+    def test_a_bundle_cannot_have_code_run(
+        self, run_cli, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Distilling again as its history says takes plugins alone; a file of the recorded name is not touched."""
+        from ddlabel.bundle import Bundle
+        from ddlabel.stages._baselines import plain_bundle
+
+        monkeypatch.chdir(tmp_path)
+        source = tmp_path / "mine.py"
+        source.write_text(
+            "from ddlabel.generators.linear import LinearGenerator\n"
+            "mine = LinearGenerator(channels=3, resolution=8, num_classes=4)\n"
+        )
+        distill(run_cli, tiny, tmp_path / "g.ddset", "generator=mine.py:mine", "steps=1")
+        distill(run_cli, tiny, tmp_path / "p.ddset", "generator=linear", "steps=1")
+        source.write_text("raise SystemExit('was run')")
+        again = {"ipc": 3, "teachers": [], "on_event": lambda _event: None, "device": "cpu", "threads": 0}
+
+        with pytest.raises(UsageError, match=r"generator 'mine.py:mine' is code outside ddlabel.*--plain FILE"):
+            plain_bundle(Bundle.open(tmp_path / "g.ddset"), tiny, **again)
+        assert 12 == len(plain_bundle(Bundle.open(tmp_path / "p.ddset"), tiny, **again).tensor("images.pixels"))
+
+    def test_another_seed_gives_other_images(self, run_cli, tiny: str, tmp_path: Path) -> None:
+        """The same one the same content."""
+        from ddlabel.bundle import Bundle
+
+        contents = []
+        for index, seed in enumerate((0, 0, 1)):
+            path = tmp_path / f"{index}.ddset"
+            run_cli(
+                "distill", "--data", tiny, "--method", "glad", "--arch", "convnet-d1-w4", "--ipc", "1", "--seed",
+                str(seed), "--set", "steps=1", "-o", path,
+            )  # fmt: skip
+            contents.append(Bundle.open(path).content)
+
+        assert contents[0] == contents[1] != contents[2]
 
     def test_other_classes_need_a_mapping(self, run_cli, tiny: str, tmp_path: Path) -> None:
         """Exit 2 with what to type."""
