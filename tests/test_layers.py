@@ -13,7 +13,7 @@ FLOORS = (
      "schema", "manifest", "manifest_rules", "digests", "storage", "scores", "recipes", "philox", "crops"},
     {"bundle", "reader", "writer", "tensors", "packing", "sections"},
     {"zca", "space", "schedules", "sharpness", "selection", "refinement", "data", "nets", "augment", "losses",
-     "codecs"},
+     "codecs", "generators"},
     {"labels", "training", "preprocess"},
     {"teachers", "distilled", "students", "trajectories", "difficulty", "curriculum"},
     {"distill", "refine", "protocols"},

@@ -19,6 +19,7 @@ from ..distill._method import run as run_method
 from ..distilled import hard_section, image_section
 from ..errors import BundleError, UsageError
 from ..events import OnEvent, ignore
+from ..labels._labels import make_section
 from ..nets._net import canonical, default_arch
 from ..options import as_dict, build_many, check
 from ..preprocess import data_of, describe_space, space_sections
@@ -43,12 +44,13 @@ def run(
     Args:
         config: data set, method and images per class.
         settings: the method's own options (`--set`), as texts or typed values.
-        teachers: teacher bundles, for methods that need features.
+        teachers: teacher bundles, for methods that need features or trajectories.
         on_event: told of progress.
 
     Returns:
-        A bundle of kind `distilled` with sections `images`, `labels.hard`, what the input space needs, and
-        `scores.selection` (indices of the chosen training images) when the method selects.
+        A bundle of kind `distilled` with sections `images`, `labels.hard`, what the input space needs,
+        `scores.selection` (indices of the chosen training images) when the method selects, `student.lr` and
+        `labels.soft` (logits) when it learns them.
 
     Raises:
         UsageError: unknown method or options, a teacher missing or too many.
@@ -57,7 +59,7 @@ def run(
         DivergedError: a loss or an image became non-finite.
     """
     check(config)
-    (method,) = build_many([_plugins.load("distill", config.method, "METHOD")], _settings(config, settings or {}))
+    (method,) = build_many([_method_class(config, settings or {})], _settings(config, settings or {}))
     _check_teachers(config.method, method.needs, teachers)
     if config.filter is not None:
         parse_filter(config.filter)
@@ -78,9 +80,15 @@ def run(
         return _bundle(config, method, problem, distilled, dataset, clock, teachers)
 
 
+def _method_class(config: DistillConfig, settings: Mapping[str, Any]) -> type[Any]:
+    """The method's options; a method around another one has those of both (`glad`)."""
+    method: type[Any] = _plugins.load("distill", config.method, "METHOD")
+    return method.for_settings(settings) if hasattr(method, "for_settings") else method
+
+
 def _settings(config: DistillConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The method's options with those that have a place of their own on the command line."""
-    known = {field.name for field in dataclasses.fields(_plugins.load("distill", config.method, "METHOD"))}
+    known = {field.name for field in dataclasses.fields(_method_class(config, settings))}
     merged = dict(settings)
     for name, value in (("unroll", config.unroll), ("mask_shallow", config.mask_shallow)):
         if value is None:
@@ -142,15 +150,37 @@ def _bundle(
     if distilled.indices is not None:
         indices = {"scores.selection.indices": distilled.indices.to(torch.int32)}
         sections.append(NewSection("scores.selection", "scores", indices, role="selection"))
+    more = method.record(problem) if hasattr(method, "record") else {}
     record = clock.record(
         "distill",
-        as_dict(config) | {"data": redact(config.data), "arch": problem.arch, "options": as_dict(method)},
+        as_dict(config) | {"data": redact(config.data), "arch": problem.arch, "options": as_dict(method)} | more,
         seed=config.seed,
         inputs=teachers,
         metrics=metrics | dict(distilled.metrics),
     )
     data = dataset.manifest() | {"space": describe_space(problem.space)}
-    return Bundle.create("distilled", data, record, sections)
+    if distilled.lr is not None:
+        lr = torch.tensor(distilled.lr, dtype=torch.float32)
+        sections.append(NewSection("student.lr", "student", {"student.lr": lr}))
+    bundle = Bundle.create("distilled", data, record, sections)
+    if distilled.logits is None:
+        return bundle
+    return Bundle.create("distilled", data, record, [*sections, _learned_labels(bundle, distilled.logits, teachers)])
+
+
+def _learned_labels(bundle: Bundle, logits: Tensor, teachers: Sequence[Bundle]) -> NewSection:
+    """Section `labels.soft` of the logits (n, k) that were learned with the images."""
+    kind, codec = _plugins.load("labels", "soft", "KIND")(), _plugins.load("codecs", "f32", "CODEC")()
+    return make_section(
+        bundle,
+        "soft",
+        kind.parameters(data_of(bundle)["height"]),
+        logits.unsqueeze(1),
+        domain="logit",
+        codec_name="f32",
+        codec=codec,
+        teachers=[teacher.content for teacher in teachers],
+    )
 
 
 def _stored(distilled: Distilled, space: Space, config: DistillConfig) -> tuple[Tensor, dict[str, float]]:
