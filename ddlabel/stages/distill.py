@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from .. import _plugins
 from ..bundle import Bundle, NewSection
 from ..config import DistillConfig
 from ..data._dataset import Dataset, load
-from ..distill._method import Distilled, Problem
+from ..distill._method import Distilled, Problem, State
 from ..distill._method import run as run_method
 from ..distilled import hard_section, image_section
 from ..errors import BundleError, UsageError
@@ -24,6 +24,8 @@ from ..preprocess import data_of, describe_space, space_sections
 from ..space import Space
 from ..teachers import Teacher
 from ..trajectories import Trajectories
+from ._estimate import check_memory
+from ._partial import Progress, Task, state_section
 from ._stage import Clock, computing, fit_space, redact
 
 __all__ = ["run"]
@@ -35,6 +37,7 @@ def run(
     *,
     teachers: Sequence[Bundle] = (),
     on_event: OnEvent = ignore,
+    progress: Progress | None = None,
 ) -> Bundle:
     """Make a distilled bundle from real data.
 
@@ -43,16 +46,18 @@ def run(
         settings: the method's own options (`--set`), as texts or typed values.
         teachers: teacher bundles, for methods that need features.
         on_event: told of progress.
+        progress: where states go, and one to continue from; the result has the same bits either way.
 
     Returns:
         A bundle of kind `distilled` with sections `images`, `labels.hard`, what the input space needs, and
         `scores.selection` (indices of the chosen training images) when the method selects.
 
     Raises:
-        UsageError: unknown method or options, a teacher missing or too many.
-        BundleError: a teacher of other classes, image shape or space.
+        UsageError: unknown method or options, a teacher missing or too many, a state of other options.
+        BundleError: a teacher of other classes, image shape or space, a damaged state or one of other data.
         DataError: unusable data, or a class with fewer than `ipc` images.
         DivergedError: a loss or an image became non-finite.
+        ResourceError: more memory is needed than is free, naming the options to lower.
     """
     check(config)
     (method,) = build_many([_plugins.load("distill", config.method, "METHOD")], _settings(config, settings or {}))
@@ -65,8 +70,49 @@ def run(
             _check_teacher_fits(teacher, dataset, config, trajectories=trajectories is not None)
         space = teacher.space if teacher else fit_space(dataset, config.space or "normalised", on_event)
         problem = _problem(config, dataset, space, teacher, trajectories, clock)
-        distilled = run_method(method, problem, on_event=on_event)
+        check_memory(method, problem, on_event)
+        clock, start, reached = _follow(
+            progress or Progress(), config, method, problem, dataset, clock, teachers, on_event
+        )
+        distilled = run_method(method, problem, start=start, on_event=on_event, on_checkpoint=reached)
         return _bundle(config, method, problem, distilled, dataset, clock, teachers)
+
+
+def _follow(
+    progress: Progress,
+    config: DistillConfig,
+    method: Any,
+    problem: Problem,
+    dataset: Dataset,
+    clock: Clock,
+    teachers: Sequence[Bundle],
+    on_event: OnEvent,
+) -> tuple[Clock, tuple[int, State] | None, Callable[[int, State], None]]:
+    """The clock and the state to continue with, and what takes the states on the way."""
+    task, saved = progress.begin(
+        Task(
+            clock=clock,
+            stage="distill",
+            config=_effective(config, method, problem),
+            seed=config.seed,
+            inputs=teachers,
+            data=dataset.manifest() | {"space": describe_space(problem.space)},
+            splits={"training images": dataset.train},
+        ),
+        on_event,
+    )
+    total = method.total_steps(problem)
+
+    def reached(done: int, state: State) -> None:
+        progress.reached(done, total, lambda: [state_section("state.method", state)])
+
+    start = None if saved is None else (saved.done, saved.state("state.method"))
+    return task.clock, start, reached
+
+
+def _effective(config: DistillConfig, method: Any, problem: Problem) -> dict[str, Any]:
+    """The options that were followed, without paths."""
+    return as_dict(config) | {"data": redact(config.data), "arch": problem.arch, "options": as_dict(method)}
 
 
 def _settings(config: DistillConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,7 +181,7 @@ def _bundle(
         sections.append(NewSection("scores.selection", "scores", indices, role="selection"))
     record = clock.record(
         "distill",
-        as_dict(config) | {"data": redact(config.data), "arch": problem.arch, "options": as_dict(method)},
+        _effective(config, method, problem),
         seed=config.seed,
         inputs=teachers,
         metrics=metrics | dict(distilled.metrics),
