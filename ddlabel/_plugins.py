@@ -1,7 +1,8 @@
 """The module is the plugin: a room is a package, each public module in it defines one agreed name.
 
 Rooms: `nets` (NET), `augment` (AUGMENT), `losses` (LOSS), `codecs` (CODEC), `data` (DATASET), `labels` (KIND),
-`distill` (METHOD), `refine` (REFINEMENT), `protocols` (PROTOCOL). Listing a room imports none of its modules.
+`distill` (METHOD), `refine` (REFINEMENT), `protocols` (PROTOCOL), `generators` (GENERATOR).
+Listing a room imports none of its modules.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _NOUN = {
     "distill": "method",
     "refine": "refinement",
     "protocols": "protocol",
+    "generators": "generator",
 }
 
 

@@ -174,7 +174,7 @@ class FileTensor:
 
 
 class Spool:
-    """Scratch space for tensors larger than memory; use it with `with`, and save the bundle inside.
+    """Scratch space for tensors larger than memory; use it with `with`, and save the bundle inside, or `release` it.
 
     >>> with Spool() as spool:
     ...     trajectory = spool.tensor("F32", (2, 1), [bytes(4), bytes(4)])
@@ -183,6 +183,7 @@ class Spool:
     def __init__(self) -> None:
         self._file = scratch()
         self._reader = OpenFile(self._file)
+        self._released = False
 
     def __enter__(self) -> Spool:
         return self
@@ -190,7 +191,13 @@ class Spool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._reader.close()
+        if not self._released:
+            self._reader.close()
+        self._file.close()
+
+    def release(self) -> None:
+        """Take no further tensors, and leave those made to their holders: the space is freed with the last of them."""
+        self._released = True
         self._file.close()
 
     def tensor(self, dtype: str, shape: tuple[int, ...], parts: Iterable[bytes | memoryview]) -> FileTensor:

@@ -8,9 +8,10 @@ the augmentation, and a run continued from any `TrainState` gives the bits of an
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -22,7 +23,8 @@ from .augment._augment import Augmentation, apply
 from .errors import DivergedError
 from .events import Event, OnEvent, ignore
 from .losses._loss import Loss, Targets, loss_of_epoch
-from .options import opt
+from .schedules import Recipe, loss_factor, rate, restarts
+from .sharpness import flat_gradient, frozen_statistics, input_gradient_penalty
 from .space import Space
 
 __all__ = ["Batch", "Recipe", "Sampler", "TrainState", "accuracy", "minibatches", "predict", "rate", "train"]
@@ -35,39 +37,12 @@ Sampler = Callable[[int, Generator], Iterator[Batch]]
 
 TEST_BATCH = 256
 """Images in one forward pass when scoring: fixed, so that scores do not depend on a machine's memory."""
-WARMUP_START = 1e-7
-"""First factor of the `glad` schedule."""
+ENCODED_BYTES = 2**30
+"""Largest float32 copy of a training split: up to it, images that are ZCA-whitened or trained on elsewhere than the CPU
+are encoded once rather than batch by batch."""
+_ENCODED_TOGETHER = 1000
 EMA_DECAY = 0.995
 """Largest decay of the average of weights."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a net is trained."""
-
-    optimizer: str = opt("sgd", "sgd, adam (L2 decay) or adamw (decoupled decay)", choices=("sgd", "adam", "adamw"))
-    lr: float = opt(0.01, "learning rate before the schedule", above=0)
-    momentum: float = opt(0.0, "momentum of sgd; adam and adamw keep betas 0.9 and 0.999", min=0, below=1)
-    weight_decay: float = opt(0.0, "weight decay", min=0)
-    schedule: str = opt(
-        "constant",
-        "learning rate over time: constant, cosine, half-cosine (RDED), step (DC), gift, glad",
-        choices=("constant", "cosine", "half-cosine", "step", "gift", "glad"),
-    )
-    epochs: int = opt(50, "epochs E; 'step' runs E + 1, as its authors do", min=1, max=1_000_000)
-    batch: int = opt(256, "samples per step", min=1, max=1_000_000)
-    augment: str = opt("dsa", "augmentation: none, flip, crop-flip, resized-crop, dsa, dsa-composite")
-    ema: bool = opt(False, "return weights averaged over epochs (GLaD)")
-    decay: str = opt(
-        "all",
-        "what weight decay acts on: all parameters, or weights, those with more than one axis (no biases, no norms)",
-        choices=("all", "weights"),
-    )
-
-    @property
-    def rounds(self) -> int:
-        """Epochs that are really run: DC's loop counts from 0 to E inclusive."""
-        return self.epochs + 1 if self.schedule == "step" else self.epochs
 
 
 @dataclass(frozen=True)
@@ -132,14 +107,14 @@ def train(
         _restore(net, optimizer, start)
         average = _cloned(start.average)
     for epoch in range(start.epoch if start else 0, recipe.rounds):
-        if _restarts(recipe, epoch):
+        if restarts(recipe, epoch):
             optimizer = _make_optimizer(net, recipe)
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr * rate(recipe, epoch)
         batches = sampler(epoch, seeding.generator(seed, *seed_path, "epoch", epoch))
         draws = seeding.generator(seed, *seed_path, "augment", epoch)
-        now, reporter = loss_of_epoch(loss, epoch), _Reporter(recipe, epoch, on_event)
-        mean = _run_epoch(net, batches, optimizer, now, augmentation, draws, reporter)
+        objective = _Objective(net, loss_of_epoch(loss, epoch), recipe, loss_factor(recipe, epoch))
+        mean = _run_epoch(objective, batches, optimizer, augmentation, draws, _Reporter(recipe, epoch, on_event))
         if recipe.ema:
             _update_average(average, net.state_dict(), min(EMA_DECAY, 1 - 1 / (1 + epoch)))
         if on_epoch is not None:
@@ -150,44 +125,41 @@ def train(
     return net.eval()
 
 
-def rate(recipe: Recipe, epoch: int) -> float:
-    """Factor of the learning rate in an epoch, from 0, of a recipe of E epochs.
-
-    `cosine`: to 0 over E. `half-cosine`: the first half of a cosine over 2E, to 1/2 (RDED). `step`: 0.1 after epoch
-    E//2+1. `gift`: 0.2 at 2E//3 and again at 5E//6. `glad`: linear from 1e-7 to 1 over E//2 epochs, held for one more,
-    then cosine to 0 over E//2.
-
-    Differs from the authors' code in: nothing; the held epoch is GLaD's scheduler being switched one step late.
-    """
-    length, half = recipe.epochs, max(1, recipe.epochs // 2)
-    if recipe.schedule == "step":
-        return 0.1 if epoch > length // 2 + 1 else 1.0
-    if recipe.schedule == "gift":
-        return float(0.2 ** ((epoch >= 2 * length // 3) + (epoch >= 5 * length // 6)))
-    if recipe.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * epoch / length))
-    if recipe.schedule == "half-cosine":
-        return 0.5 * (1 + math.cos(math.pi * epoch / (2 * length)))
-    if recipe.schedule == "glad" and epoch <= half:
-        return WARMUP_START + (1 - WARMUP_START) * epoch / half
-    if recipe.schedule == "glad":
-        return 0.5 * (1 + math.cos(math.pi * (epoch - half - 1) / half))
-    return 1.0
-
-
 def minibatches(
-    pixels: Tensor, labels: Tensor, *, batch: int, space: Space, device: torch.device | str = "cpu"
+    pixels: Tensor,
+    labels: Tensor,
+    *,
+    batch: int,
+    space: Space,
+    device: torch.device | str = "cpu",
+    subset: Callable[[int], Tensor] | None = None,
 ) -> Sampler:
     """Sampler over real uint8 pixels (n, c, h, w) with hard labels (n,), each image once per epoch.
 
-    A batch is encoded when it is needed, on the device, so that no float copy of a data set exists.
+    A batch is encoded when it is needed, on the device, so that no float copy of a data set exists, unless encoding is
+    dear (ZCA) or the device is another one than the CPU, and the copy is of at most `ENCODED_BYTES`.
+
+    Args:
+        pixels, labels: the training split.
+        batch: images in a step; the last one of an epoch may have fewer.
+        space: of the net's input.
+        device: where the batches go.
+        subset: indices (m,) int64 into the split that an epoch, from 0, sees; the whole split when None.
     """
+    place = torch.device(device)
+    placed = _on(space, place)
+    whole = functools.cache(lambda: _encode_all(pixels, placed, place))
+    dear = space.zca is not None or place.type != "cpu"
+    once = dear and pixels.numel() * torch.float32.itemsize <= ENCODED_BYTES
+
+    def images(index: Tensor) -> Tensor:
+        return whole()[index.to(place)] if once else placed.encode(pixels[index.to(pixels.device)].to(place))
 
     def sample(epoch: int, generator: Generator) -> Iterator[Batch]:
-        del epoch
-        for index in torch.split(torch.randperm(len(labels), generator=generator), batch):
-            chosen = pixels[index.to(pixels.device)].to(device)
-            yield space.encode(chosen), Targets(labels[index.to(labels.device)].to(device), None, None, None)
+        seen = torch.arange(len(labels)) if subset is None else subset(epoch)
+        for chosen in torch.split(torch.randperm(len(seen), generator=generator), batch):
+            index = seen[chosen]
+            yield images(index), Targets(labels[index.to(labels.device)].to(place), None, None, None)
 
     return sample
 
@@ -202,9 +174,10 @@ def predict(net: nn.Module, pixels: Tensor, *, space: Space | None = None, batch
         batch: images in one forward pass.
     """
     device = next(net.parameters()).device
+    placed = None if space is None else _on(space, device)
     chunks = (chunk.to(device) for chunk in torch.split(pixels, batch))
     with _evaluating(net):
-        return torch.cat([net(chunk if space is None else space.encode(chunk)).cpu() for chunk in chunks])
+        return torch.cat([net(chunk if placed is None else placed.encode(chunk)).cpu() for chunk in chunks])
 
 
 def accuracy(
@@ -242,27 +215,56 @@ class _Reporter:
         return DivergedError(f"{what} in {where}", field="lr", hint=f"lower --set lr (now {self.recipe.lr:g})")
 
 
+@dataclass(frozen=True)
+class _Objective:
+    """What a step makes smaller in one epoch."""
+
+    net: nn.Module
+    loss: Loss
+    recipe: Recipe
+    factor: float
+
+    def __call__(self, plain: Tensor, images: Tensor, targets: Targets) -> Tensor:
+        """The scalar of a batch, images (b, c, h, w) before and after augmentation."""
+        value = self.loss(self.net(images), targets)
+        if self.factor != 1:
+            value = self.factor * value
+        if self.recipe.gradient_penalty:
+            value = value + self.recipe.gradient_penalty * input_gradient_penalty(self.net, plain)
+        return value
+
+    def again(self, plain: Tensor, images: Tensor, targets: Targets) -> None:
+        """Add the gradient of the same batch once more, leaving running statistics alone."""
+        with frozen_statistics(self.net):
+            self(plain, images, targets).backward()
+
+
 def _run_epoch(
-    net: nn.Module,
+    objective: _Objective,
     batches: Iterator[Batch],
     optimizer: Optimizer,
-    loss: Loss,
     augmentation: Augmentation,
     draws: Generator,
     reporter: _Reporter,
 ) -> float:
     """One pass over the data; the mean loss over its steps."""
+    net, recipe = objective.net, objective.recipe
     device = next(net.parameters()).device
     losses = []
     net.train()
     for index, (images, targets) in enumerate(batches):
         height, width = images.shape[2:]
         steps = augmentation.draw(len(images), height, width, draws)
-        value = loss(net(apply(images.to(device), steps)), targets.to(device))
+        plain = images.to(device)
+        batch = (plain, apply(plain, steps), targets.to(device))
+        value = objective(*batch)
         losses.append(float(value.detach()))
         reporter.step(index, losses[-1])
         optimizer.zero_grad(set_to_none=True)
         value.backward()
+        if recipe.optimizer == "gsam":
+            again = functools.partial(objective.again, *batch)
+            flat_gradient(list(net.parameters()), again, rho=recipe.rho, alpha=recipe.alpha, adaptive=recipe.adaptive)
         optimizer.step()
     reporter.weights(net)
     return math.fsum(losses) / max(1, len(losses))
@@ -270,7 +272,7 @@ def _run_epoch(
 
 def _make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
     groups = _parameter_groups(net, recipe)
-    if recipe.optimizer == "sgd":
+    if recipe.optimizer in {"sgd", "gsam"}:
         return SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     kind = Adam if recipe.optimizer == "adam" else AdamW
     return kind(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
@@ -284,11 +286,6 @@ def _parameter_groups(net: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     weights = [parameter for parameter in parameters if parameter.ndim > 1]
     others = [parameter for parameter in parameters if parameter.ndim <= 1]
     return [group for group in ({"params": weights}, {"params": others, "weight_decay": 0.0}) if group["params"]]
-
-
-def _restarts(recipe: Recipe, epoch: int) -> bool:
-    """DC makes a new optimiser when the rate drops, which forgets the momentum."""
-    return recipe.schedule == "step" and epoch == recipe.epochs // 2 + 2
 
 
 def _slots(net: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -320,6 +317,23 @@ def _update_average(average: dict[str, Tensor], state: Mapping[str, Tensor], dec
             average[name].lerp_(value, 1 - decay)
         else:
             average[name] = value.clone()
+
+
+def _on(space: Space, device: torch.device) -> Space:
+    """The space with the tensors of its whitening on a device."""
+    zca = space.zca
+    if zca is None:
+        return space
+    moved = {name: getattr(zca, name).to(device) for name in ("mean", "matrix", "inverse")}
+    return replace(space, zca=replace(zca, **moved))
+
+
+def _encode_all(pixels: Tensor, space: Space, device: torch.device) -> Tensor:
+    """A whole split in model-input space, (n, c, h, w) float32 on the device."""
+    images = torch.empty(pixels.shape, dtype=torch.float32, device=device)
+    for target, chunk in zip(images.split(_ENCODED_TOGETHER), pixels.split(_ENCODED_TOGETHER), strict=True):
+        target.copy_(space.encode(chunk.to(device)))
+    return images
 
 
 @contextlib.contextmanager

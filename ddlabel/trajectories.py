@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from .bundle import Bundle
+from .bundle import Bundle, NewSection
 from .errors import BundleError, UsageError
 from .preprocess import ZCA_SECTION, check_agreement, data_of
 from .teachers import Teacher
+from .tensors import FileTensor, RawTensor
 
-__all__ = ["SECTION", "Trajectories", "flatten"]
+__all__ = ["SECTION", "Trajectories", "flatten", "flatten_buffers", "trajectory_section"]
 
 SECTION = "trajectory"
 """Sections are `trajectory.<expert>`; their tensors `trajectory.<expert>` (epochs, parameters) float32, and
@@ -24,6 +26,57 @@ SECTION = "trajectory"
 def flatten(net: nn.Module) -> Tensor:
     """A copy of all parameters, (P,) float32 on the CPU, in the order of `named_parameters()`."""
     return nn.utils.parameters_to_vector(net.parameters()).detach().clone().cpu()
+
+
+def flatten_buffers(net: nn.Module) -> Tensor:
+    """A copy of all floating-point buffers, (B,) float32 on the CPU, in the order of `named_buffers()`."""
+    parts = [buffer.detach().reshape(-1).float().cpu() for buffer in net.buffers() if buffer.is_floating_point()]
+    return torch.cat(parts) if parts else torch.empty(0)
+
+
+def trajectory_section(
+    expert: int,
+    epochs: Sequence[int],
+    rows: Tensor | RawTensor | FileTensor,
+    buffers: Tensor | RawTensor | FileTensor | None,
+    *,
+    arch: str,
+    seed: int,
+    recipe: Mapping[str, Any],
+    curriculum: str | None,
+    accuracy: Mapping[str, float | None],
+) -> NewSection:
+    """One expert's trajectory as section `trajectory.<expert>`.
+
+    Args:
+        expert: its number, which with the seed names its random streams.
+        epochs: that were kept, consecutive; 0 is the initialisation.
+        rows: (epochs, P) float32, parameters in the order of `flatten`.
+        buffers: (epochs, B) float32 in the order of `flatten_buffers`; None for a net without.
+        arch: canonical name of the net.
+        seed: of the run.
+        recipe: how it was trained, as `options.as_dict` gives it.
+        curriculum: what decided which images an epoch saw; None when all.
+        accuracy: after the last epoch of training, fractions by split.
+
+    Raises:
+        ValueError: a tensor has another number of rows than there are epochs.
+    """
+    name = f"{SECTION}.{expert}"
+    tensors = {name: rows} if buffers is None else {name: rows, f"{name}.buffers": buffers}
+    for tensor, value in tensors.items():
+        if len(value.shape) != 2 or value.shape[0] != len(epochs):
+            raise ValueError(f"'{tensor}' has shape {tuple(value.shape)}, expected {len(epochs)} rows")
+    parameters = {
+        "arch": arch,
+        "member": expert,
+        "epochs": list(epochs),
+        "seed": seed,
+        "recipe": dict(recipe),
+        "curriculum": curriculum,
+        "accuracy": dict(accuracy),
+    }
+    return NewSection(name, SECTION, tensors, parameters=parameters)
 
 
 @dataclass(frozen=True)

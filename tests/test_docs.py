@@ -25,7 +25,7 @@ def generator():
     return module
 
 
-@pytest.mark.parametrize("name", ["cli.md", "methods.md", "manifest.schema.json"])
+@pytest.mark.parametrize("name", ["cli.md", "methods.md", "recipes.md", "manifest.schema.json"])
 def test_generated_pages_are_fresh(name: str) -> None:
     """Run `python docs/generate.py` when this fails, and read the diff."""
     assert generator().pages()[name] == (ROOT / "docs" / name).read_text()

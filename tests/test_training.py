@@ -19,6 +19,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from ddlabel import training
 from ddlabel.augment._augment import Step
 from ddlabel.augment._augment import build as build_augmentation
 from ddlabel.errors import DivergedError, UsageError
@@ -28,9 +29,11 @@ from ddlabel.losses.ce import LOSS as CrossEntropy
 from ddlabel.nets._net import Net
 from ddlabel.nets._net import build as build_net
 from ddlabel.options import build
+from ddlabel.schedules import loss_factor, restarts
 from ddlabel.seeding import generator
 from ddlabel.space import Space
 from ddlabel.training import Batch, Recipe, TrainState, accuracy, minibatches, predict, rate, train
+from ddlabel.zca import Zca, fit_zca
 
 SPACE = Space("normalised", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 NONE = build_augmentation("none")
@@ -104,9 +107,9 @@ class TestSchedules:
 
     def test_only_step_runs_one_epoch_more(self) -> None:
         """Its authors' loop counts from 0 to E inclusive."""
-        names = ("constant", "cosine", "half-cosine", "step", "gift", "glad")
+        names = ("constant", "cosine", "half-cosine", "step", "gift", "glad", "ast")
 
-        assert [Recipe(schedule=name, epochs=9).rounds for name in names] == [9, 9, 9, 10, 9, 9]
+        assert [Recipe(schedule=name, epochs=9).rounds for name in names] == [9, 9, 9, 10, 9, 9, 9]
 
     @pytest.mark.parametrize("epochs", [300, 7, 1])
     def test_half_cosine_equals_torch_over_twice_the_epochs(self, epochs: int) -> None:
@@ -157,6 +160,20 @@ class TestSchedules:
             [rate(recipe, epoch) for epoch in range(epochs)], rel=1e-9, abs=1e-12
         )
 
+    def test_ast_drops_to_0_6_after_epoch_26_of_50(self) -> None:
+        """By hand: E//2+1 is 26; the momentum is kept."""
+        recipe = Recipe(schedule="ast", epochs=50)
+
+        assert [1.0] * 27 + [0.6] * 23 == [rate(recipe, epoch) for epoch in range(50)]
+        assert not any(restarts(recipe, epoch) for epoch in range(50))
+
+    def test_the_loss_factor_grows_over_ten_epochs(self) -> None:
+        """0.50, 0.55 to 0.95, then 1; always 1 unless asked for."""
+        clipped = [loss_factor(Recipe(loss_decay=True), epoch) for epoch in range(13)]
+
+        assert pytest.approx([0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1, 1, 1]) == clipped
+        assert {1.0} == {loss_factor(Recipe(), epoch) for epoch in range(13)}
+
     def test_glad_at_its_corners(self) -> None:
         """1e-7 at the start, 1 at E//2 and one epoch more, half at three quarters, almost 0 at the end."""
         recipe = Recipe(schedule="glad", epochs=1000)
@@ -164,7 +181,7 @@ class TestSchedules:
 
         assert pytest.approx([1e-7, 1, 1, 0.5, last]) == [rate(recipe, epoch) for epoch in (0, 500, 501, 751, 999)]
 
-    @pytest.mark.parametrize("schedule", ["constant", "cosine", "step", "gift", "glad"])
+    @pytest.mark.parametrize("schedule", ["constant", "cosine", "step", "gift", "glad", "ast"])
     @pytest.mark.parametrize("epochs", [1, 2, 3])
     def test_short_runs_have_finite_rates_in_range(self, schedule: str, epochs: int) -> None:
         """No division by zero when E//2 is 0."""
@@ -317,6 +334,109 @@ class TestArithmetic:
         torch.testing.assert_close(train_flat(recipe), net.weight.detach())
 
 
+def by_hand_gsam(recipe: Recipe) -> list[Tensor]:
+    """Weights after each epoch of adaptive GSAM on `Squares`, float64, with momentum SGD on its gradient."""
+    x, values, w = IMAGES.flatten(1).double(), VALUES.double(), Flat().double().weight.detach()
+    velocity: Tensor | None = None
+    history = []
+
+    def slope(at: Tensor) -> Tensor:
+        return (x @ at.T - values).T @ x / len(x)
+
+    for _ in range(recipe.epochs):
+        first = slope(w)
+        second = slope(w + recipe.rho * w**2 * first / (w.abs() * first).norm())
+        cosine = (first * second).sum() / (first.norm() * second.norm())
+        across = first - cosine * first.norm() * second / second.norm()
+        gradient = second - recipe.alpha * across + recipe.weight_decay * w
+        velocity = gradient if velocity is None else recipe.momentum * velocity + gradient
+        w = w - recipe.lr * velocity
+        history.append(w)
+    return history
+
+
+def train_double(recipe: Recipe, loss: Any = None, **options: Any) -> list[Tensor]:
+    """Weights after each epoch of the linear net in float64."""
+
+    def sample(epoch: int, source: Generator) -> Iterator[Batch]:
+        for images, targets in whole_set(epoch, source):
+            yield images.double(), targets
+
+    seen: list[Tensor] = []
+    loss = loss or Squares(VALUES.double())
+    keep = lambda state: seen.append(state.copy().net["weight"])  # noqa: E731
+    train(Flat().double(), sample, recipe, loss, NONE, seed=0, seed_path=(), on_epoch=keep, **options)
+    return seen
+
+
+class TestFlatAndSmooth:
+    """GSAM and AST's terms as parts of the loop, float64."""
+
+    def test_gsam_with_momentum_and_decay(self) -> None:
+        """Every epoch, against the formulas written out; no ascent is SGD."""
+        recipe = Recipe(optimizer="gsam", rho=0.2, alpha=0.7, lr=0.1, momentum=0.9, weight_decay=0.01, epochs=8)
+        made = torch.stack(train_double(recipe))
+        still = train_double(dataclasses.replace(recipe, rho=0.0))
+        plain = train_double(dataclasses.replace(recipe, optimizer="sgd"))
+
+        torch.testing.assert_close(made, torch.stack(by_hand_gsam(recipe)), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(torch.stack(still), torch.stack(plain), rtol=1e-12, atol=0)
+        assert not torch.allclose(made, torch.stack(plain), rtol=1e-3)
+
+    def test_both_passes_see_the_same_augmented_batch(self) -> None:
+        """The net is given every batch twice, bit for bit, and draws no augmentation between."""
+        seen: list[Tensor] = []
+
+        class Spy(Flat):
+            def forward(self, images: Tensor) -> Tensor:
+                seen.append(images.detach().clone())
+                return super().forward(images)
+
+        crop = build_augmentation("crop-flip")
+        train(Spy(), whole_set, Recipe(optimizer="gsam", epochs=3), Squares(VALUES), crop, seed=0, seed_path=())
+
+        assert len(seen) == 6
+        assert all(torch.equal(first, second) for first, second in zip(seen[::2], seen[1::2], strict=True))
+        assert not torch.equal(seen[0], seen[2])
+
+    def test_running_statistics_see_every_batch_once(self) -> None:
+        """By the counter and the momentum of the running mean, whatever passes there are beside the first."""
+        net = small_net()
+        run(Recipe(optimizer="gsam", gradient_penalty=2.0, epochs=2, batch=10), net=net, augment="none")
+
+        assert net.state_dict()["blocks.0.norm.num_batches_tracked"] == 10
+
+    def test_loss_decay_shortens_the_first_steps(self) -> None:
+        """Without momentum and decay it is a smaller step size, and the loss that is reported is what is minimised."""
+        recipe = Recipe(lr=0.1, epochs=12, loss_decay=True)
+        x, values, w = IMAGES.flatten(1).double(), VALUES.double(), Flat().double().weight.detach()
+        for epoch, made in enumerate(train_double(recipe)):
+            w = w - 0.1 * min(1.0, 0.5 + 0.05 * epoch) * (x @ w.T - values).T @ x / len(x)
+            torch.testing.assert_close(made, w, rtol=1e-12, atol=1e-14)
+
+    def test_the_gradient_penalty_is_of_the_images_without_augmentation(self) -> None:
+        """One step by hand: the slope of the linear net is the sum of its rows, whatever the images."""
+        recipe = Recipe(lr=0.1, epochs=1, gradient_penalty=2.0)
+        w = Flat().double().weight.detach()
+        slope = w.sum(dim=0)
+        extra = 2 * 2 * (slope.abs() - 1) * slope.sign() / 4
+
+        (made,) = train_double(recipe)
+        (plain,) = train_double(dataclasses.replace(recipe, gradient_penalty=0.0))
+        torch.testing.assert_close(plain - made, 0.1 * extra.expand(2, 4))
+
+        seen: list[Tensor] = []
+
+        class Spy(Flat):
+            def forward(self, images: Tensor) -> Tensor:
+                seen.append(images.detach().clone())
+                return super().forward(images)
+
+        train(Spy(), whole_set, recipe, Squares(VALUES), build_augmentation("dsa"), seed=0, seed_path=())
+        assert torch.equal(seen[1], IMAGES)
+        assert not torch.equal(seen[0], IMAGES)
+
+
 class TestStreams:
     """Where randomness comes from."""
 
@@ -388,6 +508,18 @@ RECIPES = {
     "adamw, gift schedule": Recipe(optimizer="adamw", lr=0.01, schedule="gift", epochs=6, batch=10),
     "adamw, decay of weights": Recipe(
         optimizer="adamw", lr=0.01, weight_decay=0.3, decay="weights", schedule="half-cosine", epochs=4, batch=10
+    ),
+    "gsam": Recipe(optimizer="gsam", lr=0.05, rho=0.1, momentum=0.9, weight_decay=0.01, epochs=4, batch=10),
+    "gsam, plain, no momentum": Recipe(optimizer="gsam", lr=0.05, rho=0.1, adaptive=False, epochs=3, batch=10),
+    "smooth": Recipe(
+        lr=0.05,
+        momentum=0.9,
+        weight_decay=1e-3,
+        schedule="ast",
+        loss_decay=True,
+        gradient_penalty=2.0,
+        epochs=4,
+        batch=10,
     ),
     "sgd, decay of weights": Recipe(lr=0.05, momentum=0.9, weight_decay=0.3, decay="weights", epochs=4, batch=10),
 }
@@ -621,6 +753,68 @@ class TestMinibatches:
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
 
+    def test_an_epoch_may_see_a_part(self) -> None:
+        """Of every epoch exactly the images its subset names, in an order of the generator; labels go with them."""
+        pixels, labels = pixels_and_labels()
+        parts = {0: torch.tensor([40, 3, 7, 12, 30]), 1: torch.arange(20, 32)}
+        sampler = minibatches(pixels, labels, batch=4, space=SPACE, subset=parts.__getitem__)
+        orders = []
+        for epoch, part in parts.items():
+            batches = list(sampler(epoch, generator(0, "epoch", epoch)))
+            images = torch.cat([images for images, _ in batches])
+            order = [int((SPACE.encode(pixels) == image).flatten(1).all(dim=1).nonzero()[0]) for image in images]
+            orders.append(order)
+            assert sorted(part.tolist()) == sorted(order)
+            assert labels[order].tolist() == torch.cat([targets.hard for _, targets in batches]).tolist()
+            assert [len(images) for images, _ in batches] == [4] * (len(part) // 4) + [len(part) % 4] * (
+                len(part) % 4 > 0
+            )
+
+        assert orders[1] != sorted(orders[1])
+
+    def test_the_whole_split_as_a_subset_changes_nothing(self) -> None:
+        """Bit for bit the batches without one."""
+        pixels, labels = pixels_and_labels()
+        plain = minibatches(pixels, labels, batch=10, space=SPACE)
+        whole = minibatches(pixels, labels, batch=10, space=SPACE, subset=lambda epoch: torch.arange(48))
+        pairs = zip(plain(0, generator(0, "e")), whole(0, generator(0, "e")), strict=True)
+
+        assert all(torch.equal(left, right) for (left, _), (right, _) in pairs)
+
+    @pytest.mark.parametrize("limit", [48 * 192 * 4, 48 * 192 * 4 - 1], ids=["fits", "too large"])
+    def test_whitened_images_are_encoded_once_if_they_fit(self, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whitening is a matrix product per image: once per image, or once per image and epoch; the same images."""
+        pixels, labels = pixels_and_labels()
+        space = Space("zca", (0.5,) * 3, (0.2,) * 3, fit_zca(pixels))
+        whitened: list[int] = []
+        whiten = Zca.whiten
+
+        def spy(zca: Zca, units: Tensor) -> Tensor:
+            whitened.append(len(units))
+            return whiten(zca, units)
+
+        monkeypatch.setattr(training, "ENCODED_BYTES", limit)
+        monkeypatch.setattr(Zca, "whiten", spy)
+        sampler = minibatches(pixels, labels, batch=10, space=space)
+        for epoch in range(3):
+            images = torch.cat([images for images, _ in sampler(epoch, generator(0, "epoch", epoch))])
+
+        assert sum(whitened) == (48 if limit == 48 * 192 * 4 else 3 * 48)
+        order = torch.randperm(48, generator=generator(0, "epoch", 2))
+        torch.testing.assert_close(images, space.encode(pixels[order]), rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("whiten", [True, False], ids=["zca", "normalised"])
+    def test_batches_are_encoded_where_the_net_is(self, whiten: bool) -> None:
+        """On another device than the pixels and the whitening: images and labels are there (here one without data)."""
+        pixels, labels = pixels_and_labels()
+        space = Space("zca", (0.5,) * 3, (0.2,) * 3, fit_zca(pixels)) if whiten else SPACE
+        batches = list(minibatches(pixels, labels, batch=40, space=space, device="meta")(0, generator(0, "epoch")))
+
+        assert [(len(images), images.device.type, targets.hard.device.type) for images, targets in batches] == [
+            (40, "meta", "meta"),
+            (8, "meta", "meta"),
+        ]
+
     def test_pixels_stay_as_they_are(self) -> None:
         """Encoding does not write into the data set."""
         pixels, labels = pixels_and_labels()
@@ -637,9 +831,9 @@ class TestMinibatches:
         ({"momentum": "1"}, "'momentum' is 1.0"),
         (
             {"schedule": "cosin"},
-            "'schedule' is 'cosin', expected one of constant, cosine, half-cosine, step, gift, glad",
+            "'schedule' is 'cosin', expected one of constant, cosine, half-cosine, step, gift, glad, ast",
         ),
-        ({"optimizer": "lion"}, "'optimizer' is 'lion', expected one of sgd, adam, adamw"),
+        ({"optimizer": "lion"}, "'optimizer' is 'lion', expected one of sgd, adam, adamw, gsam"),
         ({"epochs": "0"}, "'epochs' is 0"),
     ],
     ids=["no step size", "momentum of one", "unknown schedule", "unknown optimiser", "no epochs"],

@@ -131,6 +131,9 @@ def _holds(section: Section) -> str:
         accuracy = section.parameters.get("accuracy", {})
         shown = ", ".join(f"{name} {percent(value, 1)}" for name, value in accuracy.items())
         return f"{section.parameters.get('arch', 'net')}, epoch {section.parameters.get('epoch', '?')}, {shown}"
+    if section.kind == "trajectory":
+        epochs = section.parameters.get("epochs") or ["?"]
+        return f"{section.parameters.get('arch', 'net')}, epochs {epochs[0]} to {epochs[-1]}"
     return f"{section.kind}, {len(shapes)} tensor(s)"
 
 

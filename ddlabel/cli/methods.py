@@ -23,6 +23,7 @@ ROOMS = {
     "nets": ("NET", "--arch"),
     "augment": ("AUGMENT", "--set augment="),
     "data": ("DATASET", "--data"),
+    "generators": ("GENERATOR", "distill --method glad --set generator="),
 }
 """Rooms of plugins: the name each module defines, and where a user types the plugin's name."""
 

@@ -6,23 +6,24 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from .. import seeding
-from ..augment._augment import Augmentation, Step, apply
+from ..augment._augment import apply
 from ..augment._augment import build as build_augmentation
 from ..errors import UsageError
-from ..nets._net import Net
-from ..nets._net import build as build_net
 from ..options import opt
+from ._means import Outputs, deepest, distance_of_means, match_means, mean_outputs
 from ._method import Distilled, Problem, State
+from ._real import RealBatches, class_labels, first_images, has_batch_norm, images_per_pass, net_on_meta, random_net
 
-__all__ = ["METHOD", "match_means"]
+__all__ = ["METHOD"]
 
 LARGE_SET = {10: 50, 100: 125}
 """Largest ipc, by number of classes, at which the published learning rate is 1 rather than 10."""
-REAL_CHUNK = 32
-"""Real images in one forward pass on the CPU: their maps stay in the cache."""
+AT_ONCE = 32
+"""Distilled images of a class up to which one graph holds them all."""
+RESNET_RATE = 0.1
+"""Largest `lr_images` that the authors advise for ResNet18."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,9 @@ class DistributionMatching:
     """Each step draws a new random net and moves the images so that class means of its embeddings agree.
 
     Loss: sum over classes of the squared distance of the mean embeddings of augmented real and distilled images,
-    summed (not averaged) over features. The reported loss is divided by the number of classes.
+    summed (not averaged) over features. The reported loss is divided by the number of classes. With `mask_shallow`
+    (PAD, arXiv:2408.03360) the outputs of all layers but the shallowest are compared, each weighted by the width of
+    the embedding over its own; only the embedding stays when the share is large enough, which is plain DM.
 
     Differs from the authors' code in: exact micro-batching instead of stepping inside the class loop; explicit seeds;
     the loop has `steps` steps where theirs has one more.
@@ -45,7 +48,17 @@ class DistributionMatching:
     batch_real: int = opt(256, "real images per class and step, at most the class", min=1, max=1_000_000)
     init: str = opt("real", "initial images: random real ones, or normal noise", choices=("real", "noise"))
     augment: str = opt("dsa", "augmentation, the same draw for real and distilled images", choices=("dsa", "none"))
-    microbatch: int | None = opt(None, "distilled images per backward pass; auto takes a class at once", min=1)
+    microbatch: int | None = opt(
+        None,
+        "distilled images per backward pass; auto takes a class of up to 32 at once, else what suits the device",
+        min=1,
+    )
+    mask_shallow: float | None = opt(
+        None,
+        "match the outputs of every layer but this share of the shallowest (PAD); auto matches the embedding alone",
+        min=0,
+        below=1,
+    )
 
     def total_steps(self, problem: Problem) -> int:
         """The option `steps`."""
@@ -56,50 +69,57 @@ class DistributionMatching:
         """Initial images (k*ipc, c, h, w) and a zero momentum buffer.
 
         Raises:
-            UsageError: `microbatch` with a net whose batch norm couples the images of a batch.
+            UsageError: `microbatch` with a net whose batch norm couples the images of a batch, or `mask_shallow` with
+                a net that has no taps.
         """
-        if self.microbatch is not None:
-            self._check_microbatch(problem)
-        shape = (len(problem.classes) * problem.ipc, *problem.pixels.shape[1:])
-        if self.init == "noise":
-            images = torch.randn(shape, generator=generator)
-        else:
-            chosen = [
-                members[torch.randperm(len(members), generator=generator)[: problem.ipc]]
-                for members in map(problem.members, range(len(problem.classes)))
-            ]
-            images = problem.space.encode(problem.pixels[torch.cat(chosen)])
-        labels = torch.arange(len(problem.classes)).repeat_interleave(problem.ipc)
-        return problem.canvas.begin(images.to(problem.device), labels, generator)
-
-    def step(self, problem: Problem, state: State, index: int, generator: Generator) -> tuple[State, dict[str, float]]:
-        """One SGD step on all images; every class adds its own gradient first."""
-        del index
-        net = _random_net(problem, generator)
-        sampler = _Sampler(problem, build_augmentation(self.augment, flip=problem.flip), self.batch_real, generator)
-        images = problem.canvas.render(state)
-        if _has_batch_norm(net):
-            loss, gradient = self._match_jointly(problem, net, images, sampler)
-        else:
-            loss, gradient = self._match_by_class(problem, net, images, sampler)
-        moved = problem.canvas.descend(state, gradient, lr=self._rate(problem), momentum=self.momentum)
-        return {**state, **moved}, {"loss": loss / len(problem.classes)}
-
-    def finish(self, problem: Problem, state: State) -> Distilled:
-        """The optimised images."""
-        labels = torch.arange(len(problem.classes)).repeat_interleave(problem.ipc)
-        return Distilled(
-            labels=labels, images=problem.canvas.render(state).cpu(), metrics={"lr_images": self._rate(problem)}
-        )
-
-    def _check_microbatch(self, problem: Problem) -> None:
-        net = _random_net(problem, seeding.generator(problem.seed, "distill", "probe"))
-        if _has_batch_norm(net):
+        if self.microbatch is not None and has_batch_norm(net_on_meta(problem)):
             raise UsageError(
                 f"option 'microbatch' is {self.microbatch}, net '{problem.arch}' has batch norm and needs all images",
                 field="microbatch",
                 hint="drop it, or use instance norm",
             )
+        self._taps(problem)
+        images = first_images(problem, self.init, generator)
+        return problem.canvas.begin(images, class_labels(problem), generator)
+
+    def step(self, problem: Problem, state: State, index: int, generator: Generator) -> tuple[State, dict[str, float]]:
+        """One SGD step on all images; every class adds its own gradient first."""
+        del index
+        net = random_net(problem, generator).requires_grad_(False)
+        outputs = Outputs(net, self._taps(problem))
+        batches = RealBatches(problem, build_augmentation(self.augment, flip=problem.flip), self.batch_real, generator)
+        images = problem.canvas.render(state)
+        if has_batch_norm(net):
+            loss, gradient = self._match_jointly(problem, outputs, images, batches)
+        else:
+            loss, gradient = self._match_by_class(problem, outputs, images, batches)
+        moved = problem.canvas.descend(state, gradient, lr=self._rate(problem), momentum=self.momentum)
+        return {**state, **moved}, {"loss": loss / len(problem.classes)}
+
+    def finish(self, problem: Problem, state: State) -> Distilled:
+        """The optimised images."""
+        return Distilled(
+            labels=class_labels(problem),
+            images=problem.canvas.render(state).cpu(),
+            metrics={"lr_images": self._rate(problem)},
+        )
+
+    def notes(self, problem: Problem) -> tuple[str, ...]:
+        """What a user should know before the first step."""
+        rate = self._rate(problem)
+        if problem.arch.split("-")[0] != "resnet18" or rate <= RESNET_RATE:
+            return ()
+        return (
+            f"DM through ResNet18 with lr_images {rate:g} is known to end below random selection: "
+            f"use --set lr_images={RESNET_RATE} or less, or distil through a ConvNet",
+        )
+
+    def _taps(self, problem: Problem) -> int | None:
+        if self.mask_shallow is None:
+            return None
+        channels, size = problem.pixels.shape[1:3]
+        taps = net_on_meta(problem).taps(torch.empty(1, channels, size, size, device="meta"))
+        return deepest(len(taps), self.mask_shallow)
 
     def _rate(self, problem: Problem) -> float:
         if self.lr_images is not None:
@@ -107,99 +127,38 @@ class DistributionMatching:
         limit = LARGE_SET.get(len(problem.classes), LARGE_SET[10])
         return 1.0 if problem.ipc <= limit else 10.0
 
-    def _match_by_class(self, problem: Problem, net: Net, images: Tensor, sampler: _Sampler) -> tuple[float, Tensor]:
+    def _match_by_class(
+        self, problem: Problem, outputs: Outputs, images: Tensor, batches: RealBatches
+    ) -> tuple[float, Tensor]:
         gradient = torch.empty_like(images)
         total = 0.0
-        chunk = REAL_CHUNK if images.device.type == "cpu" else self.batch_real
+        chunk = images_per_pass(problem)
+        microbatch = self.microbatch or (None if problem.ipc <= AT_ONCE else chunk)
         for label in range(len(problem.classes)):
-            real, steps = sampler.draw(label)
-            with torch.no_grad():
-                target = torch.cat([net.embed(part) for part in torch.split(real, chunk)]).mean(dim=0)
+            real, steps = batches.draw(label)
+            targets = mean_outputs(outputs, real, chunk)
             rows = slice(label * problem.ipc, (label + 1) * problem.ipc)
-            loss, gradient[rows] = match_means(net, images[rows], steps, target, self.microbatch)
+            loss, gradient[rows] = match_means(outputs, images[rows], steps, targets, microbatch)
             total += loss
         return total, gradient
 
-    def _match_jointly(self, problem: Problem, net: Net, images: Tensor, sampler: _Sampler) -> tuple[float, Tensor]:
+    def _match_jointly(
+        self, problem: Problem, outputs: Outputs, images: Tensor, batches: RealBatches
+    ) -> tuple[float, Tensor]:
         """One forward pass per side, so that batch norm sees all classes."""
-        draws = [sampler.draw(label) for label in range(len(problem.classes))]
+        draws = [batches.draw(label) for label in range(len(problem.classes))]
+        lengths = [len(real) for real, _steps in draws]
         with torch.no_grad():
-            features = net.embed(torch.cat([real for real, _steps in draws]))
-            targets = [part.mean(dim=0) for part in torch.split(features, [len(real) for real, _steps in draws])]
+            found = outputs(torch.cat([real for real, _steps in draws]))
+            targets = [torch.stack([part.mean(dim=0) for part in torch.split(each, lengths)]) for each in found]
         leaf = images.detach().requires_grad_(True)
         augmented = [
             apply(part, steps) for part, (_real, steps) in zip(torch.split(leaf, problem.ipc), draws, strict=True)
         ]
-        means = net.embed(torch.cat(augmented)).reshape(len(draws), problem.ipc, -1).mean(dim=1)
-        loss = (means - torch.stack(targets)).square().sum()
+        own = outputs(torch.cat(augmented))
+        loss = distance_of_means([each.reshape(len(draws), problem.ipc, -1).mean(dim=1) for each in own], targets)
         (gradient,) = torch.autograd.grad(loss, leaf)
         return float(loss.detach()), gradient
-
-
-def match_means(
-    net: Net, images: Tensor, steps: tuple[Step, ...], target: Tensor, microbatch: int | None = None
-) -> tuple[float, Tensor]:
-    """Squared distance of a mean embedding from a target, and its gradient.
-
-    Args:
-        net: frozen; its norms must not mix samples.
-        images: (m, c, h, w) distilled images of one class.
-        steps: the augmentation, shared by all samples.
-        target: (f,) mean embedding of real images.
-        microbatch: images per backward pass. The first pass takes the mean without a graph, the second one
-            back-propagates the constant 2 (mean - target) / m through each part: the same gradient in less memory.
-
-    Returns:
-        The loss, summed over features, and d loss / d images, (m, c, h, w).
-    """
-    count = len(images)
-    if microbatch is None or microbatch >= count:
-        leaf = images.detach().requires_grad_(True)
-        loss = (net.embed(apply(leaf, steps)).mean(dim=0) - target).square().sum()
-        (gradient,) = torch.autograd.grad(loss, leaf)
-        return float(loss.detach()), gradient
-    parts = torch.split(images.detach(), microbatch)
-    with torch.no_grad():
-        total = torch.stack([net.embed(apply(part, steps)).sum(dim=0) for part in parts]).sum(dim=0)
-    difference = total / count - target
-    gradients: list[Tensor] = []
-    for part in parts:
-        leaf = part.requires_grad_(True)
-        features = net.embed(apply(leaf, steps))
-        gradients += torch.autograd.grad(features, leaf, (2 / count * difference).expand_as(features))
-    return float(difference.square().sum()), torch.cat(gradients)
-
-
-class _Sampler:
-    """Draws real batches, class by class, with the augmentation that both sides share."""
-
-    def __init__(self, problem: Problem, augmentation: Augmentation, batch: int, generator: Generator) -> None:
-        self.problem, self.augmentation, self.batch, self.generator = problem, augmentation, batch, generator
-
-    def draw(self, label: int) -> tuple[Tensor, tuple[Step, ...]]:
-        """Augmented real images of a class, and the augmentation."""
-        members = self.problem.members(label)
-        chosen = members[torch.randperm(len(members), generator=self.generator)[: self.batch]]
-        height, width = self.problem.pixels.shape[2:]
-        steps = self.augmentation.draw(1, height, width, self.generator, siamese=True)
-        images = self.problem.space.encode(self.problem.pixels[chosen]).to(self.problem.device)
-        return apply(images, steps), steps
-
-
-def _has_batch_norm(net: Net) -> bool:
-    return any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
-
-
-def _random_net(problem: Problem, generator: Generator) -> Net:
-    """A fresh net, frozen, in train mode as the authors have it."""
-    net = build_net(
-        problem.arch,
-        channels=problem.pixels.shape[1],
-        size=problem.pixels.shape[2],
-        classes=len(problem.classes),
-        generator=generator,
-    )
-    return net.to(problem.device).requires_grad_(False)
 
 
 METHOD = DistributionMatching

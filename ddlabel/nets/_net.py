@@ -33,6 +33,19 @@ class Net(nn.Module, ABC):
     def features_by_layer(self, images: Tensor) -> list[Tensor]:
         """Outputs of the blocks, first to last."""
 
+    def taps(self, images: Tensor) -> list[Tensor]:
+        """Outputs of every single layer, shallow to deep; the last one, flattened, is the embedding.
+
+        Raises:
+            UsageError: a net that does not offer them.
+        """
+        del images
+        raise UsageError(
+            f"net '{type(self).__name__}' has no taps after single layers, expected a ConvNet",
+            field="arch",
+            hint="use --arch convnet",
+        )
+
     @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
         """(b, f): what the classifier sees."""

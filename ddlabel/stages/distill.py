@@ -12,12 +12,14 @@ from torch import Tensor
 from .. import _plugins
 from ..bundle import Bundle, NewSection
 from ..config import DistillConfig
-from ..data._dataset import Dataset, load
+from ..curriculum import parse_filter
+from ..data._dataset import Dataset, Split, load
 from ..distill._method import Distilled, Problem, State
 from ..distill._method import run as run_method
 from ..distilled import hard_section, image_section
 from ..errors import BundleError, UsageError
 from ..events import OnEvent, ignore
+from ..labels._labels import make_section
 from ..nets._net import canonical, default_arch
 from ..options import as_dict, build_many, check
 from ..preprocess import data_of, describe_space, space_sections
@@ -26,6 +28,7 @@ from ..teachers import Teacher
 from ..trajectories import Trajectories
 from ._estimate import check_memory
 from ._partial import Progress, Task, state_section
+from ._score_files import filter_training
 from ._stage import Clock, computing, fit_space, redact
 
 __all__ = ["run"]
@@ -44,13 +47,14 @@ def run(
     Args:
         config: data set, method and images per class.
         settings: the method's own options (`--set`), as texts or typed values.
-        teachers: teacher bundles, for methods that need features.
+        teachers: teacher bundles, for methods that need features or trajectories.
         on_event: told of progress.
         progress: where states go, and one to continue from; the result has the same bits either way.
 
     Returns:
-        A bundle of kind `distilled` with sections `images`, `labels.hard`, what the input space needs, and
-        `scores.selection` (indices of the chosen training images) when the method selects.
+        A bundle of kind `distilled` with sections `images`, `labels.hard`, what the input space needs,
+        `scores.selection` (indices of the chosen training images) when the method selects, `student.lr` and
+        `labels.soft` (logits) when it learns them.
 
     Raises:
         UsageError: unknown method or options, a teacher missing or too many, a state of other options.
@@ -60,8 +64,10 @@ def run(
         ResourceError: more memory is needed than is free, naming the options to lower.
     """
     check(config)
-    (method,) = build_many([_plugins.load("distill", config.method, "METHOD")], _settings(config, settings or {}))
+    (method,) = build_many([_method_class(config, settings or {})], _settings(config, settings or {}))
     _check_teachers(config.method, method.needs, teachers)
+    if config.filter is not None:
+        parse_filter(config.filter)
     with computing(config.device, config.threads) as clock:
         dataset = load(config.data, size=config.size, validation=config.validation, on_event=on_event)
         trajectories = Trajectories(teachers) if "trajectories" in method.needs else None
@@ -69,13 +75,24 @@ def run(
         if teacher:
             _check_teacher_fits(teacher, dataset, config, trajectories=trajectories is not None)
         space = teacher.space if teacher else fit_space(dataset, config.space or "normalised", on_event)
-        problem = _problem(config, dataset, space, teacher, trajectories, clock)
+        pool, kept = dataset, None
+        if config.filter is not None:
+            pool, kept = filter_training(config.filter, teachers, dataset, config.ipc)
+        problem = _problem(config, pool, space, teacher, trajectories, clock)
         check_memory(method, problem, on_event)
         clock, start, reached = _follow(
             progress or Progress(), config, method, problem, dataset, clock, teachers, on_event
         )
         distilled = run_method(method, problem, start=start, on_event=on_event, on_checkpoint=reached)
+        if kept is not None and distilled.indices is not None:
+            distilled = dataclasses.replace(distilled, indices=kept[distilled.indices])
         return _bundle(config, method, problem, distilled, dataset, clock, teachers)
+
+
+def _method_class(config: DistillConfig, settings: Mapping[str, Any]) -> type[Any]:
+    """The method's options; a method around another one has those of both (`glad`)."""
+    method: type[Any] = _plugins.load("distill", config.method, "METHOD")
+    return method.for_settings(settings) if hasattr(method, "for_settings") else method
 
 
 def _follow(
@@ -97,7 +114,7 @@ def _follow(
             seed=config.seed,
             inputs=teachers,
             data=dataset.manifest() | {"space": describe_space(problem.space)},
-            splits={"training images": dataset.train},
+            splits={"training images": Split(problem.pixels, problem.labels)},
         ),
         on_event,
     )
@@ -111,13 +128,15 @@ def _follow(
 
 
 def _effective(config: DistillConfig, method: Any, problem: Problem) -> dict[str, Any]:
-    """The options that were followed, without paths."""
-    return as_dict(config) | {"data": redact(config.data), "arch": problem.arch, "options": as_dict(method)}
+    """The options that were followed, without paths, and what a method adds to them."""
+    more = method.record(problem) if hasattr(method, "record") else {}
+    own = {"data": redact(config.data), "arch": problem.arch, "options": as_dict(method)}
+    return as_dict(config) | own | more
 
 
 def _settings(config: DistillConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The method's options with those that have a place of their own on the command line."""
-    known = {field.name for field in dataclasses.fields(_plugins.load("distill", config.method, "METHOD"))}
+    known = {field.name for field in dataclasses.fields(_method_class(config, settings))}
     merged = dict(settings)
     for name, value in (("unroll", config.unroll), ("mask_shallow", config.mask_shallow)):
         if value is None:
@@ -187,7 +206,28 @@ def _bundle(
         metrics=metrics | dict(distilled.metrics),
     )
     data = dataset.manifest() | {"space": describe_space(problem.space)}
-    return Bundle.create("distilled", data, record, sections)
+    if distilled.lr is not None:
+        lr = torch.tensor(distilled.lr, dtype=torch.float32)
+        sections.append(NewSection("student.lr", "student", {"student.lr": lr}))
+    bundle = Bundle.create("distilled", data, record, sections)
+    if distilled.logits is None:
+        return bundle
+    return Bundle.create("distilled", data, record, [*sections, _learned_labels(bundle, distilled.logits, teachers)])
+
+
+def _learned_labels(bundle: Bundle, logits: Tensor, teachers: Sequence[Bundle]) -> NewSection:
+    """Section `labels.soft` of the logits (n, k) that were learned with the images."""
+    kind, codec = _plugins.load("labels", "soft", "KIND")(), _plugins.load("codecs", "f32", "CODEC")()
+    return make_section(
+        bundle,
+        "soft",
+        kind.parameters(data_of(bundle)["height"]),
+        logits.unsqueeze(1),
+        domain="logit",
+        codec_name="f32",
+        codec=codec,
+        teachers=[teacher.content for teacher in teachers],
+    )
 
 
 def _stored(distilled: Distilled, space: Space, config: DistillConfig) -> tuple[Tensor, dict[str, float]]:

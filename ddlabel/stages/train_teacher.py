@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from .. import seeding
 from ..augment._augment import build as build_augmentation
-from ..bundle import Bundle, NewSection
+from ..bundle import Bundle, NewSection, StageRecord
 from ..config import TrainTeacherConfig
 from ..data._dataset import Dataset, load
 from ..errors import UsageError
 from ..events import Event, OnEvent, ignore
 from ..losses.ce import CrossEntropy
 from ..nets._flops import TRAINING_STEP, forward_flops
-from ..nets._net import Net, build, canonical, default_arch
-from ..options import as_dict, build_many, check
+from ..nets._net import Net, build, on_meta
+from ..options import as_dict, check
 from ..preprocess import describe_space, space_sections
 from ..space import Space
 from ..teachers import Checkpoint, checkpoint_section
-from ..training import Recipe, TrainState, accuracy, minibatches, train
+from ..training import Recipe, Sampler, accuracy, minibatches, train
+from ._difficulty import Prepared, prepare, read_request
+from ._experts import PRESETS, Recorder, Store, course, kept_epochs, recorded_epochs
 from ._stage import Clock, computing, fit_space, redact
 
 __all__ = ["default_recipe", "run"]
@@ -54,7 +59,9 @@ def run(
         on_event: told of progress; every call is a safe point for an interrupt.
 
     Returns:
-        A bundle of kind `teacher`, one section per member and kept epoch.
+        A bundle of kind `teacher`: one section per net and kept epoch, and one per net with its trajectory when
+        experts were asked for. It is whole on its own: trajectories too large for memory wait in an unnamed file that
+        goes with the last bundle that holds them.
 
     Raises:
         UsageError: impossible options.
@@ -62,110 +69,198 @@ def run(
         DivergedError: a loss became non-finite.
     """
     check(config)
-    recipe = _recipe(config, settings or {})
-    kept = _kept_epochs(config)
+    request = read_request(config, _defaults(config), settings or {})
+    recipe = request.recipe
+    kept, recorded = _choices(config, recipe)
     with computing(config.device, config.threads) as clock:
         dataset = load(config.data, size=config.size, validation=config.validation, on_event=on_event)
-        arch = canonical(config.arch or default_arch(dataset.info.height))
+        arch = request.arch(config, dataset.info.height)
         space = fit_space(dataset, config.space, on_event)
-        plan = _Plan(config, recipe, kept, arch, dataset, space, clock, on_event)
-        checkpoints = [section for member in range(config.experts or 1) for section in _train_member(plan, member)]
-        record = clock.record(
-            "train-teacher",
-            as_dict(config)
-            | {"data": redact(config.data), "arch": arch, "keep": sorted(kept), "recipe": as_dict(recipe)},
-            seed=config.seed,
-            metrics={"checkpoints": [_summary(section) for section in checkpoints], "flops": _flops(plan)},
-        )
-        sections = [*space_sections(space), *checkpoints]
-        return Bundle.create("teacher", dataset.manifest() | {"space": describe_space(space)}, record, sections)
+        difficulty = prepare(request, config, dataset, space, clock.device, on_event)
+        plan = _Plan(config, recipe, kept, recorded, arch, dataset, space, difficulty.subset, clock, on_event)
+        with Store(_trajectory_bytes(plan)) as store:
+            sampler = _sampler(plan)
+            made = [*difficulty.sections]
+            for number in _numbers(config):
+                made += _train_expert(plan, number, sampler, store)
+            record = _record(plan, difficulty, made)
+            data = dataset.manifest() | {"space": describe_space(space)}
+            bundle = Bundle.create("teacher", data, record, [*space_sections(space), *made])
+            store.release()
+            return bundle
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Everything that does not change from member to member."""
+    """Everything that does not change from expert to expert."""
 
     config: TrainTeacherConfig
     recipe: Recipe
     kept: frozenset[int]
+    """Epochs whose checkpoints are kept."""
+    recorded: range
+    """Epochs that trajectories record."""
     arch: str
     dataset: Dataset
     space: Space
+    subset: Callable[[int], Tensor] | None
+    """Indices into the training split that an epoch, from 0, sees; None for all of it."""
     clock: Clock
     on_event: OnEvent
 
 
+def _numbers(config: TrainTeacherConfig) -> range:
+    """Of the nets to train: a net is a function of the seed and its number, whichever process trains it."""
+    count = 1 if config.experts is None else config.experts
+    return range(config.first_expert, config.first_expert + count)
+
+
+def _record(plan: _Plan, difficulty: Prepared, made: Sequence[NewSection]) -> StageRecord:
+    """The history entry."""
+    config = {"data": redact(plan.config.data), "arch": plan.arch, "keep": sorted(plan.kept)}
+    return plan.clock.record(
+        "train-teacher",
+        as_dict(plan.config) | config | {"recipe": as_dict(plan.recipe)} | difficulty.record,
+        seed=plan.config.seed,
+        inputs=difficulty.inputs,
+        metrics={
+            "checkpoints": _summaries(made, "teacher"),
+            "flops": _flops(plan) | ({"scores": difficulty.flops} if difficulty.flops else {}),
+        },
+    )
+
+
+def _sampler(plan: _Plan) -> Sampler:
+    """The real images of every epoch, the same for every expert but for the order."""
+    split = plan.dataset.train
+    return minibatches(
+        split.pixels,
+        split.labels,
+        batch=plan.recipe.batch,
+        space=plan.space,
+        device=plan.clock.device,
+        subset=plan.subset,
+    )
+
+
 def _flops(plan: _Plan) -> dict[str, int]:
-    """Of one forward pass of one image, and of the whole training, by LADD's rule."""
-    info = plan.dataset.info
+    """Of one forward pass of one image, and of the whole training, by LADD's rule; GSAM passes twice."""
+    info, subset = plan.dataset.info, plan.subset
     forward = forward_flops(plan.arch, channels=info.channels, size=info.height, classes=len(info.classes))
-    samples = plan.recipe.rounds * len(plan.dataset.train) * (plan.config.experts or 1)
-    return {"forward": forward, "training": TRAINING_STEP * forward * samples}
+    seen = len(plan.dataset.train) * plan.recipe.rounds
+    if subset is not None:
+        seen = sum(len(subset(epoch)) for epoch in range(plan.recipe.rounds))
+    passes = 2 if plan.recipe.optimizer == "gsam" else 1
+    return {"forward": forward, "training": TRAINING_STEP * forward * seen * passes * len(_numbers(plan.config))}
 
 
-def _recipe(config: TrainTeacherConfig, settings: Mapping[str, Any]) -> Recipe:
-    (changed,) = build_many([Recipe], {**as_dict(default_recipe()), "epochs": config.epochs, **settings})
-    if not isinstance(changed, Recipe):
-        raise TypeError("Recipe expected")
-    return changed
+def _trajectory_bytes(plan: _Plan) -> int:
+    """Of all trajectories of the run, without buffers."""
+    info = plan.dataset.info
+    net = on_meta(plan.arch, channels=info.channels, size=info.height, classes=len(info.classes))
+    row = sum(parameter.numel() for parameter in net.parameters()) * torch.float32.itemsize
+    return row * len(plan.recorded) * len(_numbers(plan.config))
 
 
-def _kept_epochs(config: TrainTeacherConfig) -> frozenset[int]:
-    beyond = [epoch for epoch in config.keep if epoch > config.epochs]
-    if beyond:
-        raise UsageError(
-            f"option 'keep' names epoch {beyond[0]}, expected epochs from 0 to {config.epochs}",
-            field="keep",
-            hint="raise --epochs or drop it from --keep",
-        )
-    return frozenset(config.keep or (config.epochs,))
+def _defaults(config: TrainTeacherConfig) -> dict[str, Any]:
+    """Recipe fields before `--set`."""
+    return {**as_dict(default_recipe()), "epochs": config.epochs, **PRESETS[config.optimizer]}
 
 
-def _train_member(plan: _Plan, member: int) -> list[NewSection]:
+def _choices(config: TrainTeacherConfig, recipe: Recipe) -> tuple[frozenset[int], range]:
+    """Epochs whose checkpoints are kept, and epochs that trajectories record.
+
+    Raises:
+        UsageError: everything that is wrong with the options taken together.
+    """
+    problems: list[str] = []
+    kept: frozenset[int] = frozenset()
+    recorded = range(0)
+    try:
+        kept = kept_epochs(config.keep, recipe.rounds)
+    except UsageError as error:
+        problems += error.problems
+    try:
+        recorded = recorded_epochs(config.keep_epochs, recipe.rounds, experts=config.experts is not None)
+    except UsageError as error:
+        problems += error.problems
+    if config.experts == 0 and config.scores is None:
+        problems.append("option 'experts' is 0 and there are no --scores, expected experts to train or scores to make")
+    if problems:
+        raise UsageError.collect(problems)
+    return kept, recorded
+
+
+def _train_expert(plan: _Plan, number: int, sampler: Sampler, store: Store) -> list[NewSection]:
+    """The sections of one net: its kept checkpoints, and its trajectory if one is recorded."""
     config, info = plan.config, plan.dataset.info
     net = build(
         plan.arch,
         channels=info.channels,
         size=info.height,
         classes=len(info.classes),
-        generator=seeding.generator(config.seed, "teacher", member, "init"),
+        generator=seeding.generator(config.seed, "teacher", number, "init"),
     ).to(plan.clock.device)
-    sections: list[NewSection] = []
+    checkpoints: list[NewSection] = []
+    recorder = Recorder(plan.recorded)
+    last: dict[str, float | None] = {}
 
-    def keep(state: TrainState) -> None:
-        if state.epoch in plan.kept:
-            sections.append(_checkpoint(plan, net, member, state.epoch))
+    def keep(epoch: int) -> None:
+        recorder.take(net, epoch)
+        if epoch in plan.kept or epoch == plan.recipe.rounds:
+            scores = _score(plan, net, number, epoch)
+            last.update(scores)
+            if epoch in plan.kept:
+                checkpoint = Checkpoint(f"teacher.{number}.{epoch}", number, epoch, plan.arch, scores)
+                checkpoints.append(checkpoint_section(net, checkpoint, seed=config.seed))
 
-    if 0 in plan.kept:
-        sections.append(_checkpoint(plan, net, member, 0))
-    split = plan.dataset.train
+    keep(0)
     train(
         net,
-        minibatches(split.pixels, split.labels, batch=plan.recipe.batch, space=plan.space, device=plan.clock.device),
+        sampler,
         plan.recipe,
         CrossEntropy(),
         build_augmentation(plan.recipe.augment, flip=info.flip),
         seed=config.seed,
-        seed_path=("teacher", member),
-        on_event=_named(plan.on_event, f"teacher {member + 1} of {config.experts or 1}"),
-        on_epoch=keep,
+        seed_path=("teacher", number),
+        on_event=_named(plan.on_event, f"teacher {number - config.first_expert + 1} of {len(_numbers(config))}"),
+        on_epoch=lambda state: keep(state.epoch),
     )
-    return sections
+    if not plan.recorded:
+        return checkpoints
+    said = _said(last) or "not scored"
+    plan.on_event(Event(phase="expert", message=f"expert {number}: {said} after {course(plan.recipe)}"))
+    trajectory = store.section(
+        number,
+        recorder,
+        arch=plan.arch,
+        seed=config.seed,
+        recipe=as_dict(plan.recipe),
+        curriculum=config.curriculum,
+        accuracy=last,
+    )
+    return [*checkpoints, trajectory]
 
 
-def _checkpoint(plan: _Plan, net: Net, member: int, epoch: int) -> NewSection:
+def _score(plan: _Plan, net: Net, number: int, epoch: int) -> dict[str, float | None]:
+    """Accuracies of a net by split, None where there are no images."""
     scores: dict[str, float | None] = {}
     for name, split in (("validation", plan.dataset.validation), ("test", plan.dataset.test)):
         scores[name] = accuracy(net, split.pixels, split.labels, space=plan.space) if len(split) else None
-    said = ", ".join(f"{name} {value:.1%}" for name, value in scores.items() if value is not None)
-    plan.on_event(Event(phase="checkpoint", message=f"net {member} epoch {epoch}: {said}"))
-    checkpoint = Checkpoint(f"teacher.{member}.{epoch}", member, epoch, plan.arch, scores)
-    return checkpoint_section(net, checkpoint, seed=plan.config.seed)
+    plan.on_event(Event(phase="checkpoint", message=f"net {number} epoch {epoch}: {_said(scores)}"))
+    return scores
 
 
-def _summary(section: NewSection) -> dict[str, Any]:
-    parameters = section.parameters
-    return {key: parameters[key] for key in ("member", "epoch", "accuracy")}
+def _said(scores: Mapping[str, float | None]) -> str:
+    return ", ".join(f"{name} {value:.1%}" for name, value in scores.items() if value is not None)
+
+
+def _summaries(sections: Sequence[NewSection], kind: str) -> list[dict[str, Any]]:
+    return [
+        {key: section.parameters[key] for key in ("member", "epoch", "accuracy")}
+        for section in sections
+        if section.kind == kind
+    ]
 
 
 def _named(on_event: OnEvent, phase: str) -> Callable[[Event], None]:

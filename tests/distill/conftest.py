@@ -8,9 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from ddlabel.bundle import Bundle, NewSection, StageRecord
 from ddlabel.distill._method import Problem
+from ddlabel.nets._net import build
 from ddlabel.seeding import generator
 from ddlabel.space import Space
+from ddlabel.teachers import Checkpoint, checkpoint_section
+from ddlabel.trajectories import Trajectories, flatten
 
 SIZES = (9, 12, 7)
 """Images per class: unequal on purpose."""
@@ -34,6 +38,46 @@ def blobs() -> tuple[Tensor, Tensor]:
     return pixels.to(torch.uint8), labels
 
 
+def teacher_bundle(
+    *,
+    arch: str = "convnet-d1-w4-instance",
+    experts: int = 2,
+    epochs: int = 4,
+    seed: int = 0,
+    classes: tuple[str, ...] = ("red", "green", "blue"),
+) -> Bundle:
+    """Experts that walk at random: parameters after `epochs` epochs, the last ones also as checkpoints."""
+    space = {"kind": "normalised", "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
+    data = {
+        "name": "blobs",
+        "classes": list(classes),
+        "channels": 3,
+        "height": 8,
+        "width": 8,
+        "train_images": sum(SIZES),
+        "fingerprint": "0" * 64,
+        "validation": {"fraction": 0.0},
+        "flip": True,
+        "space": space,
+    }
+    sections = []
+    for expert in range(experts):
+        draws = generator(seed, "walk", expert)
+        net = build(arch, channels=3, size=8, classes=len(classes), generator=draws)
+        rows = [flatten(net)]
+        for _epoch in range(epochs):
+            rows.append(rows[-1] + 0.05 * torch.randn(len(rows[-1]), generator=draws))
+        torch.nn.utils.vector_to_parameters(rows[-1], net.parameters())
+        name = f"trajectory.{expert}"
+        parameters = {"arch": arch, "member": expert, "epochs": list(range(epochs + 1)), "seed": seed}
+        sections.append(NewSection(name, "trajectory", {name: torch.stack(rows)}, parameters=parameters))
+        accuracy = {"validation": None, "test": None}
+        checkpoint = Checkpoint(f"teacher.{expert}.{epochs}", expert, epochs, arch, accuracy)
+        sections.append(checkpoint_section(net, checkpoint, seed=seed))
+    record = StageRecord("train-teacher", {}, seed, [], {}, 0.0, 0.0, {})
+    return Bundle.create("teacher", data, record, sections)
+
+
 @pytest.fixture
 def make_problem() -> Callable[..., Problem]:
     """Builds the tiny problem with any field changed."""
@@ -52,6 +96,8 @@ def make_problem() -> Callable[..., Problem]:
             "device": torch.device("cpu"),
             "seed": 0,
         }
+        classes = changes.get("classes", fields["classes"])
+        fields["trajectories"] = Trajectories([teacher_bundle(classes=classes)])  # type: ignore[arg-type]
         return Problem(**(fields | changes))  # type: ignore[arg-type]
 
     return make

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ddlabel.augment._augment import Step
-from ddlabel.distill import dm
+from ddlabel.augment._augment import Step, apply
+from ddlabel.distill import _means, dm
+from ddlabel.distill._means import Outputs, deepest, distance_of_means, match_means, mean_outputs
 from ddlabel.distill._method import Problem, State, run
-from ddlabel.distill.dm import DistributionMatching, match_means
+from ddlabel.distill.dm import DistributionMatching
 from ddlabel.errors import UsageError
 from ddlabel.events import Event
 from ddlabel.nets._net import Net
@@ -55,10 +56,12 @@ class TestMatchMeans:
         """Central differences in float64 along three random directions."""
         net, images = frozen_net(torch.float64), some_images(5).double()
         target = net.embed(some_images(4, "real").double()).mean(dim=0)
-        _, gradient = match_means(net, images, steps, target, microbatch)
+        _, gradient = match_means(Outputs(net), images, steps, [target], microbatch)
         for index in range(3):
             direction = torch.randn(images.shape, generator=generator(index, "direction"), dtype=torch.float64)
-            up, down = (match_means(net, images + sign * 1e-6 * direction, steps, target)[0] for sign in (1, -1))
+            up, down = (
+                match_means(Outputs(net), images + sign * 1e-6 * direction, steps, [target])[0] for sign in (1, -1)
+            )
 
             assert pytest.approx((up - down) / 2e-6, rel=1e-5) == float((gradient * direction).sum())
 
@@ -68,7 +71,7 @@ class TestMatchMeans:
         target = torch.zeros(net.embed(images).shape[1])
         expected = sum(float(value) ** 2 for value in net.embed(images).mean(dim=0))
 
-        assert pytest.approx(expected, rel=1e-5) == match_means(net, images, (), target)[0]
+        assert pytest.approx(expected, rel=1e-5) == match_means(Outputs(net), images, (), [target])[0]
 
     @pytest.mark.parametrize("steps", AUGMENTATIONS.values(), ids=AUGMENTATIONS.keys())
     @pytest.mark.parametrize("microbatch", [1, 2, 3, 4, 7, 8])
@@ -76,7 +79,7 @@ class TestMatchMeans:
         """Exact in float64, also when the last part is smaller."""
         net, images = frozen_net(torch.float64), some_images(7).double()
         target = net.embed(some_images(4, "real").double()).mean(dim=0)
-        direct, micro = (match_means(net, images, steps, target, size) for size in (None, microbatch))
+        direct, micro = (match_means(Outputs(net), images, steps, [target], size) for size in (None, microbatch))
 
         assert pytest.approx(direct[0], rel=1e-12) == micro[0]
         torch.testing.assert_close(micro[1], direct[1], rtol=1e-10, atol=1e-12)
@@ -84,7 +87,7 @@ class TestMatchMeans:
     def test_no_loss_and_no_gradient_when_the_images_are_the_real_batch(self) -> None:
         """In any order."""
         net, images = frozen_net(), some_images(6)
-        loss, gradient = match_means(net, images.flip(0), (), net.embed(images).mean(dim=0))
+        loss, gradient = match_means(Outputs(net), images.flip(0), (), [net.embed(images).mean(dim=0)])
 
         assert loss < 1e-8
         assert float(gradient.abs().max()) < 1e-4
@@ -94,8 +97,8 @@ class TestMatchMeans:
         net, images = frozen_net(torch.float64), some_images(6).double()
         order = torch.tensor([3, 0, 5, 1, 2, 4])
         target = torch.zeros(net.embed(images).shape[1], dtype=torch.float64)
-        loss, gradient = match_means(net, images, (), target)
-        permuted_loss, permuted = match_means(net, images[order], (), target)
+        loss, gradient = match_means(Outputs(net), images, (), [target])
+        permuted_loss, permuted = match_means(Outputs(net), images[order], (), [target])
 
         assert pytest.approx(loss) == permuted_loss
         torch.testing.assert_close(permuted, gradient[order])
@@ -105,10 +108,88 @@ class TestMatchMeans:
         images = some_images(5)
         before = images.clone()
         for microbatch in (None, 2):
-            match_means(frozen_net(), images, (COLOR,), torch.zeros(64), microbatch)
+            match_means(Outputs(frozen_net()), images, (COLOR,), [torch.zeros(64)], microbatch)
 
         assert torch.equal(before, images)
         assert not images.requires_grad
+
+
+class TestTaps:
+    """Outputs of many layers (PAD's masks in DM)."""
+
+    @pytest.mark.parametrize(
+        ("shallow", "expected"), [(0, 12), (0.08, 12), (0.1, 11), (0.25, 9), (0.75, 3), (0.9, 2), (0.95, 1), (0.999, 1)]
+    )
+    def test_the_deepest_taps_stay(self, shallow: float, expected: int) -> None:
+        """max(1, ceil((1 - share) * 12)) of ConvNet-D3, without rounding errors: 0.7 of 10 leaves 3."""
+        assert expected == deepest(12, shallow)
+        assert deepest(10, 0.7) == 3
+
+    def test_outputs_weigh_alike_whatever_their_width(self) -> None:
+        """Written out: each squared distance times the embedding's width over its own."""
+        means = [torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), torch.tensor([1.0, -1.0])]
+        targets = [torch.zeros(6), torch.tensor([0.5, 0.0])]
+
+        assert pytest.approx(91 * 2 / 6 + 1.25) == float(distance_of_means(means, targets))
+
+    @pytest.mark.parametrize("microbatch", [None, 1, 2, 4])
+    @pytest.mark.parametrize("steps", AUGMENTATIONS.values(), ids=AUGMENTATIONS.keys())
+    def test_gradient_equals_finite_differences(self, steps: tuple[Step, ...], microbatch: int | None) -> None:
+        """Central differences in float64 of a loss written out over five taps."""
+        net = build_net("convnet-d2-w4-instance-swish", channels=3, size=8, classes=3, generator=generator(0, "net"))
+        net = net.requires_grad_(False).double()
+        images, real = some_images(5).double(), some_images(4, "real").double()
+        outputs = Outputs(net, 5)
+        targets = mean_outputs(outputs, real, 3)
+
+        def loss(images: Tensor) -> float:
+            both = [[tap.flatten(1) for tap in net.taps(side)[3:]] for side in (apply(images, steps), real)]
+            terms = [
+                float((own.mean(dim=0) - other.mean(dim=0)).square().sum()) * 16 / own.shape[1]
+                for own, other in zip(*both, strict=True)
+            ]
+            return sum(terms)
+
+        value, gradient = match_means(outputs, images, steps, targets, microbatch)
+        assert pytest.approx(loss(images), rel=1e-10) == value
+        for index in range(3):
+            direction = torch.randn(images.shape, generator=generator(index, "direction"), dtype=torch.float64)
+            slope = (loss(images + 1e-5 * direction) - loss(images - 1e-5 * direction)) / 2e-5
+            assert pytest.approx(slope, rel=1e-5) == float((gradient * direction).sum())
+
+    def test_one_tap_is_plain_dm(self, make_problem: MakeProblem) -> None:
+        """Bit for bit, also under batch norm."""
+        for arch in ("convnet-d1-w4-instance", "convnet-d1-w4-batch"):
+            problem = make_problem(arch=arch)
+            plain, masked = (
+                run(DistributionMatching(steps=3, mask_shallow=share), problem).images for share in (None, 0.9)
+            )
+            assert plain is not None
+            assert masked is not None
+
+            assert torch.equal(plain, masked)
+
+    def test_other_shares_are_not(self, make_problem: MakeProblem) -> None:
+        """Every tap that is left out changes the images; none left out is the largest loss."""
+        losses = [
+            losses_of(DistributionMatching(steps=1, mask_shallow=share), make_problem())[0]
+            for share in (0.0, 0.25, 0.5, 0.75)
+        ]
+
+        assert losses == sorted(losses, reverse=True)
+        assert len(set(losses)) == 4
+
+    def test_micro_batches_change_nothing_but_rounding(self, make_problem: MakeProblem) -> None:
+        """A whole run over all taps."""
+        base = DistributionMatching(steps=4, mask_shallow=0.0)
+        first, other = (run(m, make_problem()).images for m in (base, dataclasses.replace(base, microbatch=3)))
+
+        torch.testing.assert_close(first, other, rtol=1e-4, atol=1e-5)
+
+    def test_a_net_without_taps_is_refused_before_the_first_step(self, make_problem: MakeProblem) -> None:
+        """Named, with what would do."""
+        with pytest.raises(UsageError, match="net 'MLP' has no taps after single layers, expected a ConvNet"):
+            DistributionMatching(mask_shallow=0.0).prepare(make_problem(arch="mlp"), generator(0))
 
 
 def by_definition(
@@ -178,21 +259,23 @@ class TestRun:
         whole = make_problem()
         equal = torch.cat([(whole.labels == label).nonzero().flatten()[:7] for label in range(3)])
         problem = make_problem(pixels=whole.pixels[equal], labels=whole.labels[equal], ipc=7)
-        plain = dm.apply
-        monkeypatch.setattr(dm, "apply", lambda images, steps: images if images.requires_grad else plain(images, steps))
+        plain = _means.apply
+        monkeypatch.setattr(
+            _means, "apply", lambda images, steps: images if images.requires_grad else plain(images, steps)
+        )
 
         assert max(losses_of(DistributionMatching(steps=25), problem)) > 1e-3
 
     def test_every_step_has_another_net(self, make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch) -> None:
         """Drawn from the generator of the step; frozen and in train mode."""
         nets: list[Net] = []
-        plain = dm._random_net
+        plain = dm.random_net
 
         def spy(*arguments: object) -> Net:
             nets.append(plain(*arguments))  # type: ignore[arg-type]
             return nets[-1]
 
-        monkeypatch.setattr(dm, "_random_net", spy)
+        monkeypatch.setattr(dm, "random_net", spy)
         run(DistributionMatching(steps=3), make_problem())
         weights = [next(net.parameters()) for net in nets]
 
@@ -218,8 +301,12 @@ class TestRun:
             def modules(self) -> object:
                 return self.net.modules()
 
-        random = dm._random_net
-        monkeypatch.setattr(dm, "_random_net", lambda *arguments: Watched(random(*arguments)))
+            def requires_grad_(self, wanted: bool) -> Watched:
+                self.net.requires_grad_(wanted)
+                return self
+
+        random = dm.random_net
+        monkeypatch.setattr(dm, "random_net", lambda *arguments: Watched(random(*arguments)))
         run(DistributionMatching(steps=1, batch_real=6), make_problem(ipc=3))
 
         assert recorded == [(6, False), (3, True)] * 3
@@ -322,13 +409,31 @@ class TestOptions:
     ) -> None:
         """Digits: the flip family is never drawn."""
         drawn: set[str] = set()
-        plain = dm.apply
+        plain = _means.apply
 
         def spy(images: Tensor, steps: tuple[Step, ...]) -> Tensor:
             drawn.update(step.family for step in steps)
             return plain(images, steps)
 
-        monkeypatch.setattr(dm, "apply", spy)
+        monkeypatch.setattr(_means, "apply", spy)
         run(DistributionMatching(steps=40), make_problem(flip=False))
 
         assert {"color", "crop", "cutout", "scale", "rotate"} == drawn
+
+    @pytest.mark.parametrize(
+        ("arch", "rate", "warned"),
+        [
+            ("resnet18-instance", None, True),
+            ("resnet18-batch", 1.0, True),
+            ("resnet18-instance", 0.1, False),
+            ("convnet-d1-w4-instance", None, False),
+        ],
+    )
+    def test_resnet_with_a_large_step_is_warned_of(
+        self, arch: str, rate: float | None, warned: bool, make_problem: MakeProblem
+    ) -> None:
+        """Its published failure is below random selection."""
+        notes = DistributionMatching(lr_images=rate).notes(make_problem(arch=arch))
+
+        assert warned == bool(notes)
+        assert all("lr_images=0.1 or less" in note for note in notes)

@@ -9,6 +9,7 @@ from torch import nn
 from ddlabel import _plugins
 from ddlabel.errors import UsageError
 from ddlabel.nets._net import _split, build, canonical, default_arch, make_norm
+from ddlabel.nets.convnet import mean_pool
 
 COUNTS = [
     ("convnet-d3", 32, 10, 320_010),
@@ -164,3 +165,68 @@ def test_grey_images_of_28_pixels_follow_the_shapes_of_32() -> None:
 def test_every_family_names_its_source(name: str) -> None:
     """Contract of the room."""
     assert any(word in _plugins.summary("nets", name) for word in ("arXiv", "et al.", "DC"))
+
+
+class TestTaps:
+    """Outputs of single layers."""
+
+    @pytest.mark.parametrize(
+        ("name", "count"),
+        [
+            ("convnet-d3-w8", 12),
+            ("convnet-d2-w8-bn-max", 8),
+            ("convnet-d2-w8-none", 6),
+            ("convnet-d2-w8-nopool", 6),
+            ("convnet-d2-w8-none-nopool-swish", 4),
+        ],
+    )
+    def test_a_convnet_gives_one_per_layer_it_has(self, name: str, count: int) -> None:
+        """The last one, flattened, is the embedding; every fourth is the output of a block."""
+        net, images = make(name), torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+        taps = net.taps(images)
+
+        assert count == len(taps)
+        assert torch.equal(taps[-1].flatten(1), net.eval().embed(images) if "bn" not in name else taps[-1].flatten(1))
+        if count == 12:
+            for block, output in enumerate(net.features_by_layer(images)):
+                assert torch.equal(output, taps[4 * block + 3])
+
+    def test_layers_follow_each_other(self) -> None:
+        """Convolution, norm, activation and pooling of the first block, each applied by hand."""
+        net, images = make("convnet-d1-w8"), torch.randn(2, 3, 16, 16)
+        block = net.blocks[0]
+        conv, norm, activation, pooled = net.taps(images)
+
+        assert torch.equal(block.conv(images), conv)
+        assert torch.equal(block.norm(conv), norm)
+        assert torch.equal(norm.clamp(min=0), activation)
+        assert torch.equal(nn.functional.avg_pool2d(activation, 2), pooled)
+
+    @pytest.mark.parametrize("name", ["mlp", "lenet", "resnet18"])
+    def test_other_nets_refuse(self, name: str) -> None:
+        """By name."""
+        with pytest.raises(UsageError, match="has no taps after single layers, expected a ConvNet"):
+            make(name).taps(torch.zeros(1, 3, 16, 16))
+
+
+class TestMeanPool:
+    """A matrix product in place of torch's pooling."""
+
+    @pytest.mark.parametrize("size", [(32, 32), (4, 6), (2, 2), (128, 128), (130, 130), (7, 6), (6, 7)], ids=str)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_values_are_those_of_avg_pool2d_and_gradients_too(self, size: tuple[int, int], dtype: torch.dtype) -> None:
+        """Values to a rounding, odd sizes floored."""
+        maps = torch.randn(2, 3, *size, dtype=dtype, generator=torch.Generator().manual_seed(1), requires_grad=True)
+        ours, theirs = mean_pool(maps), nn.functional.avg_pool2d(maps, 2)
+        torch.testing.assert_close(ours, theirs)
+        weights = torch.randn(ours.shape, dtype=dtype, generator=torch.Generator().manual_seed(2))
+        gradients = [torch.autograd.grad(pooled, maps, weights)[0] for pooled in (ours, theirs)]
+        torch.testing.assert_close(*gradients)
+
+    def test_other_memory_orders_are_kept_working(self) -> None:
+        """Channels last."""
+        maps = torch.randn(2, 3, 8, 8)
+
+        torch.testing.assert_close(
+            mean_pool(maps.to(memory_format=torch.channels_last)), nn.functional.avg_pool2d(maps, 2)
+        )

@@ -30,7 +30,7 @@ NET = "convnet-d1-w4-instance"
 EPOCHS = 4
 QUICK = {
     "steps": 3, "batch_real": 5, "batch_train": 5, "outer": 2, "inner": 2, "syn_steps": 2, "expert_epochs": 1,
-    "min_start_epoch": 0, "max_start_epoch": 2, "current_max_start_epoch": None, "interval": None,
+    "init": "real", "min_start_epoch": 0, "max_start_epoch": 2, "current_max_start_epoch": None, "interval": None,
 }  # fmt: skip
 """Options that make an optimising method finish in a blink, for those that have them."""
 

@@ -1,0 +1,252 @@
+"""Difficulty scores that were made before: in bundles, or as arrays in `.npy` files."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..bundle import Bundle, Section
+from ..curriculum import filtered, parse_filter
+from ..data._dataset import Dataset, Split
+from ..difficulty import canonical_score, check_finite, unknown_score
+from ..errors import BundleError, DataError, UsageError
+from ._scores import ROLE, Difficulty, identity
+
+__all__ = ["filter_training", "find_scores", "open_scores", "read_scores", "score_source"]
+
+NPY = b"\x93NUMPY"
+HOW = "run 'ddlabel train-teacher --scores el2n' on this data"
+SAME = "compute them on the same --data, --size and --validation"
+
+
+def score_source(text: str) -> str | Path:
+    """What `--scores` means: the name of a score to compute, or a file to read.
+
+    A name of a score is never a file: write `./el2n` for a file of that name.
+
+    Raises:
+        UsageError: neither, with the nearest names of scores or files.
+    """
+    name = canonical_score(text)
+    if name is not None:
+        return name
+    path = Path(text)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise UsageError(f"option 'scores' is the folder '{text[:200]}', expected a file", field="scores")
+    if path.suffix or len(path.parts) > 1:
+        near = difflib.get_close_matches(path.name, _siblings(path), n=1, cutoff=0.6)
+        hint = f"did you mean '{path.with_name(near[0])}'?" if near else "scores by name are el2n, grand, loss, ..."
+        raise UsageError(f"option 'scores' is '{text[:200]}', no such file", field="scores", hint=hint)
+    raise unknown_score(text)
+
+
+def open_scores(path: Path) -> Bundle | Path:
+    """A bundle, opened, or the path of an `.npy` file, told by their first bytes.
+
+    Raises:
+        BundleError: neither.
+    """
+    with path.open("rb") as file:
+        if file.read(len(NPY)) == NPY:
+            return path
+    return Bundle.open(path)
+
+
+def read_scores(source: Bundle | Path, dataset: Dataset, *, name: str | None = None) -> Difficulty:
+    """Scores of a training split from a bundle, or from a bundle or `.npy` file by its path.
+
+    An array is either float scores (n,) in the order of the training split, higher is harder; or an order (k, m) of
+    whole numbers, PAD's published form: row c holds the training images of class c, easiest first, for classes of
+    equal size. An image's score is then its place in its row. Nothing is unpickled.
+
+    Args:
+        source: where they are.
+        dataset: what they must be scores of.
+        name: of the score, where a bundle holds several.
+
+    Raises:
+        UsageError: a bundle with several scores and no name.
+        BundleError: no scores, or of other images, naming both sides.
+        DataError: an array of another type or size, of other classes, or with numbers that are not finite.
+    """
+    if isinstance(source, Path):
+        source = open_scores(source)
+    if isinstance(source, Bundle):
+        return _from_bundle(source, dataset, name)
+    array = _load(source)
+    if array.ndim == 1 and array.dtype.kind == "f":
+        kind, values = "file", _checked_values(array, dataset, source)
+    elif array.ndim == 2 and array.dtype.kind in "iu":
+        kind, values = "order", _from_order(torch.from_numpy(array.astype(np.int64)), dataset, source)
+    else:
+        raise DataError(
+            f"{source}: {array.dtype} {list(array.shape)}, expected float scores [n], or an order of whole numbers "
+            f"[classes, images], easiest first",
+            field="scores",
+        )
+    return Difficulty(kind, values, identity(dataset) | {"source": "npy"})
+
+
+def find_scores(bundles: Sequence[Bundle], dataset: Dataset) -> Difficulty:
+    """The scores that teacher bundles hold; the same ones in several bundles count once.
+
+    Raises:
+        UsageError: none, or several different ones.
+        BundleError: of other images.
+    """
+    held = [bundle for bundle in bundles if _sections(bundle)]
+    if not held:
+        names = ", ".join(bundle.name for bundle in bundles)
+        raise UsageError(
+            f"--filter needs difficulty scores, {f'{names} holds none' if names else 'no --teacher was given'}",
+            field="filter",
+            hint="run 'ddlabel train-teacher --experts 0 --scores el2n' and give its bundle by --teacher",
+        )
+    first, *others = [read_scores(bundle, dataset) for bundle in held]
+    for bundle, other in zip(held[1:], others, strict=True):
+        if not torch.equal(first.values, other.values):
+            raise UsageError(
+                f"{held[0].name} and {bundle.name} hold different difficulty scores, expected one",
+                field="filter",
+                hint="give one --teacher with scores",
+            )
+    return first
+
+
+def filter_training(text: str, bundles: Sequence[Bundle], dataset: Dataset, ipc: int) -> tuple[Dataset, Tensor]:
+    """The data set with a part of its training split, by `--filter` (PAD, arXiv:2408.03360, section 4.3).
+
+    Args:
+        text: SIDE:RATIO.
+        bundles: teachers, of which one holds scores.
+        dataset: the whole.
+        ipc: images per class that must be left.
+
+    Returns:
+        The filtered data set, and the places of its training images in the whole training split, (m,) int64.
+
+    Raises:
+        UsageError: a filter that cannot be read; no scores.
+        BundleError: scores of other images.
+        DataError: a class is left with fewer than ipc images.
+    """
+    side, ratio = parse_filter(text)
+    scores, split = find_scores(bundles, dataset), dataset.train
+    kept = filtered(split.labels, scores.values, side, ratio, classes=dataset.info.classes, ipc=ipc)
+    return replace(dataset, train=Split(split.pixels[kept], split.labels[kept])), kept
+
+
+def _sections(bundle: Bundle) -> list[Section]:
+    return [section for section in bundle.sections("scores") if section.role == ROLE]
+
+
+def _from_bundle(bundle: Bundle, dataset: Dataset, name: str | None) -> Difficulty:
+    by_name = {section.name.removeprefix("scores."): section for section in _sections(bundle)}
+    known = ", ".join(by_name) or "none"
+    if not by_name or name not in {None, *by_name}:
+        wanted = f"difficulty scores '{name}'" if name else "difficulty scores"
+        raise BundleError(f"{bundle.name}: no {wanted} (it holds: {known})", field="scores", hint=HOW)
+    if name is None and len(by_name) > 1:
+        raise UsageError(
+            f"{bundle.name} holds the difficulty scores {known}, expected one",
+            field="scores",
+            hint="keep one section in the bundle",
+        )
+    chosen = name or next(iter(by_name))
+    section = bundle.section(by_name[chosen].name)
+    _check_identity(bundle, section, dataset)
+    values = bundle.tensor(section.name) if section.name in section.tensors else torch.empty(0)
+    if tuple(values.shape) != (len(dataset.train),) or not values.is_floating_point():
+        raise BundleError(
+            f"{bundle.name}: '{section.name}' is {values.dtype} {list(values.shape)}, expected floats "
+            f"[{len(dataset.train)}], one per training image",
+            field=section.name,
+        )
+    check_finite(values, f"{bundle.name}: '{section.name}'")
+    return Difficulty(chosen, values.float(), section.parameters)
+
+
+def _check_identity(bundle: Bundle, section: Section, dataset: Dataset) -> None:
+    ours, theirs = identity(dataset), section.parameters
+    words = {
+        "fingerprint": "training data",
+        "validation": "held-out share",
+        "images": "training images",
+        "split": "order of training images",
+    }
+    for key, word in words.items():
+        if key not in theirs:
+            raise BundleError(
+                f"{bundle.name}: section '{section.name}' does not say its {word} ('{key}')", field=section.name
+            )
+        if theirs[key] != ours[key]:
+            raise BundleError(
+                f"{bundle.name}: '{section.name}' has {word} {_short(theirs[key])}, the data set "
+                f"'{dataset.info.name}' has {_short(ours[key])}",
+                field=key,
+                hint=SAME,
+            )
+
+
+def _load(path: Path) -> np.ndarray[Any, Any]:
+    try:
+        return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"{path}: not a readable .npy array of numbers", field="scores") from error
+
+
+def _checked_values(array: np.ndarray[Any, Any], dataset: Dataset, path: Path) -> Tensor:
+    if len(array) != len(dataset.train):
+        raise DataError(
+            f"{path}: {len(array)} scores, the data set '{dataset.info.name}' has {len(dataset.train)} training images",
+            field="scores",
+            hint="--validation 0 keeps all images in the training split",
+        )
+    values = torch.from_numpy(array.astype(np.float64)).float()
+    check_finite(values, str(path))
+    return values
+
+
+def _from_order(rows: Tensor, dataset: Dataset, path: Path) -> Tensor:
+    """The place of every image in the row of its class, (n,) float32."""
+    labels, classes = dataset.train.labels, len(dataset.info.classes)
+    counts = torch.bincount(labels, minlength=classes).tolist()
+    if len(rows) != classes or any(count != rows.shape[1] for count in counts):
+        sizes = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+        raise DataError(
+            f"{path}: an order of {len(rows)} classes of {rows.shape[1]} images, the data '{dataset.info.name}' has "
+            f"{classes} classes of {sizes} training images",
+            field="scores",
+            hint="--validation 0 keeps all images in the training split; for unequal classes give scores [n]",
+        )
+    values = torch.empty(len(labels))
+    for label, row in enumerate(rows):
+        members = (labels == label).nonzero().flatten()
+        if not torch.equal(row.sort().values, members):
+            raise DataError(
+                f"{path}: row {label} is not the training images of class '{dataset.info.classes[label]}', each once",
+                field="scores",
+                hint="rows are in the order of the classes, entries are places in the training split, easiest first",
+            )
+        values[row] = torch.arange(len(row), dtype=values.dtype)
+    return values
+
+
+def _siblings(path: Path) -> list[str]:
+    try:
+        return sorted(item.name for item in path.parent.iterdir())
+    except OSError:
+        return []
+
+
+def _short(value: Any) -> str:
+    return str(value)[:12]

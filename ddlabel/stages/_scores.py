@@ -1,0 +1,286 @@
+"""Difficulty of a training split: computed by nets trained for it, kept in bundles, read from bundles and arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .. import seeding
+from ..augment._augment import build as build_augmentation
+from ..bundle import NewSection
+from ..data._dataset import Dataset, Split
+from ..difficulty import FORGETTING, SCORES, agreement, check_finite, forgetting
+from ..errors import DivergedError
+from ..events import Event, OnEvent
+from ..losses._loss import Loss, Targets
+from ..losses.ce import CrossEntropy
+from ..nets._flops import TRAINING_STEP, forward_flops
+from ..nets._net import Net, build, canonical, default_arch
+from ..options import opt
+from ..space import Space
+from ..teachers import Checkpoint, checkpoint_section
+from ..training import TEST_BATCH, Recipe, accuracy, minibatches, train
+
+__all__ = ["ROLE", "Difficulty", "ScoreOptions", "Scored", "identity", "score_training_split", "scoring_recipe"]
+
+ROLE = "difficulty"
+SMALLEST_RESNET_PX = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions:
+    """How `--scores NAME` computes difficulty."""
+
+    score_nets: int = opt(10, "nets whose scores are averaged, each from its own seed", min=1, max=1000)
+    score_epoch: int = opt(10, "epochs that each of them is trained", min=1, max=10_000)
+    score_arch: str | None = opt(
+        None, "their net; auto is resnet18 with batch norm, below 16 px the ConvNet that suits the images"
+    )
+    score_lr: float = opt(0.1, "their learning rate at the start; a cosine takes it to 0", above=0)
+
+    def arch(self, side: int) -> str:
+        """The full name of the net for images of a side in pixels.
+
+        Raises:
+            UsageError: an unknown net.
+        """
+        suits = "resnet18-batch" if side >= SMALLEST_RESNET_PX else default_arch(side)
+        return canonical(self.score_arch or suits)
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """Scores of a training split."""
+
+    name: str
+    """Of the score, or `file` and `order` for arrays of one's own."""
+    values: Tensor
+    """(n,) float32 in the order of the training split, higher is harder."""
+    parameters: Mapping[str, Any]
+    """How they were made and of which images."""
+
+    def section(self) -> NewSection:
+        """They as section `scores.<name>`."""
+        name = f"scores.{self.name}"
+        return NewSection(name, "scores", {name: self.values}, role=ROLE, parameters=dict(self.parameters))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What computing scores gives."""
+
+    difficulty: Difficulty
+    checkpoints: tuple[NewSection, ...]
+    """The scoring nets as `teacher.<member>.<epoch>`, where they were to be kept."""
+    flops: int
+
+
+def scoring_recipe(options: ScoreOptions) -> Recipe:
+    """SGD with momentum 0.9 and decay 5e-4, batch 128, cosine, crop and flip.
+
+    Differs from the authors' code in: DeepCore's momentum is Nesterov's, this loop has none; it augments nothing and
+    keeps the rate constant, which scores a net that is not yet settled.
+    """
+    return Recipe(
+        optimizer="sgd",
+        lr=options.score_lr,
+        momentum=0.9,
+        weight_decay=5e-4,
+        schedule="cosine",
+        epochs=options.score_epoch,
+        batch=128,
+        augment="crop-flip",
+    )
+
+
+def identity(dataset: Dataset) -> dict[str, Any]:
+    """Which images scores are of: the data set, the share held out, and the training images in their order."""
+    split = dataset.train
+    digest = hashlib.sha256(split.labels.numpy().tobytes())
+    for chunk in split.pixels.split(4096):
+        digest.update(chunk.contiguous().numpy())
+    return {
+        "fingerprint": dataset.fingerprint,
+        "validation": dataset.validation_fraction,
+        "images": len(split),
+        "split": digest.hexdigest(),
+    }
+
+
+def score_training_split(
+    name: str,
+    options: ScoreOptions,
+    dataset: Dataset,
+    space: Space,
+    *,
+    seed: int,
+    device: torch.device,
+    keep_nets: bool,
+    on_event: OnEvent,
+) -> Scored:
+    """Train a few nets and let them say how hard every training image is (PAD, arXiv:2408.03360, section 3.2).
+
+    Images are scored as they are, by nets in eval mode; `forgetting` counts over the epochs of the training, on its
+    batches, as its authors do. The mean over nets is of scores, in float64.
+
+    Args:
+        name: of `difficulty.SCORES`, or `forgetting`.
+        options: how many nets, their architecture, their epochs.
+        dataset: its training split is scored.
+        space: what the nets see.
+        seed: of the streams `("scores", member, ...)`.
+        device: where the nets are trained.
+        keep_nets: also return them as checkpoints.
+        on_event: told of progress.
+
+    Raises:
+        UsageError: a net that does not fit the images.
+        DivergedError: a net became non-finite.
+
+    Differs from the authors' code in: the paper says EL2N, the published orders are GraNd of DeepCore; both are
+    offered, with 10 nets after 10 epochs, which the paper does not state.
+    """
+    job = _Job(name, options, dataset, space, seed, device, options.arch(dataset.info.height), on_event)
+    values, kept, accuracies = [], [], []
+    for member in range(options.score_nets):
+        net, scores = _score_by_one(job, member)
+        said = _accuracies(net, dataset, space)
+        values.append(scores)
+        accuracies.append(said)
+        told = ", ".join(f"{key} {value:.1%}" for key, value in said.items() if value is not None)
+        on_event(Event(phase="scores", message=f"scoring net {member + 1} of {options.score_nets}: {told}"))
+        if keep_nets:
+            section = f"teacher.{member}.{options.score_epoch}"
+            checkpoint = Checkpoint(section, member, options.score_epoch, job.arch, said)
+            kept.append(checkpoint_section(net.cpu(), checkpoint, seed=seed))
+    parameters = identity(dataset) | {
+        "nets": options.score_nets,
+        "epoch": options.score_epoch,
+        "arch": job.arch,
+        "lr": options.score_lr,
+        "seed": seed,
+        "accuracy": {key: _mean([said[key] for said in accuracies]) for key in accuracies[0]},
+        "agreement": _halves(values, dataset),
+    }
+    mean = torch.stack(values).mean(dim=0)
+    check_finite(mean, f"scores '{name}'")
+    return Scored(Difficulty(name, mean.float(), parameters), tuple(kept), _flops(job))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything that does not change from net to net."""
+
+    name: str
+    options: ScoreOptions
+    dataset: Dataset
+    space: Space
+    seed: int
+    device: torch.device
+    arch: str
+    on_event: OnEvent
+
+
+def _score_by_one(job: _Job, member: int) -> tuple[Net, Tensor]:
+    """A trained net and its scores (n,) float64."""
+    info, split = job.dataset.info, job.dataset.train
+    recipe = scoring_recipe(job.options)
+    net = build(
+        job.arch,
+        channels=info.channels,
+        size=info.height,
+        classes=len(info.classes),
+        generator=seeding.generator(job.seed, "scores", member, "init"),
+    ).to(job.device)
+    loss: Loss = _Remembering(split.labels.to(job.device)) if job.name == FORGETTING else CrossEntropy()
+    targets = torch.arange(len(split)) if job.name == FORGETTING else split.labels
+    try:
+        train(
+            net,
+            minibatches(split.pixels, targets, batch=recipe.batch, space=job.space, device=job.device),
+            recipe,
+            loss,
+            build_augmentation(recipe.augment, flip=info.flip),
+            seed=job.seed,
+            seed_path=("scores", member),
+            on_event=lambda event: job.on_event(
+                replace(event, phase=f"scoring net {member + 1} of {job.options.score_nets}")
+            ),
+        )
+    except DivergedError as error:
+        hint = f"lower --set score_lr (now {job.options.score_lr:g})"
+        raise DivergedError(f"scoring net {member + 1}: {error.message}", field="score_lr", hint=hint) from error
+    if isinstance(loss, _Remembering):
+        return net, forgetting(torch.stack(loss.correct).cpu())
+    return net, _scores(net, split, job.space, job.name)
+
+
+class _Remembering:
+    """Cross-entropy that keeps whether each image was right when its batch was seen, before the step.
+
+    The targets' classes are the images' numbers, so that a batch says which images it holds.
+    """
+
+    def __init__(self, labels: Tensor) -> None:
+        self.labels = labels
+        self.correct: list[Tensor] = []
+        """One row (n,) bool per epoch."""
+
+    def at_epoch(self, epoch: int) -> Loss:
+        """Open the row of an epoch."""
+        del epoch
+        self.correct.append(torch.zeros_like(self.labels, dtype=torch.bool))
+        return self
+
+    def __call__(self, logits: Tensor, targets: Targets) -> Tensor:
+        """Mean over the batch."""
+        labels = self.labels[targets.hard]
+        self.correct[-1][targets.hard] = logits.detach().argmax(dim=1) == labels
+        return functional.cross_entropy(logits, labels)
+
+
+@torch.inference_mode()
+def _scores(net: Net, split: Split, space: Space, name: str) -> Tensor:
+    """Batch by batch on the net's device: (n,) float64 on the CPU."""
+    device = next(net.parameters()).device
+    parts = []
+    for pixels, labels in zip(split.pixels.split(TEST_BATCH), split.labels.split(TEST_BATCH), strict=True):
+        features = net.embed(space.encode(pixels.to(device)))
+        logits = net.classify(features)
+        parts.append(SCORES[name](logits.cpu(), labels.cpu(), features.cpu()))
+    return torch.cat(parts)
+
+
+def _accuracies(net: Net, dataset: Dataset, space: Space) -> dict[str, float | None]:
+    splits = (("validation", dataset.validation), ("test", dataset.test))
+    return {
+        name: accuracy(net, split.pixels, split.labels, space=space) if len(split) else None for name, split in splits
+    }
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def _halves(values: list[Tensor], dataset: Dataset) -> float | None:
+    """How far two halves of the nets agree on the order; None for one net."""
+    if len(values) < 2:
+        return None
+    first, second = (torch.stack(values[start::2]).mean(dim=0) for start in (0, 1))
+    return agreement(first, second, dataset.train.labels, len(dataset.info.classes))
+
+
+def _flops(job: _Job) -> int:
+    """Of training and scoring, by the rule of `forward_flops`."""
+    info = job.dataset.info
+    forward = forward_flops(job.arch, channels=info.channels, size=info.height, classes=len(info.classes))
+    passes = TRAINING_STEP * job.options.score_epoch + (job.name != FORGETTING)
+    return forward * passes * len(job.dataset.train) * job.options.score_nets
