@@ -258,7 +258,7 @@ class TrajectoryMatching:
 
     def _move_lr(self, state: State, matched: Matched, rate: float, counts: Tensor) -> State:
         """One step on the student's step size (or its logarithm), kept within its limits."""
-        gradient = matched.lr.detach().double() * (rate if self.lr_param == "log" else 1.0)
+        gradient = matched.lr.detach().float() * (rate if self.lr_param == "log" else 1.0)
         velocity = self.momentum * state["lr_velocity"] + gradient.to(state["lr_velocity"].device)
         value = state["lr"] - self.lr_lr * velocity
         limits = [None if limit is None else self._as_parameter(limit) for limit in (self.syn_lr_min, self.syn_lr_max)]
