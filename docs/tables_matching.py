@@ -41,8 +41,8 @@ def origin(bundle: Bundle) -> str:
     data, evaluation, entry = bundle.manifest.data or {}, bundle.manifest.evaluations[-1], bundle.manifest.history[-1]
     result, host = evaluation["results"][0], entry["host"]
     return (
-        f"`{data['name']}`, {data['train_images']:,} training images of which {data['validation']['fraction']:.0%} held "
-        f"out; students {result['arch']}, {result['recipe']['epochs']} epochs, seeds "
+        f"`{data['name']}`, {data['train_images']:,} training images of which {data['validation']['fraction']:.0%} "
+        f"held out; students {result['arch']}, {result['recipe']['epochs']} epochs, seeds "
         f"{', '.join(map(str, evaluation['seeds']))}; {host['device']}, {host['threads']} thread(s), torch "
         f"{host['versions']['torch']}.\n"
     )
