@@ -19,7 +19,16 @@ from typing import BinaryIO
 
 from .errors import BundleError, ResourceError, UsageError
 
-__all__ = ["FileSystem", "OutputFile", "atomic_output", "check_output", "open_input", "scratch", "stdin_stream"]
+__all__ = [
+    "FileSystem",
+    "OutputFile",
+    "atomic_output",
+    "check_output",
+    "open_input",
+    "remove_output",
+    "scratch",
+    "stdin_stream",
+]
 
 CHUNK_BYTES = 16 * 2**20
 """Largest single write, so that a signal is noticed between two of them."""
@@ -152,6 +161,21 @@ def check_output(path: str, *, force: bool, inputs: Sequence[str] = ()) -> None:
         raise _exists(path)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ResourceError(f"output '{path}': folder '{folder}' is not writable", field="output")
+
+
+def remove_output(path: str) -> None:
+    """Remove a file that `atomic_output` wrote, if there is one, and what killed writers of it left.
+
+    Raises:
+        ResourceError: it cannot be removed.
+    """
+    _remove_stale(*os.path.split(os.path.realpath(path)))
+    try:
+        current.unlink(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ResourceError(f"{path}: cannot be removed ({error.strerror})") from error
 
 
 def open_input(path: str | os.PathLike[str]) -> BinaryIO:

@@ -25,7 +25,7 @@ def print_bundle(bundle: Bundle, *, verified: bool) -> None:
     out = console()
     manifest = bundle.manifest
     out.print(_headline(bundle, verified), style="bold", overflow="fold")
-    for line in _facts(manifest):
+    for line in [*_facts(manifest), *_progress(bundle)]:
         out.print("  " + printable(line), overflow="fold")
     out.print(plain_table("", *_byte_table(manifest)))
     for line in _costs(manifest.storage):
@@ -67,6 +67,15 @@ def _facts(manifest: Manifest) -> list[str]:
     if manifest.requires:
         lines.append("requires: " + ", ".join(manifest.requires))
     return lines
+
+
+def _progress(bundle: Bundle) -> list[str]:
+    """How far an unfinished run is."""
+    if bundle.kind != "partial" or not bundle.has("state.progress"):
+        return []
+    said, entry = bundle.section("state.progress").parameters, bundle.manifest.history[-1]
+    done = f"{said.get('done', '?')} of {said.get('total', '?')} {said.get('unit', 'steps')} done"
+    return [f"unfinished: {entry['stage']}, {done}; its command continues it with --resume"]
 
 
 def _byte_table(manifest: Manifest) -> tuple[list[tuple[str, str]], list[tuple[str, ...]]]:

@@ -16,7 +16,17 @@ import typer
 from ..errors import UsageError, suggest
 from ..options import OptionDoc, build, describe, opt, parse_assignments
 
-__all__ = ["Command", "Invocation", "Output", "ReaderGone", "Talk", "known_options", "register", "split_unknown"]
+__all__ = [
+    "Command",
+    "Invocation",
+    "Output",
+    "ReaderGone",
+    "Resume",
+    "Talk",
+    "known_options",
+    "register",
+    "split_unknown",
+]
 
 _SHORT = {"output": "-o", "quiet": "-q", "verbose": "-v"}
 _FILES = {"output", "grid_file"}
@@ -39,6 +49,15 @@ class Output:
     output: str | None = opt(None, "file to write, or - for stdout")
     force: bool = opt(False, "overwrite an existing output")
     no_fsync: bool = opt(False, "do not wait for the disk: faster, but a power cut may lose the file")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resume:
+    """Whether to go on with what an earlier run left; for stages that keep their state."""
+
+    resume: bool = opt(
+        False, "continue from OUTPUT.partial, the state that an unfinished run of the same command left there"
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

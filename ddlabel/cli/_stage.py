@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..events import Event
-from ._options import Invocation, Output, Talk
+from ._options import Invocation, Output, Resume, Talk
 from ._report import Reporter, print_json, say
+from ._resume import PartialFile, check_partial, partial_name
 from ._signals import Interrupts, listening
 
 if TYPE_CHECKING:
@@ -48,12 +50,14 @@ def run_stage(
         output_optional: the stage has something to say without writing a file.
         show: prints the result on stdout; the default prints one line on stderr.
     """
-    talk, output = invocation.record(Talk), invocation.record(Output)
+    talk, output, resume = invocation.record(Talk), invocation.record(Output), invocation.record(Resume)
     settings = invocation.settings()
     if "recipe" in invocation.texts:
         invocation, settings = _follow_recipe(invocation, settings)
     record = invocation.record(config)
     _check_files(invocation, output, output_optional)
+    if output is not None and Resume in invocation.command.records:
+        invocation.attempt(lambda: check_partial(output, resume))
     if record is not None:
         invocation.attempt(lambda: _check_names(options(record)))
     invocation.fail_if_any()
@@ -67,11 +71,16 @@ def run_stage(
             for name, option in BUNDLES.items()
             if name in run.__annotations__
         }
-        result = _compute(
-            run, bundles, record, settings, more, Reporter(quiet=talk.quiet, verbose=talk.verbose), interrupts
-        )
-        if output.output is not None:
-            result.save(output.output, force=output.force, durable=not output.no_fsync)
+        name = partial_name(output.output) if "progress" in run.__annotations__ else None
+        partial = None if name is None else PartialFile(name, output, resume, talk)
+        reporter = Reporter(quiet=talk.quiet, verbose=talk.verbose)
+        with contextlib.nullcontext() if partial is None else partial.keeping():
+            follow = {} if partial is None else {"progress": partial.progress}
+            result = _compute(run, bundles, record, settings, {**more, **follow}, reporter, interrupts)
+            if output.output is not None:
+                result.save(output.output, force=output.force, durable=not output.no_fsync)
+        if partial is not None:
+            partial.remove()
     if talk.json:
         print_json(invocation.command.name, _summary(result, output.output))
     elif show is not None and output.output != "-":
@@ -142,7 +151,7 @@ def _compute(
     bundles: Sequence[Bundle],
     config: Any,
     settings: Mapping[str, str],
-    more: Mapping[str, Sequence[Bundle]],
+    more: Mapping[str, Any],
     reporter: Reporter,
     interrupts: Interrupts,
 ) -> Bundle:

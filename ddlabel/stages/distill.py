@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,8 @@ from .. import _plugins
 from ..bundle import Bundle, NewSection
 from ..config import DistillConfig
 from ..curriculum import parse_filter
-from ..data._dataset import Dataset, load
-from ..distill._method import Distilled, Problem
+from ..data._dataset import Dataset, Split, load
+from ..distill._method import Distilled, Problem, State
 from ..distill._method import run as run_method
 from ..distilled import hard_section, image_section
 from ..errors import BundleError, UsageError
@@ -26,6 +26,8 @@ from ..preprocess import data_of, describe_space, space_sections
 from ..space import Space
 from ..teachers import Teacher
 from ..trajectories import Trajectories
+from ._estimate import check_memory
+from ._partial import Progress, Task, state_section
 from ._score_files import filter_training
 from ._stage import Clock, computing, fit_space, redact
 
@@ -38,6 +40,7 @@ def run(
     *,
     teachers: Sequence[Bundle] = (),
     on_event: OnEvent = ignore,
+    progress: Progress | None = None,
 ) -> Bundle:
     """Make a distilled bundle from real data.
 
@@ -46,6 +49,7 @@ def run(
         settings: the method's own options (`--set`), as texts or typed values.
         teachers: teacher bundles, for methods that need features or trajectories.
         on_event: told of progress.
+        progress: where states go, and one to continue from; the result has the same bits either way.
 
     Returns:
         A bundle of kind `distilled` with sections `images`, `labels.hard`, what the input space needs,
@@ -53,10 +57,11 @@ def run(
         `labels.soft` (logits) when it learns them.
 
     Raises:
-        UsageError: unknown method or options, a teacher missing or too many.
-        BundleError: a teacher of other classes, image shape or space.
+        UsageError: unknown method or options, a teacher missing or too many, a state of other options.
+        BundleError: a teacher of other classes, image shape or space, a damaged state or one of other data.
         DataError: unusable data, or a class with fewer than `ipc` images.
         DivergedError: a loss or an image became non-finite.
+        ResourceError: more memory is needed than is free, naming the options to lower.
     """
     check(config)
     (method,) = build_many([_method_class(config, settings or {})], _settings(config, settings or {}))
@@ -74,7 +79,11 @@ def run(
         if config.filter is not None:
             pool, kept = filter_training(config.filter, teachers, dataset, config.ipc)
         problem = _problem(config, pool, space, teacher, trajectories, clock)
-        distilled = run_method(method, problem, on_event=on_event)
+        check_memory(method, problem, on_event)
+        clock, start, reached = _follow(
+            progress or Progress(), config, method, problem, dataset, clock, teachers, on_event
+        )
+        distilled = run_method(method, problem, start=start, on_event=on_event, on_checkpoint=reached)
         if kept is not None and distilled.indices is not None:
             distilled = dataclasses.replace(distilled, indices=kept[distilled.indices])
         return _bundle(config, method, problem, distilled, dataset, clock, teachers)
@@ -84,6 +93,45 @@ def _method_class(config: DistillConfig, settings: Mapping[str, Any]) -> type[An
     """The method's options; a method around another one has those of both (`glad`)."""
     method: type[Any] = _plugins.load("distill", config.method, "METHOD")
     return method.for_settings(settings) if hasattr(method, "for_settings") else method
+
+
+def _follow(
+    progress: Progress,
+    config: DistillConfig,
+    method: Any,
+    problem: Problem,
+    dataset: Dataset,
+    clock: Clock,
+    teachers: Sequence[Bundle],
+    on_event: OnEvent,
+) -> tuple[Clock, tuple[int, State] | None, Callable[[int, State], None]]:
+    """The clock and the state to continue with, and what takes the states on the way."""
+    task, saved = progress.begin(
+        Task(
+            clock=clock,
+            stage="distill",
+            config=_effective(config, method, problem),
+            seed=config.seed,
+            inputs=teachers,
+            data=dataset.manifest() | {"space": describe_space(problem.space)},
+            splits={"training images": Split(problem.pixels, problem.labels)},
+        ),
+        on_event,
+    )
+    total = method.total_steps(problem)
+
+    def reached(done: int, state: State) -> None:
+        progress.reached(done, total, lambda: [state_section("state.method", state)])
+
+    start = None if saved is None else (saved.done, saved.state("state.method"))
+    return task.clock, start, reached
+
+
+def _effective(config: DistillConfig, method: Any, problem: Problem) -> dict[str, Any]:
+    """The options that were followed, without paths, and what a method adds to them."""
+    more = method.record(problem) if hasattr(method, "record") else {}
+    own = {"data": redact(config.data), "arch": problem.arch, "options": as_dict(method)}
+    return as_dict(config) | own | more
 
 
 def _settings(config: DistillConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,10 +198,9 @@ def _bundle(
     if distilled.indices is not None:
         indices = {"scores.selection.indices": distilled.indices.to(torch.int32)}
         sections.append(NewSection("scores.selection", "scores", indices, role="selection"))
-    more = method.record(problem) if hasattr(method, "record") else {}
     record = clock.record(
         "distill",
-        as_dict(config) | {"data": redact(config.data), "arch": problem.arch, "options": as_dict(method)} | more,
+        _effective(config, method, problem),
         seed=config.seed,
         inputs=teachers,
         metrics=metrics | dict(distilled.metrics),

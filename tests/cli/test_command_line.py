@@ -221,7 +221,7 @@ def long_run(files, tmp_path: Path, prepare=default_signals):
     ids=["interrupt", "terminate", "hang-up"],
 )  # fmt: skip
 def test_fault_110_signals_stop_at_a_safe_point(files, tmp_path: Path, number: int, code: int) -> None:
-    """The exit code names the signal; no output and no temporary file is left."""
+    """The exit code names the signal; no output and no temporary file is left, at most the state of the run."""
     process = long_run(files, tmp_path)
     process.send_signal(number)
     _out, err = process.communicate(timeout=60)
@@ -229,7 +229,7 @@ def test_fault_110_signals_stop_at_a_safe_point(files, tmp_path: Path, number: i
     assert code == process.returncode
     assert b"Traceback" not in err
     assert b"interrupted" in err
-    assert [] == list(tmp_path.iterdir())
+    assert {path.name for path in tmp_path.iterdir()} <= {"x.ddset.partial"}
 
 
 def test_fault_111_an_ignored_interrupt_stays_ignored(files, tmp_path: Path) -> None:

@@ -1,0 +1,117 @@
+"""`OUTPUT.partial`: the state of a stage that is not finished, kept beside its output until that is written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ..errors import (
+    DdlabelError,
+    DivergedError,
+    InterruptedRunError,
+    UsageError,
+)
+from ..fsio import remove_output
+from ._options import Output, Resume, Talk
+from ._report import say
+
+if TYPE_CHECKING:
+    from ..bundle import Bundle
+    from ..stages._partial import Progress
+
+__all__ = ["PartialFile", "check_partial", "partial_name"]
+
+SUFFIX = ".partial"
+
+
+def partial_name(output: str | None) -> str | None:
+    """The file that keeps the state of a run; None where the output is a pipe, a device or nothing."""
+    if output is None or output == "-":
+        return None
+    resolved = os.path.realpath(output)
+    if os.path.exists(resolved) and not os.path.isfile(resolved):
+        return None
+    return output + SUFFIX
+
+
+def check_partial(output: Output, resume: Resume) -> None:
+    """Refuse a state in the way, and a wish to continue that cannot be granted.
+
+    Raises:
+        UsageError: there is a state and neither `--resume` nor `--force`; an output that keeps no state.
+    """
+    name = partial_name(output.output)
+    if name is None:
+        if resume.resume and output.output is not None:
+            raise UsageError(
+                f"option 'resume' needs a file to continue, '{output.output}' keeps no state", field="resume"
+            )
+        return
+    if os.path.isdir(name):
+        raise UsageError(f"'{name}' is a folder, expected to keep the state of the run there", field="output")
+    if os.path.lexists(name) and not resume.resume and not output.force:
+        raise UsageError(
+            f"'{name}' holds the state of an unfinished run",
+            field="resume",
+            hint="use --resume to continue it, or --force to start over",
+        )
+
+
+class PartialFile:
+    """Connects the progress of one stage with its file."""
+
+    def __init__(self, name: str, output: Output, resume: Resume, talk: Talk) -> None:
+        from ..bundle import Bundle
+        from ..stages._partial import Progress
+
+        self.name = name
+        self._durable = not output.no_fsync
+        self._quiet = talk.quiet
+        found = os.path.lexists(name)
+        if resume.resume and not found and not self._quiet:
+            say(f"no {name}, starting from the beginning")
+        self.progress: Progress = Progress(
+            saved=Bundle.open(name) if resume.resume and found else None,
+            save=self._save,
+            discard=self.remove,
+            free_bytes=shutil.disk_usage(os.path.dirname(os.path.realpath(name))).free,
+        )
+
+    @contextlib.contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Whatever stops the run inside, its newest state is kept first, and the user told where."""
+        try:
+            yield
+        except BaseException as error:
+            note = self._keep()
+            if note and isinstance(error, InterruptedRunError):
+                raise InterruptedRunError(
+                    error.signum, f"{error.message}; {note}", hint="run the same command with --resume to continue"
+                ) from error
+            if note and not self._quiet:
+                advice = "--force starts over" if isinstance(error, DivergedError) else "--resume continues"
+                say(f"{note}; {advice}")
+            raise
+
+    def remove(self) -> None:
+        """Take the file away, if there is one."""
+        remove_output(self.name)
+
+    def _save(self, bundle: Bundle) -> None:
+        bundle.save(self.name, force=True, durable=self._durable)
+
+    def _keep(self) -> str | None:
+        failed = ""
+        try:
+            self.progress.keep()
+        except InterruptedRunError:
+            raise
+        except (DdlabelError, MemoryError) as error:
+            failed = f"the newest state could not be kept ({error or 'out of memory'})"
+        if self.progress.kept is None:
+            return failed or None
+        done, total, unit = self.progress.kept
+        return f"{failed}{failed and '; '}the state after {done} of {total} {unit} is in {self.name}"

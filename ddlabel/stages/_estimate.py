@@ -1,0 +1,98 @@
+"""What a stage will need, said before it starts; what cannot fit is refused with the options to lower."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..distill._method import Problem
+from ..errors import ResourceError
+from ..events import Event, OnEvent
+from ..memory import free_memory
+
+__all__ = ["check_disk", "check_memory", "readable", "refuse_beyond"]
+
+FLOAT_BYTES = 4
+
+
+def check_memory(method: Any, problem: Problem, on_event: OnEvent) -> None:
+    """Compare what a method says it needs with what is free.
+
+    A method may have `memory(problem)`, its peak in bytes beside the data set, and `memory_knobs`, names of its
+    options that lower it. Of a method that says nothing, nothing is said.
+
+    Raises:
+        ResourceError: it needs more than is free.
+    """
+    estimate = getattr(method, "memory", None)
+    if estimate is None:
+        return
+    images = len(problem.classes) * problem.ipc * problem.pixels[0].numel()
+    needed = int(estimate(problem)) + (FLOAT_BYTES + 1) * images
+    knobs = [f"--set {name} (now {_value(method, name)})" for name in getattr(method, "memory_knobs", ())]
+    refuse_beyond(
+        needed,
+        free_memory(problem.device),
+        [*knobs, f"--ipc (now {problem.ipc})", f"the width of --arch (now {problem.arch})"],
+        problem.device,
+        on_event,
+        beside=problem.pixels.nbytes,
+    )
+
+
+def refuse_beyond(
+    needed: int, free: int | None, knobs: Sequence[str], device: torch.device, on_event: OnEvent, *, beside: int = 0
+) -> None:
+    """Say what is needed and what is free.
+
+    Args:
+        needed: bytes that are still to be allocated.
+        free: bytes, or None when unknown.
+        knobs: what to lower, as typed.
+        device: whose memory it is.
+        on_event: told of both numbers.
+        beside: bytes of the data set, which is there already.
+
+    Raises:
+        ResourceError: more is needed than is free.
+    """
+    known = "what is free is not known" if free is None else f"{readable(free)} is free"
+    also = f" beside the data set's {readable(beside)}" if beside else ""
+    said = f"needs about {readable(needed)} of memory on '{device.type}'{also}; {known}"
+    if free is not None and needed > free:
+        raise ResourceError(said, field="memory", hint=f"lower {' or '.join(knobs)}")
+    on_event(Event(phase="memory", message=said))
+
+
+def check_disk(needed: int, free: int | None, what: str, hint: str) -> None:
+    """Refuse a result that the disk has no room for; `free` is None when unknown.
+
+    Raises:
+        ResourceError: it does not fit.
+    """
+    if free is not None and needed > free:
+        raise ResourceError(
+            f"{what} needs about {readable(needed)} of disk, {readable(free)} is free", field="output", hint=hint
+        )
+
+
+def readable(count: float) -> str:
+    """Bytes with a binary unit.
+
+    >>> readable(512), readable(3 * 2**30)
+    ('512 B', '3.0 GiB')
+    """
+    if count < 1024:
+        return f"{count:.0f} B"
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        count /= 1024
+        if count < 1024 or unit == "TiB":
+            break
+    return f"{count:.1f} {unit}"
+
+
+def _value(method: Any, name: str) -> Any:
+    value = getattr(method, name, None)
+    return "auto" if value is None else value
