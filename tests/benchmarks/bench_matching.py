@@ -2,7 +2,8 @@
 
 Run `python tests/benchmarks/bench_matching.py [threads]`. The reference loops keep the graphs of all classes until one
 backward pass, take every batch at once, and use the C library's allocator as it is. Prints the median seconds of each,
-their ratio, GFLOP/s of the convolutions and linear layers, their share of a measured matrix product, and peak MB.
+their ratio (of CPU seconds too, which a busy machine changes less), GFLOP/s of the convolutions and linear layers,
+their share of a measured matrix product, and peak MB.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from ddlabel.seeding import generator
 from ddlabel.space import Space
 
 ROUNDS = 5
-STEPS = 3
+STEPS = 2
 """Steps timed in a process, after one that is not."""
 ARCH = "convnet-d3-w128-instance"
 SIDE, CLASSES, IPC, REAL = 32, 2, 10, 256
@@ -136,19 +137,20 @@ class Ours:
 
 
 def measure(side: str, kind: str, threads: int) -> None:
-    """In a process of its own: seconds of a step, peak MB above what stood before the first one, GFLOP/s of sgemm."""
+    """In a process of its own: seconds and CPU seconds of a step, peak MB above what stood before it, sgemm GFLOP/s."""
     torch.set_num_threads(threads)
     problem = make_problem()
     runner = (Ours if side == "ours" else Reference)(problem, kind)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     runner.step(0)
-    times = []
+    times, cpu_times = [], []
     for index in range(1, STEPS + 1):
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         runner.step(index)
         times.append(time.perf_counter() - start)
+        cpu_times.append(time.process_time() - cpu_start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(statistics.median(times), peak / 1024, sgemm())
+    print(statistics.median(times), statistics.median(cpu_times), peak / 1024, sgemm())
 
 
 def sgemm() -> float:
@@ -162,12 +164,11 @@ def sgemm() -> float:
     return best
 
 
-def fresh(side: str, kind: str, threads: int) -> tuple[float, float, float]:
+def fresh(side: str, kind: str, threads: int) -> tuple[float, ...]:
     """The numbers of `measure`, from a new process."""
     command = [sys.executable, __file__, "measure", side, kind, str(threads)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    seconds, megabytes, gflops = map(float, text.split())
-    return seconds, megabytes, gflops
+    return tuple(map(float, text.split()))
 
 
 def main(threads: int) -> None:
@@ -175,16 +176,19 @@ def main(threads: int) -> None:
     print(f"{ARCH}, {SIDE} px, {CLASSES} classes, ipc {IPC}, {REAL} real images per class, {threads} threads")
     for kind, flops in WORK.items():
         pairs = [(fresh("reference", kind, threads), fresh("ours", kind, threads)) for _round in range(ROUNDS)]
-        peak = max(gflops for pair in pairs for _seconds, _mb, gflops in pair)
+        peak = max(side[3] for pair in pairs for side in pair)
         for name, column in zip(("reference", "ours"), zip(*pairs, strict=True), strict=True):
-            seconds, megabytes, _gflops = (statistics.median(each) for each in zip(*column, strict=True))
+            seconds, cpu, megabytes, _gflops = (statistics.median(each) for each in zip(*column, strict=True))
             rate = flops / seconds / 1e9
             print(
-                f"{kind} {name:9} {seconds:6.3f} s  {rate:5.0f} GFLOP/s  {100 * rate / peak:3.0f} % of {peak:.0f}"
+                f"{kind} {name:9} {seconds:6.3f} s ({cpu:6.3f} s of CPU)"
+                f"  {rate:5.0f} GFLOP/s  {100 * rate / peak:3.0f} % of {peak:.0f}"
                 f"  {megabytes:6.0f} MB"
             )
-        ratios = [theirs[0] / ours[0] for theirs, ours in pairs]
-        print(f"{kind} ratio {statistics.median(ratios):.2f} (least {min(ratios):.2f}, most {max(ratios):.2f})")
+        for what, index in (("seconds", 0), ("CPU seconds", 1)):
+            ratios = [theirs[index] / ours[index] for theirs, ours in pairs]
+            spread = f"least {min(ratios):.2f}, most {max(ratios):.2f}"
+            print(f"{kind} ratio of {what} {statistics.median(ratios):.2f} ({spread})")
 
 
 if __name__ == "__main__":
