@@ -20,7 +20,7 @@ __all__ = [
     "random_net",
 ]
 
-CACHED_BYTES = 4 * 2**20
+CACHED_BYTES = 16 * 2**20
 """Size up to which the largest map of a pass is used while it is still in the cache of a CPU."""
 LEAST_PASS = 8
 """Images per pass below which layers cost more than they do."""

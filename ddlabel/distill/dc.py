@@ -17,6 +17,7 @@ from ..errors import UsageError
 from ..nets._net import Net
 from ..options import opt
 from ._gradients import DISTANCES, class_gradients, match_gradients, matched
+from ._memory import first_order_bytes, net_bytes, real_bytes, second_order_bytes, set_bytes
 from ._method import Distilled, Problem, State
 from ._real import RealBatches, class_labels, first_images, has_batch_norm, images_per_pass, net_on_meta, random_net
 
@@ -114,6 +115,21 @@ class GradientMatching:
             images=problem.canvas.render(state).cpu(),
             metrics={"lr_images": self._rate(problem), "outer": outer, "inner": inner},
         )
+
+    def memory(self, problem: Problem) -> int:
+        """Peak bytes of a step, estimated.
+
+        The images five times, the net and four gradients, a real batch twice, and the largest of three graphs: of a
+        real part, of a distilled part to second order, of a training batch. A graph is taken half as large again for
+        what a backward pass holds besides.
+        """
+        chunk = images_per_pass(problem)
+        real = min(self.batch_real, chunk) * first_order_bytes(problem)
+        distilled = min(problem.ipc, self.microbatch or chunk) * second_order_bytes(problem)
+        training = min(len(problem.classes) * problem.ipc, self.batch_train) * first_order_bytes(problem)
+        trains = loops(problem.ipc, self.outer, self.inner)[0] > 1
+        graph = max(real, distilled, training * trains)
+        return set_bytes(problem) + net_bytes(problem, 4) + real_bytes(problem, self.batch_real) + graph * 3 // 2
 
     def notes(self, problem: Problem) -> tuple[str, ...]:
         """What a user should know before the first step."""

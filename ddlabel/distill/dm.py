@@ -13,6 +13,7 @@ from ..augment._augment import build as build_augmentation
 from ..errors import UsageError
 from ..options import opt
 from ._means import Outputs, deepest, distance_of_means, match_means, mean_outputs
+from ._memory import embedding_bytes, map_bytes, net_bytes, real_bytes, set_bytes
 from ._method import Distilled, Problem, State
 from ._real import RealBatches, class_labels, first_images, has_batch_norm, images_per_pass, net_on_meta, random_net
 
@@ -103,6 +104,22 @@ class DistributionMatching:
             images=problem.canvas.render(state).cpu(),
             metrics={"lr_images": self._rate(problem)},
         )
+
+    def memory(self, problem: Problem) -> int:
+        """Peak bytes of a step, estimated.
+
+        The images five times, the net, a real batch twice, and the larger of the maps of a real part and the graph of
+        a distilled part, half as large again. Batch norm takes all classes at once on both sides.
+        """
+        chunk = images_per_pass(problem)
+        joint = has_batch_norm(net_on_meta(problem))
+        classes = len(problem.classes) if joint else 1
+        own = classes * problem.ipc if joint or problem.ipc <= AT_ONCE else chunk
+        real = classes * self.batch_real if joint else min(chunk, self.batch_real)
+        per_image = embedding_bytes(problem)
+        maps = per_image if self.mask_shallow is not None else map_bytes(problem)
+        work = max(real * maps, min(own, self.microbatch or own) * per_image * 3 // 2)
+        return set_bytes(problem) + net_bytes(problem, 0) + classes * real_bytes(problem, self.batch_real) + work
 
     def notes(self, problem: Problem) -> tuple[str, ...]:
         """What a user should know before the first step."""
