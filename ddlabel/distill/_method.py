@@ -140,7 +140,11 @@ class Distilled:
 
 
 class Method(Protocol):
-    """A frozen dataclass of options with these members; one file, `METHOD` names it."""
+    """A frozen dataclass of options with these members; one file, `METHOD` names it.
+
+    It may also have `notes(problem)`, what a user should know before the first step; `memory(problem)`, the bytes that
+    a step takes at most beside the data set; and `memory_knobs`, names of the options that lower them.
+    """
 
     needs: ClassVar[frozenset[str]]
     """Subset of {"teacher", "trajectories"}: refused before any work."""
@@ -191,6 +195,8 @@ def run(
     if "trajectories" in method.needs and problem.trajectories is None:
         raise UsageError("this method needs trajectories, expected teachers that recorded them", field="teacher")
     total = method.total_steps(problem)
+    for note in getattr(method, "notes", _no_notes)(problem):
+        on_event(Event(phase="distilling", message=note))
     if start is None:
         start = (0, method.prepare(problem, seeding.generator(problem.seed, "distill", "prepare")))
     done, state = start
@@ -203,6 +209,11 @@ def run(
             on_checkpoint(index + 1, state)
         on_event(Event(phase="distilling", done=index + 1, total=total, metrics=metrics))
     return method.finish(problem, state)
+
+
+def _no_notes(problem: Problem) -> tuple[str, ...]:
+    del problem
+    return ()
 
 
 def begin_selection(problem: Problem) -> State:

@@ -18,11 +18,11 @@ from .. import seeding
 from ..augment._augment import Step
 from ..augment._augment import build as build_augmentation
 from ..errors import DivergedError, UsageError
-from ..nets._flops import map_bytes, parameter_count
 from ..nets._net import Net
 from ..nets._net import build as build_net
 from ..options import opt
 from ._initial import initial_images, initial_logits
+from ._memory import net_bytes, second_order_bytes, set_bytes
 from ._method import Distilled, Problem, State, TrajectorySource
 from ._real import class_labels
 from ._rules import balance, check_progress, draw_batches, mask_of, outputs, perturbed, upper_start
@@ -32,8 +32,6 @@ __all__ = ["TrajectoryMatching", "preset"]
 
 MAX_SKIPPED = 20
 """Steps in a row without a finite gradient after which a run has diverged."""
-GRAPH = 5
-"""Bytes of a second-order graph of one image, in bytes of its maps: 3.2 MB for ConvNet-D3 at 32 px."""
 PART = 256
 """Images of a graph when `microbatch` is not given: at most as many, on any device."""
 VECTORS = 8
@@ -119,13 +117,8 @@ class TrajectoryMatching:
         images = len(problem.classes) * problem.ipc
         batch = min(self.batch_syn or images, images)
         at_once = batch * self.syn_steps if self.unroll == "full" else min(batch, self.microbatch or PART)
-        size = {"channels": problem.pixels.shape[1], "size": problem.pixels.shape[2], "classes": len(problem.classes)}
-        kept = (2 if self.inner_momentum else 1) * (self.syn_steps + 1)
-        vectors = VECTORS if self.unroll != "full" else VECTORS + 2 * self.syn_steps
-        parameters = 4 * parameter_count(problem.arch, **size) * (kept + vectors)
-        graph = GRAPH * map_bytes(problem.arch, **size) * at_once
-        copies = 4 * images * problem.pixels[0].numel() * (4 + bool(self.ema))
-        return int(parameters + graph + copies)
+        kept = (self.syn_steps + 1) * (2 if self.inner_momentum or self.unroll == "full" else 1)
+        return net_bytes(problem, kept + VECTORS) + second_order_bytes(problem) * at_once + set_bytes(problem)
 
     def prepare(self, problem: Problem, generator: Generator) -> State:
         """Initial images, step size and, when they are learned, soft labels.
