@@ -45,6 +45,7 @@ class TrajectoryMatching:
     """The options of the family, with MTT's values for CIFAR-10 at 10 images per class."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"trajectories"})
+    memory_knobs: ClassVar[tuple[str, ...]] = ("microbatch", "batch_syn", "syn_steps")
     steps: int = opt(5_000, "outer steps, each of which trains one student", min=1, max=100_000_000)
     syn_steps: int = opt(30, "N: SGD steps of the student in each outer step", min=1, max=100_000)
     expert_epochs: int = opt(2, "M: expert epochs that the student's steps should cover", min=1, max=100_000)
@@ -106,8 +107,6 @@ class TrajectoryMatching:
         """The option `steps`."""
         del problem
         return self.steps
-
-    memory_knobs: ClassVar[tuple[str, ...]] = ("microbatch", "batch_syn", "syn_steps")
 
     def memory(self, problem: Problem) -> int:
         """Peak bytes of a step: the student's parameters after each step, one micro-batch of graph, and the images.
