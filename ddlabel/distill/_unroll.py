@@ -24,7 +24,7 @@ from ._student import Part, Student, mixes_samples, split_draws
 __all__ = ["UNROLLS", "Matched", "Unrolled", "Waypoint", "match"]
 
 UNROLLS = ("adjoint", "full", "tesla")
-CPU_PART = 16
+CPU_PART = 32
 """Images per graph on the CPU: `tests/benchmarks/bench_trajectories.py` measures it."""
 GPU_PART = 256
 
