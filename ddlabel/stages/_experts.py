@@ -16,7 +16,7 @@ from ..schedules import Recipe
 from ..tensors import FileTensor, RawTensor
 from ..trajectories import flatten, flatten_buffers, trajectory_section
 
-__all__ = ["PRESETS", "Recorder", "Store", "course", "kept_epochs", "recorded_epochs"]
+__all__ = ["PRESETS", "SPOOL_BYTES", "Recorder", "Store", "course", "kept_epochs", "recorded_epochs"]
 
 SPOOL_BYTES = 512 * 2**20
 """Trajectories of a run beyond this many bytes wait on disk to be saved, one expert at a time in memory."""
@@ -106,8 +106,9 @@ class Recorder:
 class Store:
     """Where recorded trajectories wait until the bundle is saved; use it with `with`, and `release` it at the end."""
 
-    def __init__(self, total: int) -> None:
-        """For `total` bytes in all."""
+    def __init__(self, total: int, *, hold: bool = False) -> None:
+        """For `total` bytes in all; `hold` leaves them to who holds them also after an error, to keep the state."""
+        self._hold = hold
         self._stack = contextlib.ExitStack()
         self._spool = self._stack.enter_context(Spool()) if total > SPOOL_BYTES else None
 
@@ -117,6 +118,8 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._hold:
+            self.release()
         self._stack.close()
 
     def release(self) -> None:
