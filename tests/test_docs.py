@@ -71,6 +71,21 @@ def test_the_pipeline_of_the_readme_runs_as_printed(run_cli, tmp_path: Path, mon
     ]
 
 
+def test_the_chain_of_the_matching_page_runs_as_printed(
+    run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Experts, matching, students; only the number of steps is cut."""
+    monkeypatch.chdir(tmp_path)
+    chain = commands_of((ROOT / "docs" / "matching.md").read_text())
+    for words in chain:
+        shorter = ["steps=2" if word == "steps=20" else word for word in words]
+        shorter = ["2" if word == "50" else word for word in shorter]
+        outcome = run_cli(*shorter)
+        assert 0 == outcome.code, (words, outcome.err)
+
+    assert ["train-teacher", "distill", "evaluate"] == [words[0] for words in chain]
+
+
 def test_python_examples_of_the_readme_run(files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """In a folder where the pipeline left its files."""
     monkeypatch.chdir(tmp_path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 from pathlib import Path
 
@@ -12,10 +10,12 @@ import pytest
 from ddlabel import _plugins, config
 from ddlabel.bundle import Bundle
 from ddlabel.cli.app import COMMANDS
+from ddlabel.curriculum import Fiex
 from ddlabel.errors import UsageError
-from ddlabel.options import build, build_many
+from ddlabel.options import build, build_many, describe
 from ddlabel.recipes import FILES, load_recipe, recipe_names, resolve
-from ddlabel.training import Recipe
+from ddlabel.schedules import Recipe
+from ddlabel.stages._scores import ScoreOptions
 
 CONFIGS = {
     "train-teacher": (config.TrainTeacherConfig, {"data": "digits"}),
@@ -32,40 +32,17 @@ SOCKETS = {
     "distill": "METHOD",
     "protocols": "PROTOCOL",
 }
-LATER = {"distill": {"dc", "dsa", "mtt", "tesla", "ftd", "ast", "datm", "pad", "glad"}, "protocols": {"dc"}}
-"""Plugins that recipes name and that may not be here yet; one that is here must agree with its recipes."""
-
-
-EXPERTS = {"rho", "alpha", "loss_decay", "gradient_penalty"}
-"""Settings of `--optimizer gsam` and `smooth`."""
-OPTIONAL = {"ddlabel.curriculum": "Fiex", "ddlabel.stages._scores": "ScoreOptions"}
-"""Records of `train-teacher --set` beside `Recipe`: a curriculum's and those of scores."""
-
-
-def teacher_records(recipe) -> list[type]:
-    """The records whose options `train-teacher --set` may name."""
-    if recipe.settings["train-teacher"].keys() & EXPERTS and not EXPERTS & set(dir(Recipe)):
-        pytest.skip("nets cannot be trained with gsam or smooth yet")
-    records = [Recipe]
-    for module, name in OPTIONAL.items():
-        if "scores" in recipe.stages["train-teacher"] and importlib.util.find_spec(module) is None:
-            pytest.skip(f"there is no {module} yet")
-        if importlib.util.find_spec(module) is not None:
-            records.append(getattr(importlib.import_module(module), name))
-    return records
 
 
 def plugin(room: str, name: str):
-    """A plugin that a recipe names; only what nobody has written yet excuses the recipe."""
-    if name in LATER.get(room, ()) and not _plugins.is_known(room, name):
-        pytest.skip(f"there is no {room} '{name}' yet")
+    """A plugin that a recipe names."""
     return _plugins.load(room, name, SOCKETS[room])
 
 
 def plugins_of(stage: str, record, recipe) -> list[type]:
     """The records whose options `--set` may name."""
     if stage == "train-teacher":
-        return teacher_records(recipe)
+        return [Recipe, Fiex, ScoreOptions]
     if stage == "evaluate":
         plugin("protocols", record.protocol)
         return [Recipe, *(plugin("losses", name) for name in record.loss if name != "native")]
@@ -73,8 +50,6 @@ def plugins_of(stage: str, record, recipe) -> list[type]:
         return [plugin("labels", record.kind), plugin("codecs", record.codec)]
     if stage == "refine":
         return [plugin("refine", record.method)]
-    if "host" in recipe.settings["distill"]:
-        plugin("distill", recipe.settings["distill"]["host"])
     method = plugin("distill", record.method)
     return [method.for_settings(recipe.settings["distill"]) if hasattr(method, "for_settings") else method]
 
@@ -89,7 +64,10 @@ def test_every_recipe_is_made_of_real_options(name: str, stage: str) -> None:
     cls, required = CONFIGS[stage]
     record = build(cls, {**required, **recipe.stages[stage]})
 
-    build_many(plugins_of(stage, record, recipe), recipe.settings[stage])
+    plugins = plugins_of(stage, record, recipe)
+    build_many(plugins, recipe.settings[stage])
+    passed_on = {"unroll", "mask_shallow"} & recipe.stages[stage].keys()
+    assert passed_on <= {option.name for cls in plugins for option in describe(cls)}
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, autograd, nn
 from torch.func import functional_call
-from torch.nn import functional
+from torch.nn.functional import cross_entropy
 
 from ..augment._augment import Step, apply
 from ..nets._net import Net
+from . import _dual
 
 __all__ = ["Part", "Pull", "Student", "mixes_samples", "split_draws"]
 
@@ -25,13 +26,23 @@ class Part:
     target: Tensor
     """(m,) int64 labels or (m, k) soft labels as logits."""
     draws: tuple[Step, ...]
-    share: float
-    """m / b: the loss is a mean over the batch of b images."""
+    weight: float
+    """Multiplies the part's mean loss: m / b in a batch of b images."""
+
+    def seen(self) -> Tensor:
+        """The augmented images."""
+        return apply(self.images, self.draws)
+
+    def loss(self, scores: Tensor) -> Tensor:
+        """Cross-entropy of the net's logits (m, k)."""
+        if not self.target.is_floating_point():
+            return cross_entropy(scores, self.target) * self.weight
+        return -(self.target.softmax(dim=1) * scores.log_softmax(dim=1)).sum(dim=1).mean() * self.weight
 
 
 @dataclass(frozen=True)
 class Pull:
-    """The derivative of <direction, gradient of the loss>."""
+    """The derivatives of <direction, gradient of the loss>."""
 
     slope: Tensor
     """The product itself, scalar."""
@@ -45,56 +56,63 @@ class Pull:
 
 @dataclass(frozen=True)
 class Student:
-    """Functions of a flat vector (P,) in the order of `named_parameters()`; the net's own tensors are not touched."""
+    """Derivatives at a flat vector (P,) in the order of `named_parameters()`; the net's own tensors are not touched."""
 
     net: Net
-    loss_scale: float = 1.0
+    by_hand: bool
+    """Whether `_dual` takes the derivatives; otherwise automatic differentiation, which any net allows."""
 
     def loss(self, vector: Tensor, part: Part) -> Tensor:
-        """The part's share of the batch mean of the cross-entropy, differentiable in vector, images and soft labels.
+        """The part's loss, differentiable in vector, images and soft labels.
 
         Batch norm sees the part alone and writes its statistics into copies.
         """
+        names = [name for name, _parameter in self.net.named_parameters()]
         state = {name: buffer.clone() for name, buffer in self.net.named_buffers()}
-        state |= self._unflatten(vector)
-        scores: Tensor = functional_call(self.net, state, (apply(part.images, part.draws),))
-        if part.target.is_floating_point():
-            shares = part.target.softmax(dim=1)
-            each = -(shares * scores.log_softmax(dim=1)).sum(dim=1).mean()
-        else:
-            each = functional.cross_entropy(scores, part.target)
-        return each * (part.share * self.loss_scale)
+        state |= zip(names, self._unflatten(vector), strict=True)
+        return part.loss(functional_call(self.net, state, (part.seen(),)))
 
-    def gradient(self, vector: Tensor, parts: Sequence[Part], *, create_graph: bool = False) -> Tensor:
-        """(P,) gradient of the batch loss in the vector."""
-        leaf = vector if create_graph else vector.detach().requires_grad_(True)
-        total: Tensor = torch.zeros_like(leaf, requires_grad=False)
+    def gradient(self, vector: Tensor, parts: Iterable[Part]) -> Tensor:
+        """(P,) gradient of the parts' summed loss, without graph."""
+        leaf = vector.detach().requires_grad_(True)
+        own, total = self._unflatten(vector), torch.zeros_like(vector)
         for part in parts:
-            total = total + autograd.grad(self.loss(leaf, part), leaf, create_graph=create_graph)[0]
+            if self.by_hand:
+                found = _dual.gradient(self.net, own, part.seen(), part.loss)
+                total += torch.cat([tensor.reshape(-1) for tensor in found])
+            else:
+                total += autograd.grad(self.loss(leaf, part), leaf)[0]
         return total
 
-    def pull(self, vector: Tensor, part: Part, direction: Tensor, *, curvature: bool = True) -> Pull:
-        """Differentiate <direction, gradient of the loss> in images, soft labels and, for `curvature`, parameters."""
-        soft = part.target.is_floating_point()
-        leaf = vector.detach().requires_grad_(True)
-        images = part.images.detach().requires_grad_(True)
-        target = part.target.detach().requires_grad_(soft)
-        seen = Part(images, target, part.draws, part.share)
-        (gradient,) = autograd.grad(self.loss(leaf, seen), leaf, create_graph=True)
-        slope = direction @ gradient
-        wanted = [images, *([target] if soft else []), *([leaf] if curvature else [])]
-        found = list(autograd.grad(slope, wanted))
-        return Pull(
-            slope=slope.detach(),
-            images=found[0],
-            target=found[1] if soft else None,
-            parameters=found[-1] if curvature else None,
-        )
+    def pulls(self, vector: Tensor, parts: Iterable[Part], direction: Tensor, *, curvature: bool) -> Iterator[Pull]:
+        """Differentiate <direction, gradient of a part's loss>, part by part; `curvature` in the parameters too."""
+        own, along = (self._unflatten(vector), self._unflatten(direction)) if self.by_hand else ([], [])
+        for part in parts:
+            images = part.images.detach().requires_grad_(True)
+            part = replace(part, images=images, target=part.target.detach())
+            soft = [part.target.requires_grad_(True)] if part.target.is_floating_point() else []
+            if self.by_hand:
+                seen = part.seen()
+                slope, found, pixels, rest = _dual.pull(
+                    self.net, own, along, seen.detach(), part.loss, soft, curvature=curvature
+                )
+                rest += [torch.cat([tensor.reshape(-1) for tensor in found])] if curvature else []
+                pixels = autograd.grad(seen, images, pixels)[0] if part.draws else pixels
+            else:
+                leaf = vector.detach().requires_grad_(True)
+                (gradient,) = autograd.grad(self.loss(leaf, part), leaf, create_graph=True)
+                slope = direction @ gradient
+                pixels, *rest = autograd.grad(slope, [images, *soft, *([leaf] if curvature else [])])
+            yield Pull(slope.detach(), rest[-1] if curvature else None, pixels, rest[0] if soft else None)
 
-    def _unflatten(self, vector: Tensor) -> dict[str, Tensor]:
-        named = dict(self.net.named_parameters())
-        pieces = vector.split([parameter.numel() for parameter in named.values()])
-        return {name: piece.view_as(own) for (name, own), piece in zip(named.items(), pieces, strict=True)}
+    def _unflatten(self, vector: Tensor) -> list[Tensor]:
+        own = list(self.net.parameters())
+        pieces = vector.split([parameter.numel() for parameter in own])
+        views = [piece.view_as(parameter) for piece, parameter in zip(pieces, own, strict=True)]
+        if not self.by_hand:
+            return views
+        kind = _dual.layout(vector)
+        return [view.contiguous(memory_format=kind) if view.dim() == 4 else view for view in views]
 
 
 def mixes_samples(net: Net) -> bool:

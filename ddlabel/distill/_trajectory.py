@@ -18,6 +18,7 @@ from .. import seeding
 from ..augment._augment import Step
 from ..augment._augment import build as build_augmentation
 from ..errors import DivergedError, UsageError
+from ..nets._flops import map_bytes, parameter_count
 from ..nets._net import Net
 from ..nets._net import build as build_net
 from ..options import opt
@@ -31,6 +32,12 @@ __all__ = ["TrajectoryMatching", "preset"]
 
 MAX_SKIPPED = 20
 """Steps in a row without a finite gradient after which a run has diverged."""
+GRAPH = 5
+"""Bytes of a second-order graph of one image, in bytes of its maps: 3.2 MB for ConvNet-D3 at 32 px."""
+PART = 256
+"""Images of a graph when `microbatch` is not given: at most as many, on any device."""
+VECTORS = 8
+"""Vectors of parameters that a step holds beside those of the student's steps."""
 GATED, SKIPPED, IN_A_ROW, CLAMPED = range(4)
 """Places in the state's `counts`."""
 
@@ -101,6 +108,24 @@ class TrajectoryMatching:
         """The option `steps`."""
         del problem
         return self.steps
+
+    memory_knobs: ClassVar[tuple[str, ...]] = ("microbatch", "batch_syn", "syn_steps")
+
+    def memory(self, problem: Problem) -> int:
+        """Peak bytes of a step: the student's parameters after each step, one micro-batch of graph, and the images.
+
+        With `unroll=full` the graph holds every image of every step.
+        """
+        images = len(problem.classes) * problem.ipc
+        batch = min(self.batch_syn or images, images)
+        at_once = batch * self.syn_steps if self.unroll == "full" else min(batch, self.microbatch or PART)
+        size = {"channels": problem.pixels.shape[1], "size": problem.pixels.shape[2], "classes": len(problem.classes)}
+        kept = (2 if self.inner_momentum else 1) * (self.syn_steps + 1)
+        vectors = VECTORS if self.unroll != "full" else VECTORS + 2 * self.syn_steps
+        parameters = 4 * parameter_count(problem.arch, **size) * (kept + vectors)
+        graph = GRAPH * map_bytes(problem.arch, **size) * at_once
+        copies = 4 * images * problem.pixels[0].numel() * (4 + bool(self.ema))
+        return int(parameters + graph + copies)
 
     def prepare(self, problem: Problem, generator: Generator) -> State:
         """Initial images, step size and, when they are learned, soft labels.
@@ -233,7 +258,7 @@ class TrajectoryMatching:
 
     def _move_lr(self, state: State, matched: Matched, rate: float, counts: Tensor) -> State:
         """One step on the student's step size (or its logarithm), kept within its limits."""
-        gradient = matched.lr.detach().double() * (rate if self.lr_param == "log" else 1.0)
+        gradient = matched.lr.detach().float() * (rate if self.lr_param == "log" else 1.0)
         velocity = self.momentum * state["lr_velocity"] + gradient.to(state["lr_velocity"].device)
         value = state["lr"] - self.lr_lr * velocity
         limits = [None if limit is None else self._as_parameter(limit) for limit in (self.syn_lr_min, self.syn_lr_max)]

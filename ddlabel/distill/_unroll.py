@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..augment._augment import Step
 from ..nets._net import Net
+from ._dual import fits
 from ._student import Part, Student, mixes_samples, split_draws
 
 __all__ = ["UNROLLS", "Matched", "Unrolled", "Waypoint", "match"]
@@ -69,10 +70,6 @@ class Unrolled:
     microbatch: int | None = None
     """Images per graph inside a step; None chooses. Nets with batch norm always take the whole batch."""
 
-    def student(self) -> Student:
-        """The net as a function."""
-        return Student(self.net, self.loss_scale)
-
     def rate(self) -> Tensor:
         """beta as a scalar tensor of the parameters' type."""
         return torch.as_tensor(self.lr, dtype=self.start.dtype, device=self.start.device).detach()
@@ -88,7 +85,7 @@ class Unrolled:
         rows = batch.split(size)
         draws = split_draws(self.draws[step], len(batch), size)
         return [
-            (own, Part(images[own], target[own], drawn, len(own) / len(batch)))
+            (own, Part(images[own], target[own], drawn, self.loss_scale * len(own) / len(batch)))
             for own, drawn in zip(rows, draws, strict=True)
         ]
 
@@ -146,7 +143,7 @@ def _distance(run: Unrolled, waypoint: Waypoint, reached: Tensor) -> tuple[Tenso
 
 def _full(run: Unrolled) -> Matched:
     """Automatic differentiation through all steps."""
-    student, soft = run.student(), run.logits is not None
+    student, soft = Student(run.net, by_hand=False), run.logits is not None
     images = run.images.detach().requires_grad_(True)
     target = run.target().detach().requires_grad_(soft)
     rate = run.rate().requires_grad_(True)
@@ -155,7 +152,9 @@ def _full(run: Unrolled) -> Matched:
     loss = run.start.new_zeros(())
     for step in range(len(run.batches)):
         parts = [part for _rows, part in run.parts(step, images, target)]
-        velocity = run.momentum * velocity + student.gradient(reached, parts, create_graph=True)
+        losses = torch.stack([student.loss(reached, part) for part in parts])
+        (gradient,) = torch.autograd.grad(losses.sum(), reached, create_graph=True)
+        velocity = run.momentum * velocity + gradient
         reached = reached - rate * velocity
         for waypoint in run.waypoints:
             if waypoint.step == step + 1:
@@ -170,7 +169,8 @@ def _reverse(run: Unrolled, *, exact: bool) -> Matched:
     With lam = d loss / d theta_{i+1} and p = lam + mu p, which is -1/beta times the derivative in v_{i+1}, a step back
     is s = <p, g_i>; dbeta -= s; dX -= beta ds/dX; lam -= beta ds/dtheta_i. So no velocity need be stored.
     """
-    student, rate, target = run.student(), run.rate(), run.target().detach()
+    student = Student(run.net, by_hand=fits(run.net))
+    rate, target = run.rate(), run.target().detach()
     path = _simulate(run, student)
     loss, images, slope = run.start.new_zeros(()), torch.zeros_like(run.images), torch.zeros_like(rate)
     logits = None if run.logits is None else torch.zeros_like(run.logits)
@@ -181,12 +181,13 @@ def _reverse(run: Unrolled, *, exact: bool) -> Matched:
                 term, gradient = _distance(run, waypoint, path[step + 1])
                 loss, adjoint = loss + term, adjoint + gradient
         pushed = adjoint + run.momentum * pushed
-        for rows, part in run.parts(step, run.images.detach(), target):
-            pull = student.pull(path[step], part, pushed, curvature=exact and step > 0)
+        rows, parts = zip(*run.parts(step, run.images.detach(), target), strict=True)
+        pulls = student.pulls(path[step], parts, pushed, curvature=exact and step > 0)
+        for own, pull in zip(rows, pulls, strict=True):
             slope = slope - pull.slope
-            images.index_add_(0, rows, -rate * pull.images)
+            images.index_add_(0, own, -rate * pull.images)
             if logits is not None and pull.target is not None:
-                logits.index_add_(0, rows, -rate * pull.target)
+                logits.index_add_(0, own, -rate * pull.target)
             if pull.parameters is not None:
                 adjoint = adjoint - rate * pull.parameters
     return Matched(loss, images, logits, slope)

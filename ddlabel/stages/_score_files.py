@@ -17,6 +17,7 @@ from ..curriculum import filtered, parse_filter
 from ..data._dataset import Dataset, Split
 from ..difficulty import canonical_score, check_finite, unknown_score
 from ..errors import BundleError, DataError, UsageError
+from ..fsio import open_input
 from ._scores import ROLE, Difficulty, identity
 
 __all__ = ["filter_training", "find_scores", "open_scores", "read_scores", "score_source"]
@@ -54,8 +55,9 @@ def open_scores(path: Path) -> Bundle | Path:
 
     Raises:
         BundleError: neither.
+        ResourceError: it may not be read.
     """
-    with path.open("rb") as file:
+    with open_input(path) as file:
         if file.read(len(NPY)) == NPY:
             return path
     return Bundle.open(path)

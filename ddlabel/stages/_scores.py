@@ -277,7 +277,7 @@ def _scores(net: Net, split: Split, space: Space, name: str) -> Tensor:
     device = next(net.parameters()).device
     parts = []
     for pixels, labels in zip(split.pixels.split(TEST_BATCH), split.labels.split(TEST_BATCH), strict=True):
-        features = net.embed(space.encode(pixels.to(device)))
+        features = net.embed(space.encode(pixels).to(device))
         logits = net.classify(features)
         parts.append(SCORES[name](logits.cpu(), labels.cpu(), features.cpu()))
     return torch.cat(parts)

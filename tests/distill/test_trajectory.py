@@ -275,11 +275,11 @@ class TestGuards:
     def test_the_logarithm_stays_positive(self, make_problem: MakeProblem) -> None:
         """And moves by the chain rule: d loss / d ln b = b d loss / d b."""
         problem = make_problem()
-        raw, log = method("mtt", lr_lr=1e-3), method("mtt", lr_lr=1e-3, lr_param="log")
+        raw, log = method("mtt", lr_lr=0.02), method("mtt", lr_lr=0.02, lr_param="log")
         moved_raw = float(step(raw, problem, start(raw, problem))[0]["lr"]) - 0.05
         moved_log = float(step(log, problem, start(log, problem))[0]["lr"]) - math.log(0.05)
 
-        assert moved_log == pytest.approx(0.05 * moved_raw, rel=1e-3)
+        assert moved_log == pytest.approx(0.05 * moved_raw, rel=1e-2)
 
     def test_limits_of_the_step_size_are_kept_and_counted(self, make_problem: MakeProblem) -> None:
         """In either parametrisation."""

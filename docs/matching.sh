@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Matching methods beside random images on CIFAR-10, at 1 and 10 images per class, with a ConvNet small enough for two cores.
+# Usage: docs/matching.sh DATA OUTPUT_FOLDER      DATA as for --data, such as cifar10:DIR or folder:DIR/cifar10
+# A fifth of the training images is used (--validation 0.8), and budgets are far below the published ones.
+# Measured results and the hardware they were measured on: docs/results.md; docs/tables_matching.py writes the table.
+set -euo pipefail
+data=$1
+out=$2
+here=$(realpath "$(dirname "$0")")
+mkdir -p "$out"
+case $data in *:*) data=${data%%:*}:$(realpath -m "${data#*:}") ;; esac # the folder changes below
+cd "$out"
+net=convnet-d3-w32
+run() { echo "\$ ddlabel $*" && ddlabel "$@" --threads 1 --force; }
+distill() { run distill --data "$data" --validation 0.8 --method "$1" --ipc "$2" "${@:4}" -o "$3-$2.ddset"; }
+score() { run evaluate "$1.ddset" --data "$data" --arch "$net" --seeds 3 "${@:2}" -o "$1-scored.ddset"; }
+experts() {
+  run train-teacher --data "$data" --validation 0.8 --arch "$net" --experts 4 --epochs 12 --optimizer gsam \
+    --set batch=64 --set lr=0.02 "${@:2}" -o "$1.ddset"
+}
+
+experts experts
+experts pad-experts --scores el2n --curriculum pad --set score_nets=3 --set score_epoch=5 --set score_arch=$net \
+  --set aee=4 --set r1_epoch=8 --set r2_epoch=10
+
+for ipc in 1 10; do
+  distill dm $ipc dm --arch $net --set steps=1000 --set batch_real=64
+  score dm-$ipc --baselines
+done
+distill dc 1 dc --arch $net --set steps=300 --set batch_real=64 --set init=real
+distill dc 10 dc --arch $net --set steps=40 --set outer=5 --set inner=5 --set batch_real=64 --set init=real
+score dc-1
+score dc-10
