@@ -14,7 +14,6 @@ from ..augment._augment import build as build_augmentation
 from ..bundle import Bundle, NewSection, StageRecord
 from ..config import TrainTeacherConfig
 from ..data._dataset import Dataset, load
-from ..errors import UsageError
 from ..events import Event, OnEvent, ignore
 from ..losses.ce import CrossEntropy
 from ..nets._flops import TRAINING_STEP, forward_flops
@@ -27,7 +26,7 @@ from ..tensors import RawTensor
 from ..training import Recipe, Sampler, TrainState, accuracy, minibatches, train
 from ._difficulty import Prepared, Request, prepare, read_request
 from ._estimate import check_training
-from ._experts import PRESETS, Recorder, Store, course, kept_epochs, recorded_epochs
+from ._experts import PRESETS, Recorder, Store, choose_epochs, course
 from ._ledger import Ledger, Running
 from ._partial import Progress, Saved, Task
 from ._stage import Clock, computing, fit_space, redact
@@ -79,7 +78,7 @@ def run(
     check(config)
     request = read_request(config, _defaults(config), settings or {})
     recipe = request.recipe
-    kept, recorded = _choices(config, recipe)
+    kept, recorded = choose_epochs(config, recipe.rounds)
     with computing(config.device, config.threads) as clock:
         dataset = load(config.data, size=config.size, validation=config.validation, on_event=on_event)
         arch = request.arch(config, dataset.info.height)
@@ -228,30 +227,6 @@ def _trajectory_bytes(plan: _Plan) -> int:
 def _defaults(config: TrainTeacherConfig) -> dict[str, Any]:
     """Recipe fields before `--set`."""
     return {**as_dict(default_recipe()), "epochs": config.epochs, **PRESETS[config.optimizer]}
-
-
-def _choices(config: TrainTeacherConfig, recipe: Recipe) -> tuple[frozenset[int], range]:
-    """Epochs whose checkpoints are kept, and epochs that trajectories record.
-
-    Raises:
-        UsageError: everything that is wrong with the options taken together.
-    """
-    problems: list[str] = []
-    kept: frozenset[int] = frozenset()
-    recorded = range(0)
-    try:
-        kept = kept_epochs(config.keep, recipe.rounds)
-    except UsageError as error:
-        problems += error.problems
-    try:
-        recorded = recorded_epochs(config.keep_epochs, recipe.rounds, experts=config.experts is not None)
-    except UsageError as error:
-        problems += error.problems
-    if config.experts == 0 and config.scores is None:
-        problems.append("option 'experts' is 0 and there are no --scores, expected experts to train or scores to make")
-    if problems:
-        raise UsageError.collect(problems)
-    return kept, recorded
 
 
 def _train_expert(plan: _Plan, number: int, sampler: Sampler, store: Store, ledger: Ledger) -> list[NewSection]:
