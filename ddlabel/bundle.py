@@ -21,7 +21,7 @@ from .manifest import Manifest, Section, normalise
 from .manifest_rules import FORMAT, is_padding_name, required_features, section_features, understands
 from .packing import Packed, unpack
 from .reader import open_source, read_manifest, unlisted
-from .sections import NewSection, Source, StageRecord, mark_stale, section_record
+from .sections import OPTIONAL, NewSection, Source, StageRecord, mark_stale, section_record
 from .tensors import FileTensor, OpenFile, RawTensor, Spool, to_torch
 from .writer import lay_out
 
@@ -180,6 +180,20 @@ class Bundle:
         data = bytearray(source.pread(start * row, (stop - start) * row))
         return to_torch(source.dtype, (stop - start, *source.shape[1:]), data, self._label(name))
 
+    def carry(self, name: str) -> NewSection:
+        """A section for another bundle; plain tensors are read from this file when that one is written.
+
+        Raises:
+            BundleError: there is none, or using it needs a newer ddlabel.
+        """
+        section = self.section(name)
+        tensors: dict[str, Any] = {
+            tensor: _raw(*self.read(tensor)) if "packed" in record else self._sources[tensor]
+            for tensor, record in section.tensors.items()
+        }
+        optional = {key: section.record[key] for key in OPTIONAL if key in section.record}
+        return NewSection(name, section.kind, tensors, parameters=section.parameters, **optional)
+
     def verify(self) -> list[str]:
         """Read every tensor; one sentence per damaged one."""
         problems = []
@@ -260,6 +274,10 @@ class Bundle:
         }
         sources = {name: source for name, source in self._sources.items() if name not in dropped}
         return _assemble(document, sources, add, self.name)
+
+
+def _raw(dtype: str, shape: tuple[int, ...], data: bytearray) -> RawTensor:
+    return RawTensor(dtype, shape, bytes(data))
 
 
 def _assemble(document: dict[str, Any], sources: Mapping[str, Source], add: Sequence[NewSection], name: str) -> Bundle:

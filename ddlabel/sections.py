@@ -17,10 +17,11 @@ from .tensors import FileTensor, RawTensor
 if TYPE_CHECKING:
     from .bundle import Bundle
 
-__all__ = ["NewSection", "Source", "StageRecord", "mark_stale", "place", "section_record"]
+__all__ = ["OPTIONAL", "NewSection", "Source", "StageRecord", "mark_stale", "place", "section_record"]
 
 Source = RawTensor | FileTensor
-_OPTIONAL = ("role", "codec", "domain", "views", "range", "of", "teacher", "fidelity", "refined", "zip_bytes")
+OPTIONAL = ("role", "codec", "domain", "views", "range", "of", "teacher", "fidelity", "refined", "zip_bytes")
+"""Keys of the section table that not every section has."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def section_record(section: NewSection) -> tuple[dict[str, Any], dict[str, Sourc
             "bytes": source.nbytes,
             "sha256": source.sha256,
         } | ({"packed": packed} if packed else {})
-    optional = {key: getattr(section, key) for key in _OPTIONAL}
+    optional = {key: getattr(section, key) for key in OPTIONAL}
     record = {
         "name": section.name,
         "kind": section.kind,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..config import TrainTeacherConfig
-from ._options import Command, Invocation, Output, Talk
+from ._options import Command, Invocation, Output, Resume, Talk
 from ._stage import SET_HELP, Stage, run_stage
 
 __all__ = ["COMMAND"]
@@ -25,4 +25,6 @@ def _stage() -> Stage:
     return stage
 
 
-COMMAND = Command(name="train-teacher", run=run, records=(TrainTeacherConfig, Output, Talk), lists={"set": SET_HELP})
+COMMAND = Command(
+    name="train-teacher", run=run, records=(TrainTeacherConfig, Output, Resume, Talk), lists={"set": SET_HELP}
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ..options import as_dict, build_many
 from ..schedules import Recipe
 from ..space import Space
 from ._score_files import open_scores, read_scores, score_source
-from ._scores import Difficulty, ScoreOptions, score_training_split, scoring_recipe
+from ._scores import Difficulty, ScoredNet, ScoreOptions, score_training_split, scoring_recipe
 
 __all__ = ["Prepared", "Request", "prepare", "read_request"]
 
@@ -56,6 +56,16 @@ class Request:
     """Settings of the curriculum."""
     scores_alone: bool
     """No nets are trained but those that score, and these are kept."""
+
+    @property
+    def score_epochs(self) -> int:
+        """Epochs of each net that computes scores; 0 without any."""
+        return self.options.score_epoch if isinstance(self.source, str) else 0
+
+    def describe(self, config: TrainTeacherConfig) -> dict[str, Any]:
+        """Everything that was asked for, without paths."""
+        asked = {"recipe": as_dict(self.recipe), "score": as_dict(self.options), "fiex": dict(self.curriculum)}
+        return asked | {"scores": _named(self, config)}
 
     def arch(self, config: TrainTeacherConfig, side: int) -> str:
         """The full name of the net whose checkpoints the bundle will hold."""
@@ -132,8 +142,11 @@ def prepare(
     space: Space,
     device: torch.device,
     on_event: OnEvent,
+    *,
+    before: Sequence[ScoredNet] = (),
+    on_net: Callable[[Sequence[ScoredNet]], None] | None = None,
 ) -> Prepared:
-    """Compute or read the scores, and make the curriculum.
+    """Compute or read the scores, and make the curriculum; `before` and `on_net` as in `score_training_split`.
 
     Raises:
         UsageError, BundleError, DataError: scores that cannot be read or are of other images; an impossible curriculum.
@@ -158,6 +171,8 @@ def prepare(
             device=device,
             keep_nets=request.scores_alone,
             on_event=on_event,
+            before=before,
+            on_net=on_net,
         )
         difficulty, checkpoints, flops = scored.difficulty, scored.checkpoints, scored.flops
     else:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from ..distill._method import Problem
 from ..errors import ResourceError
 from ..events import Event, OnEvent
 from ..memory import free_memory
+from ..nets._net import Net
+from ._experts import SPOOL_BYTES
 
-__all__ = ["check_disk", "check_memory", "readable", "refuse_beyond"]
+__all__ = ["check_disk", "check_memory", "check_training", "readable", "refuse_beyond", "training_bytes"]
 
 FLOAT_BYTES = 4
 
@@ -64,6 +68,66 @@ def refuse_beyond(
     if free is not None and needed > free:
         raise ResourceError(said, field="memory", hint=f"lower {' or '.join(knobs)}")
     on_event(Event(phase="memory", message=said))
+
+
+def check_training(
+    net: Net,
+    batch: tuple[int, ...],
+    device: torch.device,
+    on_event: OnEvent,
+    *,
+    experts: int,
+    trajectories: int,
+    disk: int | None,
+    data: int,
+) -> None:
+    """Compare what training nets needs with what is free.
+
+    Args:
+        net: on the meta device.
+        batch: shape (b, c, h, w).
+        device: where they are trained, one after the other.
+        on_event: told of need and free memory.
+        experts: how many; nothing is said of none.
+        trajectories: bytes that they record in all; beyond `SPOOL_BYTES` one expert's are in memory.
+        disk: free bytes where the result will be written, when known.
+        data: bytes of the data set.
+
+    Raises:
+        ResourceError: memory or disk is too small, naming what to lower.
+    """
+    if not experts:
+        return
+    check_disk(trajectories, disk, "trajectories", "lower --experts or --epochs, or keep fewer --keep-epochs")
+    held = trajectories if trajectories <= SPOOL_BYTES else trajectories // experts
+    needed = training_bytes(net, batch) + (2 * held if device.type == "cpu" else 0)
+    knobs = [f"--set batch (now {batch[0]})", "the width of --arch"]
+    refuse_beyond(needed, free_memory(device), knobs, device, on_event, beside=data)
+
+
+def training_bytes(net: Net, shape: tuple[int, ...]) -> int:
+    """Peak of one training step, about.
+
+    Weights, gradients and two slots of the optimiser; the images; the maps that the backward pass needs, and the two
+    largest once more as gradients.
+
+    Args:
+        net: on the meta device.
+        shape: of a batch, (b, c, h, w).
+    """
+    maps: list[int] = []
+
+    def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            maps.append(output.numel())
+
+    leaves = [module for module in net.modules() if not any(True for _child in module.children())]
+    handles = [module.register_forward_hook(note) for module in leaves]
+    net(torch.empty(shape, device="meta"))
+    for handle in handles:
+        handle.remove()
+    weights = sum(parameter.numel() for parameter in net.parameters())
+    return FLOAT_BYTES * (4 * weights + math.prod(shape) + sum(maps) + 2 * max(maps, default=0))
 
 
 def check_disk(needed: int, free: int | None, what: str, hint: str) -> None:

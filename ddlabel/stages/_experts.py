@@ -11,12 +11,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..bundle import NewSection, Spool
+from ..config import TrainTeacherConfig
 from ..errors import UsageError
 from ..schedules import Recipe
 from ..tensors import FileTensor, RawTensor
 from ..trajectories import flatten, flatten_buffers, trajectory_section
 
-__all__ = ["PRESETS", "Recorder", "Store", "course", "kept_epochs", "recorded_epochs"]
+__all__ = ["PRESETS", "SPOOL_BYTES", "Recorder", "Store", "choose_epochs", "course", "kept_epochs", "recorded_epochs"]
 
 SPOOL_BYTES = 512 * 2**20
 """Trajectories of a run beyond this many bytes wait on disk to be saved, one expert at a time in memory."""
@@ -80,6 +81,30 @@ def recorded_epochs(text: str | None, rounds: int, *, experts: bool) -> range:
     return range(first, last + 1)
 
 
+def choose_epochs(config: TrainTeacherConfig, rounds: int) -> tuple[frozenset[int], range]:
+    """Epochs whose checkpoints are kept, and epochs that trajectories record.
+
+    Raises:
+        UsageError: everything that is wrong with the options taken together.
+    """
+    problems: list[str] = []
+    kept: frozenset[int] = frozenset()
+    recorded = range(0)
+    try:
+        kept = kept_epochs(config.keep, rounds)
+    except UsageError as error:
+        problems += error.problems
+    try:
+        recorded = recorded_epochs(config.keep_epochs, rounds, experts=config.experts is not None)
+    except UsageError as error:
+        problems += error.problems
+    if config.experts == 0 and config.scores is None:
+        problems.append("option 'experts' is 0 and there are no --scores, expected experts to train or scores to make")
+    if problems:
+        raise UsageError.collect(problems)
+    return kept, recorded
+
+
 def course(recipe: Recipe) -> str:
     """How a net was trained, in one line: accuracies are compared by it."""
     rate = f"{recipe.optimizer} at {recipe.lr:g} {recipe.schedule}"
@@ -106,8 +131,9 @@ class Recorder:
 class Store:
     """Where recorded trajectories wait until the bundle is saved; use it with `with`, and `release` it at the end."""
 
-    def __init__(self, total: int) -> None:
-        """For `total` bytes in all."""
+    def __init__(self, total: int, *, hold: bool = False) -> None:
+        """For `total` bytes in all; `hold` leaves them to who holds them also after an error, to keep the state."""
+        self._hold = hold
         self._stack = contextlib.ExitStack()
         self._spool = self._stack.enter_context(Spool()) if total > SPOOL_BYTES else None
 
@@ -117,6 +143,8 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._hold:
+            self.release()
         self._stack.close()
 
     def release(self) -> None:

@@ -53,6 +53,8 @@ class Task:
     """The manifest's record of the real data."""
     splits: Mapping[str, Split] = field(default_factory=dict)
     """The images that are read, by what they are called: other ones, or another order, are another task."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """sha256 of what else is read, by what it is called."""
     unit: str = "steps"
     """What is counted."""
 
@@ -116,6 +118,11 @@ class Progress:
         self._last = 0.0
         self._cost = 0.0
 
+    @property
+    def keeps(self) -> bool:
+        """Whether states go anywhere."""
+        return self._save is not None
+
     def begin(self, task: Task, on_event: OnEvent = ignore) -> tuple[Task, Saved | None]:
         """Say what will be made, after all checks and before any work.
 
@@ -128,7 +135,7 @@ class Progress:
         """
         self._on_event, self._last = on_event, time.monotonic()
         if self._save is not None or self._saved is not None:
-            self._images = {name: _digest(split) for name, split in task.splits.items()}
+            self._images = {name: _digest(split) for name, split in task.splits.items()} | dict(task.digests)
         if self._saved is None:
             self._task = task
             if self._discard is not None:
@@ -198,11 +205,11 @@ class Progress:
             raise BundleError("; ".join(problems), field="resume", hint=advice)
 
 
-def state_section(name: str, state: Mapping[str, Tensor]) -> NewSection:
+def state_section(name: str, state: Mapping[str, Tensor], **parameters: Any) -> NewSection:
     """Tensors by any name as one section `state.…`; layouts of memory are kept, because kernels round by them."""
     tensors = {f"{name}.{_quote(key)}": value for key, value in state.items()}
     strides = {key: list(value.stride()) for key, value in tensors.items() if _has_own_layout(value)}
-    return NewSection(name, "state", tensors, parameters={"strides": strides} if strides else {})
+    return NewSection(name, "state", tensors, parameters=parameters | ({"strides": strides} if strides else {}))
 
 
 def _read(bundle: Bundle) -> Saved:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +28,16 @@ from ..space import Space
 from ..teachers import Checkpoint, checkpoint_section
 from ..training import TEST_BATCH, Recipe, accuracy, minibatches, train
 
-__all__ = ["ROLE", "Difficulty", "ScoreOptions", "Scored", "identity", "score_training_split", "scoring_recipe"]
+__all__ = [
+    "ROLE",
+    "Difficulty",
+    "ScoreOptions",
+    "Scored",
+    "ScoredNet",
+    "identity",
+    "score_training_split",
+    "scoring_recipe",
+]
 
 ROLE = "difficulty"
 SMALLEST_RESNET_PX = 16
@@ -70,6 +79,18 @@ class Difficulty:
         """They as section `scores.<name>`."""
         name = f"scores.{self.name}"
         return NewSection(name, "scores", {name: self.values}, role=ROLE, parameters=dict(self.parameters))
+
+
+@dataclass(frozen=True)
+class ScoredNet:
+    """What one net says."""
+
+    values: Tensor
+    """(n,) float64."""
+    accuracy: Mapping[str, float | None]
+    """By split."""
+    checkpoint: NewSection | None
+    """The net, where it is kept."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +145,8 @@ def score_training_split(
     device: torch.device,
     keep_nets: bool,
     on_event: OnEvent,
+    before: Sequence[ScoredNet] = (),
+    on_net: Callable[[Sequence[ScoredNet]], None] | None = None,
 ) -> Scored:
     """Train a few nets and let them say how hard every training image is (PAD, arXiv:2408.03360, section 3.2).
 
@@ -139,6 +162,8 @@ def score_training_split(
         device: where the nets are trained.
         keep_nets: also return them as checkpoints.
         on_event: told of progress.
+        before: the first nets, where an earlier run trained them.
+        on_net: given all nets so far, after each.
 
     Raises:
         UsageError: a net that does not fit the images.
@@ -148,30 +173,30 @@ def score_training_split(
     offered, with 10 nets after 10 epochs, which the paper does not state.
     """
     job = _Job(name, options, dataset, space, seed, device, options.arch(dataset.info.height), on_event)
-    values, kept, accuracies = [], [], []
-    for member in range(options.score_nets):
+    nets = list(before)
+    for member in range(len(nets), options.score_nets):
         net, scores = _score_by_one(job, member)
         said = _accuracies(net, dataset, space)
-        values.append(scores)
-        accuracies.append(said)
         told = ", ".join(f"{key} {value:.1%}" for key, value in said.items() if value is not None)
         on_event(Event(phase="scores", message=f"scoring net {member + 1} of {options.score_nets}: {told}"))
-        if keep_nets:
-            section = f"teacher.{member}.{options.score_epoch}"
-            checkpoint = Checkpoint(section, member, options.score_epoch, job.arch, said)
-            kept.append(checkpoint_section(net.cpu(), checkpoint, seed=seed))
+        checkpoint = Checkpoint(f"teacher.{member}.{options.score_epoch}", member, options.score_epoch, job.arch, said)
+        kept = checkpoint_section(net.cpu(), checkpoint, seed=seed) if keep_nets else None
+        nets.append(ScoredNet(scores, said, kept))
+        if on_net is not None:
+            on_net(tuple(nets))
+    values = [net.values for net in nets]
     parameters = identity(dataset) | {
         "nets": options.score_nets,
         "epoch": options.score_epoch,
         "arch": job.arch,
         "lr": options.score_lr,
         "seed": seed,
-        "accuracy": {key: _mean([said[key] for said in accuracies]) for key in accuracies[0]},
+        "accuracy": {key: _mean([net.accuracy[key] for net in nets]) for key in nets[0].accuracy},
         "agreement": _halves(values, dataset),
     }
     mean = torch.stack(values).mean(dim=0)
     check_finite(mean, f"scores '{name}'")
-    return Scored(Difficulty(name, mean.float(), parameters), tuple(kept), _flops(job))
+    return Scored(Difficulty(name, mean.float(), parameters), _kept(nets), _flops(job))
 
 
 @dataclass(frozen=True)
@@ -263,6 +288,10 @@ def _accuracies(net: Net, dataset: Dataset, space: Space) -> dict[str, float | N
     return {
         name: accuracy(net, split.pixels, split.labels, space=space) if len(split) else None for name, split in splits
     }
+
+
+def _kept(nets: Sequence[ScoredNet]) -> tuple[NewSection, ...]:
+    return tuple(net.checkpoint for net in nets if net.checkpoint is not None)
 
 
 def _mean(values: list[float | None]) -> float | None:

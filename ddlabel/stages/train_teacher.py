@@ -14,7 +14,6 @@ from ..augment._augment import build as build_augmentation
 from ..bundle import Bundle, NewSection, StageRecord
 from ..config import TrainTeacherConfig
 from ..data._dataset import Dataset, load
-from ..errors import UsageError
 from ..events import Event, OnEvent, ignore
 from ..losses.ce import CrossEntropy
 from ..nets._flops import TRAINING_STEP, forward_flops
@@ -23,9 +22,13 @@ from ..options import as_dict, check
 from ..preprocess import describe_space, space_sections
 from ..space import Space
 from ..teachers import Checkpoint, checkpoint_section
-from ..training import Recipe, Sampler, accuracy, minibatches, train
-from ._difficulty import Prepared, prepare, read_request
-from ._experts import PRESETS, Recorder, Store, course, kept_epochs, recorded_epochs
+from ..tensors import RawTensor
+from ..training import Recipe, Sampler, TrainState, accuracy, minibatches, train
+from ._difficulty import Prepared, Request, prepare, read_request
+from ._estimate import check_training
+from ._experts import PRESETS, Recorder, Store, choose_epochs, course
+from ._ledger import Ledger, Running
+from ._partial import Progress, Saved, Task
 from ._stage import Clock, computing, fit_space, redact
 
 __all__ = ["default_recipe", "run"]
@@ -50,6 +53,7 @@ def run(
     settings: Mapping[str, Any] | None = None,
     *,
     on_event: OnEvent = ignore,
+    progress: Progress | None = None,
 ) -> Bundle:
     """Train `config.experts` nets and return a teacher bundle.
 
@@ -57,6 +61,7 @@ def run(
         config: what to train, on which data.
         settings: overrides of `Recipe` fields (`--set`), as texts or typed values.
         on_event: told of progress; every call is a safe point for an interrupt.
+        progress: where states go, and one to continue from; the result has the same bits either way.
 
     Returns:
         A bundle of kind `teacher`: one section per net and kept epoch, and one per net with its trajectory when
@@ -64,25 +69,48 @@ def run(
         goes with the last bundle that holds them.
 
     Raises:
-        UsageError: impossible options.
+        UsageError: impossible options, or a state of other ones.
+        BundleError: a damaged state, or one of other data or versions.
         DataError: unusable data.
         DivergedError: a loss became non-finite.
+        ResourceError: more memory or disk is needed than is free.
     """
     check(config)
     request = read_request(config, _defaults(config), settings or {})
     recipe = request.recipe
-    kept, recorded = _choices(config, recipe)
+    kept, recorded = choose_epochs(config, recipe.rounds)
     with computing(config.device, config.threads) as clock:
         dataset = load(config.data, size=config.size, validation=config.validation, on_event=on_event)
         arch = request.arch(config, dataset.info.height)
         space = fit_space(dataset, config.space, on_event)
-        difficulty = prepare(request, config, dataset, space, clock.device, on_event)
-        plan = _Plan(config, recipe, kept, recorded, arch, dataset, space, difficulty.subset, clock, on_event)
-        with Store(_trajectory_bytes(plan)) as store:
+        plan = _Plan(config, recipe, kept, recorded, arch, dataset, space, None, clock, on_event)
+        progress = progress or Progress()
+        check_training(
+            on_meta(arch, **_shape(dataset)),
+            _batch_shape(plan),
+            clock.device,
+            on_event,
+            experts=len(_numbers(config)),
+            trajectories=_trajectory_bytes(plan),
+            disk=progress.free_bytes,
+            data=dataset.train.pixels.nbytes,
+        )
+        known = None if request.score_epochs else prepare(request, config, dataset, space, clock.device, on_event)
+        task, saved = progress.begin(_task(plan, request, known), on_event)
+        ledger = _ledger(plan, request, progress, saved)
+        difficulty = known or prepare(
+            request, config, dataset, space, clock.device, on_event, before=ledger.nets, on_net=ledger.scored
+        )
+        plan = replace(plan, subset=difficulty.subset, clock=task.clock)
+        with Store(_trajectory_bytes(plan), hold=progress.keeps) as store:
             sampler = _sampler(plan)
             made = [*difficulty.sections]
             for number in _numbers(config):
-                made += _train_expert(plan, number, sampler, store)
+                finished = ledger.sections_of(number)
+                if finished is None:
+                    finished = tuple(_train_expert(plan, number, sampler, store, ledger))
+                    ledger.finish(number, finished)
+                made += finished
             record = _record(plan, difficulty, made)
             data = dataset.manifest() | {"space": describe_space(space)}
             bundle = Bundle.create("teacher", data, record, [*space_sections(space), *made])
@@ -107,6 +135,31 @@ class _Plan:
     """Indices into the training split that an epoch, from 0, sees; None for all of it."""
     clock: Clock
     on_event: OnEvent
+
+
+def _task(plan: _Plan, request: Request, known: Prepared | None) -> Task:
+    """What is about to be made; `known` are scores that were read rather than computed."""
+    config, dataset = plan.config, plan.dataset
+    own = {"data": redact(config.data), "arch": plan.arch, "keep": sorted(plan.kept)}
+    scores = () if known is None else known.sections
+    return Task(
+        clock=plan.clock,
+        stage="train-teacher",
+        config=as_dict(config) | own | request.describe(config),
+        seed=config.seed,
+        inputs=() if known is None else known.inputs,
+        data=dataset.manifest() | {"space": describe_space(plan.space)},
+        splits={"training images": dataset.train, "held-out images": dataset.validation, "test images": dataset.test},
+        digests={section.name: RawTensor.of(section.tensors[section.name]).sha256 for section in scores},
+        unit="epochs",
+    )
+
+
+def _ledger(plan: _Plan, request: Request, progress: Progress, saved: Saved | None) -> Ledger:
+    """What is done, of the nets that score and those that are experts."""
+    rounds, scoring = plan.recipe.rounds, request.score_epochs
+    total = scoring * request.options.score_nets + rounds * len(_numbers(plan.config))
+    return Ledger(progress, saved, score_epochs=scoring, rounds=rounds, total=total)
 
 
 def _numbers(config: TrainTeacherConfig) -> range:
@@ -145,8 +198,8 @@ def _sampler(plan: _Plan) -> Sampler:
 
 def _flops(plan: _Plan) -> dict[str, int]:
     """Of one forward pass of one image, and of the whole training, by LADD's rule; GSAM passes twice."""
-    info, subset = plan.dataset.info, plan.subset
-    forward = forward_flops(plan.arch, channels=info.channels, size=info.height, classes=len(info.classes))
+    subset = plan.subset
+    forward = forward_flops(plan.arch, **_shape(plan.dataset))
     seen = len(plan.dataset.train) * plan.recipe.rounds
     if subset is not None:
         seen = sum(len(subset(epoch)) for epoch in range(plan.recipe.rounds))
@@ -154,10 +207,19 @@ def _flops(plan: _Plan) -> dict[str, int]:
     return {"forward": forward, "training": TRAINING_STEP * forward * seen * passes * len(_numbers(plan.config))}
 
 
+def _shape(dataset: Dataset) -> dict[str, int]:
+    """What a net is built for."""
+    info = dataset.info
+    return {"channels": info.channels, "size": info.height, "classes": len(info.classes)}
+
+
+def _batch_shape(plan: _Plan) -> tuple[int, ...]:
+    return min(plan.recipe.batch, len(plan.dataset.train)), *plan.dataset.train.pixels.shape[1:]
+
+
 def _trajectory_bytes(plan: _Plan) -> int:
     """Of all trajectories of the run, without buffers."""
-    info = plan.dataset.info
-    net = on_meta(plan.arch, channels=info.channels, size=info.height, classes=len(info.classes))
+    net = on_meta(plan.arch, **_shape(plan.dataset))
     row = sum(parameter.numel() for parameter in net.parameters()) * torch.float32.itemsize
     return row * len(plan.recorded) * len(_numbers(plan.config))
 
@@ -167,42 +229,14 @@ def _defaults(config: TrainTeacherConfig) -> dict[str, Any]:
     return {**as_dict(default_recipe()), "epochs": config.epochs, **PRESETS[config.optimizer]}
 
 
-def _choices(config: TrainTeacherConfig, recipe: Recipe) -> tuple[frozenset[int], range]:
-    """Epochs whose checkpoints are kept, and epochs that trajectories record.
-
-    Raises:
-        UsageError: everything that is wrong with the options taken together.
-    """
-    problems: list[str] = []
-    kept: frozenset[int] = frozenset()
-    recorded = range(0)
-    try:
-        kept = kept_epochs(config.keep, recipe.rounds)
-    except UsageError as error:
-        problems += error.problems
-    try:
-        recorded = recorded_epochs(config.keep_epochs, recipe.rounds, experts=config.experts is not None)
-    except UsageError as error:
-        problems += error.problems
-    if config.experts == 0 and config.scores is None:
-        problems.append("option 'experts' is 0 and there are no --scores, expected experts to train or scores to make")
-    if problems:
-        raise UsageError.collect(problems)
-    return kept, recorded
-
-
-def _train_expert(plan: _Plan, number: int, sampler: Sampler, store: Store) -> list[NewSection]:
+def _train_expert(plan: _Plan, number: int, sampler: Sampler, store: Store, ledger: Ledger) -> list[NewSection]:
     """The sections of one net: its kept checkpoints, and its trajectory if one is recorded."""
     config, info = plan.config, plan.dataset.info
-    net = build(
-        plan.arch,
-        channels=info.channels,
-        size=info.height,
-        classes=len(info.classes),
-        generator=seeding.generator(config.seed, "teacher", number, "init"),
-    ).to(plan.clock.device)
-    checkpoints: list[NewSection] = []
-    recorder = Recorder(plan.recorded)
+    draws = seeding.generator(config.seed, "teacher", number, "init")
+    net = build(plan.arch, **_shape(plan.dataset), generator=draws).to(plan.clock.device)
+    earlier = ledger.running if ledger.running and ledger.running.number == number else None
+    checkpoints: list[NewSection] = [*earlier.checkpoints] if earlier else []
+    recorder = earlier.recorder(plan.recorded) if earlier else Recorder(plan.recorded)
     last: dict[str, float | None] = {}
 
     def keep(epoch: int) -> None:
@@ -214,7 +248,14 @@ def _train_expert(plan: _Plan, number: int, sampler: Sampler, store: Store) -> l
                 checkpoint = Checkpoint(f"teacher.{number}.{epoch}", number, epoch, plan.arch, scores)
                 checkpoints.append(checkpoint_section(net, checkpoint, seed=config.seed))
 
-    keep(0)
+    def after(state: TrainState) -> None:
+        keep(state.epoch)
+        if state.epoch < plan.recipe.rounds:  # then the expert is finished, which is told by the caller
+            trajectory = (tuple(recorder.rows), tuple(recorder.buffers))
+            ledger.trained(Running(number, state.copy(), tuple(checkpoints), *trajectory))
+
+    if earlier is None:
+        keep(0)
     train(
         net,
         sampler,
@@ -224,7 +265,8 @@ def _train_expert(plan: _Plan, number: int, sampler: Sampler, store: Store) -> l
         seed=config.seed,
         seed_path=("teacher", number),
         on_event=_named(plan.on_event, f"teacher {number - config.first_expert + 1} of {len(_numbers(config))}"),
-        on_epoch=lambda state: keep(state.epoch),
+        on_epoch=after,
+        start=earlier.state if earlier else None,
     )
     if not plan.recorded:
         return checkpoints

@@ -117,6 +117,28 @@ def test_fault_110_a_signal_keeps_the_state_and_says_how_to_continue(
     assert not partial.exists()
 
 
+def test_fault_110_a_killed_expert_run_continues_to_the_same_bytes(run_cli, tiny: str, tmp_path: Path) -> None:
+    """SIGTERM in a run of several experts; other settings are refused with both sides named."""
+    partial = tmp_path / "x.ddset.partial"
+    arguments = ["train-teacher", "--data", tiny, *NET, "--epochs", "20", "--experts", "3", "--set", "batch=8"]
+    process = process_of([*arguments, "-o", str(tmp_path / "x.ddset")])
+    wait_for(partial, process)
+    process.send_signal(signal.SIGTERM)
+    _out, err = process.communicate(timeout=60)
+    done = steps_in(partial)
+    other = run_cli(*arguments, "--set", "lr=0.5", "-o", tmp_path / "x.ddset", "--resume")
+    continued = run_cli(*arguments, "-o", tmp_path / "x.ddset", "--resume")
+    run_cli(*arguments, "-o", tmp_path / "whole.ddset")
+
+    assert 143 == process.returncode, err
+    assert f"the state after {done} of 60 epochs is in {partial}" in err
+    assert 2 == other.code
+    assert f"{partial}: option 'recipe.lr' is 0.01, this run has 0.5" in other.err
+    assert 0 == continued.code, continued.err
+    assert (tmp_path / "whole.ddset").read_bytes() == (tmp_path / "x.ddset").read_bytes()
+    assert not partial.exists()
+
+
 SLOW_STEP = """
 import sys, time
 import ddlabel.distill.dm as dm
