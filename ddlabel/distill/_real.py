@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from ..augment._augment import Augmentation, Step, apply
 from ..nets._net import Net, on_meta
@@ -14,7 +14,6 @@ __all__ = [
     "RealBatches",
     "class_labels",
     "first_images",
-    "has_batch_norm",
     "images_per_pass",
     "net_on_meta",
     "random_net",
@@ -80,11 +79,6 @@ def net_on_meta(problem: Problem) -> Net:
     """The problem's net without storage."""
     channels, size = problem.pixels.shape[1:3]
     return on_meta(problem.arch, channels=channels, size=size, classes=len(problem.classes))
-
-
-def has_batch_norm(net: nn.Module) -> bool:
-    """Whether images of a batch see each other in train mode."""
-    return any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
 
 
 def images_per_pass(problem: Problem) -> int:

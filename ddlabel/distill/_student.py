@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, autograd, nn
+from torch import Tensor, autograd
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
@@ -14,7 +14,7 @@ from ..augment._augment import Step, apply
 from ..nets._net import Net
 from . import _dual
 
-__all__ = ["Part", "Pull", "Student", "mixes_samples", "split_draws"]
+__all__ = ["Part", "Pull", "Student", "split_draws"]
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,6 @@ class Student:
             return views
         kind = _dual.layout(vector)
         return [view.contiguous(memory_format=kind) if view.dim() == 4 else view for view in views]
-
-
-def mixes_samples(net: Net) -> bool:
-    """Whether a sample's logits depend on the other samples of the batch."""
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules())
 
 
 def split_draws(draws: tuple[Step, ...], count: int, size: int) -> Iterator[tuple[Step, ...]]:

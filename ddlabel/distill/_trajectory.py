@@ -18,13 +18,13 @@ from .. import seeding
 from ..augment._augment import Step
 from ..augment._augment import build as build_augmentation
 from ..errors import DivergedError, UsageError
-from ..nets._net import Net
+from ..nets._net import Net, mixes_samples
 from ..nets._net import build as build_net
 from ..options import opt
 from ._initial import initial_images, initial_logits
 from ._memory import net_bytes, second_order_bytes, set_bytes
 from ._method import Distilled, Problem, State, TrajectorySource
-from ._real import class_labels
+from ._real import class_labels, net_on_meta
 from ._rules import balance, check_progress, draw_batches, mask_of, outputs, perturbed, upper_start
 from ._unroll import Matched, Unrolled, Waypoint, match
 
@@ -301,6 +301,10 @@ class TrajectoryMatching:
             problems.append(f"interval is {self.interval} without current_max_start_epoch, expected both")
         if self.unroll == "tesla" and (self.inner_momentum or self.intermediate != "none"):
             problems.append("unroll is 'tesla' with inner_momentum or intermediate matching, expected adjoint or full")
+        if self.microbatch is not None and mixes_samples(net_on_meta(problem)):
+            problems.append(
+                f"option 'microbatch' is {self.microbatch}, net '{problem.arch}' has batch norm and needs whole batches"
+            )
         if self.soft_labels and self.teacher_label:
             problems.append("soft_labels and teacher_label are both on, expected one of them")
         if self.intermediate != "none" and self.syn_steps < self.expert_epochs:

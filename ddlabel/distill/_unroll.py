@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from ..augment._augment import Step
-from ..nets._net import Net
+from ..nets._net import Net, mixes_samples
 from ._dual import fits
-from ._student import Part, Student, mixes_samples, split_draws
+from ._student import Part, Student, split_draws
 
 __all__ = ["UNROLLS", "Matched", "Unrolled", "Waypoint", "match"]
 

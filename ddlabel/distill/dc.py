@@ -14,12 +14,12 @@ from torch.optim import SGD
 from ..augment._augment import Augmentation, apply
 from ..augment._augment import build as build_augmentation
 from ..errors import UsageError
-from ..nets._net import Net
+from ..nets._net import Net, mixes_samples
 from ..options import opt
 from ._gradients import DISTANCES, class_gradients, match_gradients, matched
 from ._memory import first_order_bytes, net_bytes, real_bytes, second_order_bytes, set_bytes
 from ._method import Distilled, Problem, State
-from ._real import RealBatches, class_labels, first_images, has_batch_norm, images_per_pass, net_on_meta, random_net
+from ._real import RealBatches, class_labels, first_images, images_per_pass, net_on_meta, random_net
 
 __all__ = ["LOOPS", "METHOD", "GradientMatching", "loops"]
 
@@ -150,7 +150,7 @@ class GradientMatching:
 
     def _match(self, problem: Problem, net: Net, images: Tensor, batches: RealBatches) -> tuple[float, Tensor]:
         """Sum of the distances of all classes, and its gradient by the images."""
-        if has_batch_norm(net):
+        if mixes_samples(net):
             _calibrate(net, [batches.plain(label, CALIBRATION) for label in range(len(problem.classes))])
         compared = matched(net, self.distance, self.mask_shallow)
         chunk = images_per_pass(problem)

@@ -11,11 +11,12 @@ from torch import Generator, Tensor
 from ..augment._augment import apply
 from ..augment._augment import build as build_augmentation
 from ..errors import UsageError
+from ..nets._net import mixes_samples
 from ..options import opt
 from ._means import Outputs, deepest, distance_of_means, match_means, mean_outputs
 from ._memory import embedding_bytes, map_bytes, net_bytes, real_bytes, set_bytes
 from ._method import Distilled, Problem, State
-from ._real import RealBatches, class_labels, first_images, has_batch_norm, images_per_pass, net_on_meta, random_net
+from ._real import RealBatches, class_labels, first_images, images_per_pass, net_on_meta, random_net
 
 __all__ = ["METHOD"]
 
@@ -73,7 +74,7 @@ class DistributionMatching:
             UsageError: `microbatch` with a net whose batch norm couples the images of a batch, or `mask_shallow` with
                 a net that has no taps.
         """
-        if self.microbatch is not None and has_batch_norm(net_on_meta(problem)):
+        if self.microbatch is not None and mixes_samples(net_on_meta(problem)):
             raise UsageError(
                 f"option 'microbatch' is {self.microbatch}, net '{problem.arch}' has batch norm and needs all images",
                 field="microbatch",
@@ -90,7 +91,7 @@ class DistributionMatching:
         outputs = Outputs(net, self._taps(problem))
         batches = RealBatches(problem, build_augmentation(self.augment, flip=problem.flip), self.batch_real, generator)
         images = problem.canvas.render(state)
-        if has_batch_norm(net):
+        if mixes_samples(net):
             loss, gradient = self._match_jointly(problem, outputs, images, batches)
         else:
             loss, gradient = self._match_by_class(problem, outputs, images, batches)
@@ -112,7 +113,7 @@ class DistributionMatching:
         a distilled part, half as large again. Batch norm takes all classes at once on both sides.
         """
         chunk = images_per_pass(problem)
-        joint = has_batch_norm(net_on_meta(problem))
+        joint = mixes_samples(net_on_meta(problem))
         classes = len(problem.classes) if joint else 1
         own = classes * problem.ipc if joint or problem.ipc <= AT_ONCE else chunk
         real = classes * self.batch_real if joint else min(chunk, self.batch_real)

@@ -12,7 +12,17 @@ from torch import Generator, Tensor, nn
 from .. import _plugins
 from ..errors import UsageError, suggest
 
-__all__ = ["Family", "Net", "build", "canonical", "default_arch", "make_norm", "on_meta", "parse_options"]
+__all__ = [
+    "Family",
+    "Net",
+    "build",
+    "canonical",
+    "default_arch",
+    "make_norm",
+    "mixes_samples",
+    "on_meta",
+    "parse_options",
+]
 
 NORMS = {
     "in": "instance", "instance": "instance", "bn": "batch", "batch": "batch", "ln": "layer", "layer": "layer",
@@ -146,6 +156,11 @@ def make_norm(name: str, channels: int, height: int, width: int) -> nn.Module:
     if name == "group":
         return nn.GroupNorm(GROUPS, channels)
     return nn.Identity()
+
+
+def mixes_samples(net: nn.Module) -> bool:
+    """Whether images of a batch see each other in train mode: a net with batch norm."""
+    return any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
 
 
 def _split(name: str) -> tuple[Family, list[str]]:

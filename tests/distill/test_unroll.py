@@ -307,14 +307,14 @@ def peak():
 for unroll in ("adjoint", "full"):
     match(run(2), unroll)
     before = peak()
-    match(run(8), unroll)
+    match(run(24), unroll)
     print(peak() - before)
 """
 
 
 def test_memory_of_the_adjoint_does_not_grow_with_steps() -> None:
-    """Six steps more are 6 P floats, half a megabyte; their graphs are some hundred."""
+    """22 steps more are 22 P floats, two megabytes; their graphs are some hundred."""
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
     adjoint, full = map(float, done.stdout.split())
-    assert adjoint < 10
-    assert full > 40
+    assert adjoint < 15
+    assert full > 60
