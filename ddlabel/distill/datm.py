@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ._trajectory import TrajectoryMatching, preset
 
-__all__ = ["METHOD"]
+__all__ = ["METHOD", "DifficultyAlignedTrajectories"]
 
 
 @dataclass(frozen=True, kw_only=True)
