@@ -59,6 +59,12 @@ class Plan:
         return tuple(dict.fromkeys(canonical(name) for name in self.config.arch or (default_arch(size),)))
 
     @cached_property
+    def protocol(self) -> str:
+        """The protocol asked for, or that of the method where it learned a step size with the images."""
+        learned = "datm" if self.kind == "soft" else "mtt"
+        return self.config.protocol or (learned if self.bundle.has("student.lr") else "dm")
+
+    @cached_property
     def trials(self) -> tuple[Trial, ...]:
         """Every row."""
         recipes = optimizer_settings(self.config.optimizer, self.settings)
@@ -92,7 +98,7 @@ class Plan:
 
         Labels of augmented views are not augmented further: they are of these views and no others.
         """
-        protocol = _plugins.load("protocols", self.config.protocol, "PROTOCOL")
+        protocol = _plugins.load("protocols", self.protocol, "PROTOCOL")
         student = Student(
             arch=arch,
             stored_images=len(self.distilled.labels),

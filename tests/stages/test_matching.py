@@ -70,13 +70,15 @@ def test_learned_labels_are_logits_that_students_train_on(tiny: str, experts: di
     assert outcome.code == 0, outcome.err
     bundle = Bundle.open(tmp_path / "pad.ddset", verify=True)
     evaluate = ("evaluate", tmp_path / "pad.ddset", "--data", tiny, "--arch", NET, "--epochs", "2", "--seeds", "1")
-    scored = run_command(*evaluate, "--protocol", "mtt", "-o", tmp_path / "scored.ddset")
-    result = Bundle.open(tmp_path / "scored.ddset").manifest.evaluations[0]["results"][0]
+    scored = run_command(*evaluate, "-o", tmp_path / "scored.ddset")
+    evaluation = Bundle.open(tmp_path / "scored.ddset").manifest.evaluations[0]
+    result = evaluation["results"][0]
 
     assert bundle.section("labels.soft").domain == "logit"
     assert bundle.section("labels.soft").teacher == [Bundle.open(experts["first"]).content]
     assert bundle.manifest.history[0]["config"]["options"]["mask_shallow"] == 0.5
     assert scored.code == 0, scored.err
+    assert evaluation["protocol"] == "datm"
     assert result["labels"] == "soft"
     assert result["recipe"]["lr"] == pytest.approx(float(bundle.tensor("student.lr")))
 
