@@ -42,8 +42,8 @@ class TrainTeacherConfig:
     first_expert: int = opt(
         0, "number of the first net, so that several processes share the work of one seed", min=0, max=1_000_000
     )
-    keep_epochs: str | None = opt(
-        None, "epochs that trajectories record: all, FIRST-LAST or none; auto is all with --experts"
+    keep_epochs: str = opt(
+        "auto", "epochs that trajectories record: all, FIRST-LAST or none; auto is all with --experts, else none"
     )
     optimizer: str = opt(
         "sgd",

@@ -64,13 +64,25 @@ class Plan:
         learned = "datm" if self.kind == "soft" else "mtt"
         return self.config.protocol or (learned if self.bundle.has("student.lr") else "dm")
 
+    @property
+    def learned(self) -> bool:
+        """Whether the labels were learned with the images: no teacher can make them for others."""
+        return self.labels is not None and bool(self.labels.parameters.get("learned"))
+
     @cached_property
     def trials(self) -> tuple[Trial, ...]:
         """Every row."""
         recipes = optimizer_settings(self.config.optimizer, self.settings)
         config = self.config
         return tuple(
-            list_trials(self.kind, self.losses, recipes, baselines=config.baselines, equal_bytes=config.equal_bytes)
+            list_trials(
+                self.kind,
+                self.losses,
+                recipes,
+                baselines=config.baselines,
+                equal_bytes=config.equal_bytes,
+                learned=self.learned,
+            )
         )
 
     @cached_property
@@ -132,7 +144,7 @@ class Plan:
                 )
         for teacher in self.teachers:
             Teacher(teacher)
-        if self.config.baselines and self.labels is not None:
+        if self.config.baselines and self.labels is not None and not self.learned:
             self._check_teachers()
         self._check_samples()
         self._check_labels_suit()
