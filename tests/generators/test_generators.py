@@ -252,7 +252,7 @@ class TestFinding:
     @pytest.mark.parametrize("text", [".mine:make", "~nobody/mine.py:make", "a" * 300 + ".py:make"])
     def test_odd_places_are_refused(self, text: str) -> None:
         """Never a traceback."""
-        with pytest.raises(UsageError, match="generator .* raised|generator file"):
+        with pytest.raises(UsageError, match=r"generator .* raised|generator file"):
             load_generator(text, **SHAPE)
 
     def test_what_it_prints_goes_to_stderr(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
