@@ -268,10 +268,14 @@ def _open_stdin() -> BinaryIO:
 
 def _spool(stream: BinaryIO) -> BinaryIO:
     spooled = scratch()
-    with _os_errors("temporary file"):
-        while chunk := stream.read(2**20):
-            spooled.write(chunk)
-        spooled.seek(0)
+    try:
+        with _os_errors("temporary file"):
+            while chunk := stream.read(2**20):
+                spooled.write(chunk)
+            spooled.seek(0)
+    except BaseException:
+        spooled.close()
+        raise
     return spooled
 
 

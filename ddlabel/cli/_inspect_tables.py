@@ -80,7 +80,7 @@ def _progress(bundle: Bundle) -> list[str]:
     groups = {entry["stage"]: plain} | {name: value for name, value in config.items() if isinstance(value, Mapping)}
     return [
         f"unfinished: {entry['stage']}, {done}; its command continues it with --resume",
-        *(f"{'options' if name == entry['stage'] else name}: {_assigned(value)}" for name, value in groups.items()),
+        *(f"{name}: {_assigned(value)}" for name, value in groups.items() if value),
     ]
 
 

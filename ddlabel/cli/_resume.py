@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["SUFFIX", "PartialFile", "alone", "check_partial", "partial_name"]
 
 SUFFIX = ".partial"
+LONGEST = 200
+"""Bytes of the name of a state from which its lock has a short name of its own."""
 
 
 def partial_name(output: str | None) -> str | None:
@@ -100,6 +103,8 @@ def alone(name: str) -> Iterator[None]:
 
 def _lock_name(name: str) -> str:
     folder, base = os.path.split(name)
+    if len(os.fsencode(base)) > LONGEST:
+        base = hashlib.sha256(os.fsencode(base)).hexdigest()
     return os.path.join(folder, f".{base}.lock")
 
 

@@ -71,7 +71,8 @@ def run_stage(
         raise UsageError("'--output -' and '--json' both write to stdout, expected one of them", field="output")
     name = partial_name(output.output) if Resume in invocation.command.records else None
     with listening() as interrupts, contextlib.nullcontext() if name is None else alone(name):
-        run = stage()
+        with interrupts.deferred():  # an import that is broken off leaves halves of modules
+            run = stage()
         bundles = _open(invocation.files)
         more = {
             name: _open(invocation.lists.get(option, ()))
