@@ -30,7 +30,7 @@ TRAJECTORIES = {
 }  # fmt: skip
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "dm": {"steps": 1000},
-    "dc": {"steps": 1000, "outer": 1, "inner": 1, "lr_net": 0.01},
+    "dc": {"steps": 1000, "outer": 1, "inner": 1, "lr_net": 0.01, "augment": "dsa"},
     "dsa": {"steps": 1000, "outer": 1, "inner": 1, "lr_net": 0.01},
     "mtt": TRAJECTORIES,
     "tesla": TRAJECTORIES,
@@ -43,8 +43,8 @@ RATES = {
     "trajectories": {"f": 1e4, "w": 10.0},
 }
 """Published step sizes by name of latent."""
-ABOUT = ("memory", "notes")
-"""Optional methods of hosts: what a problem needs in bytes, and what a user should know before the first step."""
+ABOUT = ("check", "memory", "notes")
+"""Optional methods of hosts: what cannot work, what a problem needs in bytes, what a user should know first."""
 REPLACED = {"init"}
 """Options of hosts that have no meaning here: latents start from the generator."""
 
