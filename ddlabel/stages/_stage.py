@@ -16,12 +16,12 @@ import torch
 from .. import __version__
 from ..bundle import Bundle, StageRecord
 from ..data._dataset import Dataset, load
+from ..data._whitening import cached_zca
 from ..errors import BundleError, ResourceError, UsageError
 from ..events import Event, OnEvent
 from ..memory import keep_freed_memory
 from ..preprocess import data_of
 from ..space import Space
-from ..zca import fit_zca
 
 __all__ = ["Clock", "computing", "fit_space", "load_like", "redact"]
 
@@ -106,12 +106,12 @@ def _without_tf32() -> Iterator[None]:
 
 
 def fit_space(dataset: Dataset, kind: str, on_event: OnEvent) -> Space:
-    """The input space of a data set: its published constants, or a ZCA fitted on its training split."""
+    """The input space of a data set: its published constants, or a ZCA of its training split, fitted once or cached."""
     info = dataset.info
     zca = None
     if kind == "zca":
         on_event(Event(phase="fitting ZCA", done=0, total=1))
-        zca = fit_zca(dataset.train.pixels)
+        zca = cached_zca(dataset.train.pixels, on_event)
         on_event(Event(phase="fitting ZCA", done=1, total=1))
     return Space(kind="zca" if zca else "normalised", mean=info.mean, std=info.std, zca=zca)
 
