@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -41,6 +42,19 @@ class Space:
     def to_pixels(self, images: Tensor) -> Tensor:
         """Images as uint8 pixels: clamped to [0, 1], times 255, rounded half to even."""
         return self.decode(images).clamp(0, 1).mul(255).round().to(torch.uint8)
+
+    def on(self, device: torch.device) -> Space:
+        """The space with the tensors of its whitening on a device, copied there once."""
+        if self.zca is None or self.zca.matrix.device == device:
+            return self
+        if device not in self._elsewhere:
+            moved = {name: getattr(self.zca, name).to(device) for name in ("mean", "matrix", "inverse")}
+            self._elsewhere[device] = replace(self, zca=replace(self.zca, **moved))
+        return self._elsewhere[device]
+
+    @cached_property
+    def _elsewhere(self) -> dict[torch.device, Space]:
+        return {}
 
     def _constants(self, like: Tensor) -> tuple[Tensor, Tensor]:
         shape = (1, -1, 1, 1)

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -27,13 +27,28 @@ from .schedules import Recipe, loss_factor, rate, restarts
 from .sharpness import flat_gradient, frozen_statistics, input_gradient_penalty
 from .space import Space
 
-__all__ = ["Batch", "Recipe", "Sampler", "TrainState", "accuracy", "minibatches", "predict", "rate", "train"]
+__all__ = [
+    "Batch",
+    "Encoder",
+    "Recipe",
+    "Sampler",
+    "TrainState",
+    "accuracy",
+    "encoded_bytes",
+    "encoder",
+    "minibatches",
+    "predict",
+    "rate",
+    "train",
+]
 
 N = TypeVar("N", bound=nn.Module)
 Batch = tuple[Tensor, Targets]
 """Images (b, c, h, w) float32 in model-input space, and what the net should say of them."""
 Sampler = Callable[[int, Generator], Iterator[Batch]]
 """Gives the batches of an epoch, from 0; all its randomness comes from the generator or its own named streams."""
+Encoder = Callable[[Tensor], Tensor]
+"""Gives the images (m, c, h, w) float32 in model-input space of indices (m,) int64."""
 
 TEST_BATCH = 256
 """Images in one forward pass when scoring: fixed, so that scores do not depend on a machine's memory."""
@@ -133,11 +148,9 @@ def minibatches(
     space: Space,
     device: torch.device | str = "cpu",
     subset: Callable[[int], Tensor] | None = None,
+    encode: Encoder | None = None,
 ) -> Sampler:
     """Sampler over real uint8 pixels (n, c, h, w) with hard labels (n,), each image once per epoch.
-
-    A batch is encoded when it is needed, on the device, so that no float copy of a data set exists, unless encoding is
-    dear (ZCA) or the device is another one than the CPU, and the copy is of at most `ENCODED_BYTES`.
 
     Args:
         pixels, labels: the training split.
@@ -145,15 +158,10 @@ def minibatches(
         space: of the net's input.
         device: where the batches go.
         subset: indices (m,) int64 into the split that an epoch, from 0, sees; the whole split when None.
+        encode: the `encoder` of these pixels, to share its copy; one is made when None.
     """
     place = torch.device(device)
-    placed = _on(space, place)
-    whole = functools.cache(lambda: _encode_all(pixels, placed, place))
-    dear = space.zca is not None or place.type != "cpu"
-    once = dear and pixels.numel() * torch.float32.itemsize <= ENCODED_BYTES
-
-    def images(index: Tensor) -> Tensor:
-        return whole()[index.to(place)] if once else placed.encode(pixels[index.to(pixels.device)].to(place))
+    images = encode or encoder(pixels, space, place)
 
     def sample(epoch: int, generator: Generator) -> Iterator[Batch]:
         seen = torch.arange(len(labels)) if subset is None else subset(epoch)
@@ -162,6 +170,27 @@ def minibatches(
             yield images(index), Targets(labels[index.to(labels.device)].to(place), None, None, None)
 
     return sample
+
+
+def encoder(pixels: Tensor, space: Space, device: torch.device) -> Encoder:
+    """Gives images in model-input space, on the device, of uint8 pixels (n, c, h, w) by index.
+
+    They are encoded when they are needed, on the device, so that no float copy of a data set exists, unless encoding is
+    dear (ZCA) or the device is another one than the CPU, and the copy is of at most `ENCODED_BYTES`.
+    """
+    placed = space.on(device)
+    whole = functools.cache(lambda: _encode_all(pixels, placed, device))
+    once = encoded_bytes(pixels, space, device) > 0
+    return lambda index: (
+        whole()[index.to(device)] if once else placed.encode(pixels[index.to(pixels.device)].to(device))
+    )
+
+
+def encoded_bytes(pixels: Tensor, space: Space, device: torch.device) -> int:
+    """Bytes of the float copy that an `encoder` keeps on the device; 0 when it keeps none."""
+    size = pixels.numel() * torch.float32.itemsize
+    dear = space.zca is not None or device.type != "cpu"
+    return size if dear and size <= ENCODED_BYTES else 0
 
 
 def predict(net: nn.Module, pixels: Tensor, *, space: Space | None = None, batch: int = TEST_BATCH) -> Tensor:
@@ -174,7 +203,7 @@ def predict(net: nn.Module, pixels: Tensor, *, space: Space | None = None, batch
         batch: images in one forward pass.
     """
     device = next(net.parameters()).device
-    placed = None if space is None else _on(space, device)
+    placed = None if space is None else space.on(device)
     chunks = (chunk.to(device) for chunk in torch.split(pixels, batch))
     with _evaluating(net):
         return torch.cat([net(chunk if placed is None else placed.encode(chunk)).cpu() for chunk in chunks])
@@ -320,20 +349,12 @@ def _update_average(average: dict[str, Tensor], state: Mapping[str, Tensor], dec
             average[name] = value.clone()
 
 
-def _on(space: Space, device: torch.device) -> Space:
-    """The space with the tensors of its whitening on a device."""
-    zca = space.zca
-    if zca is None:
-        return space
-    moved = {name: getattr(zca, name).to(device) for name in ("mean", "matrix", "inverse")}
-    return replace(space, zca=replace(zca, **moved))
-
-
 def _encode_all(pixels: Tensor, space: Space, device: torch.device) -> Tensor:
     """A whole split in model-input space, (n, c, h, w) float32 on the device."""
-    images = torch.empty(pixels.shape, dtype=torch.float32, device=device)
-    for target, chunk in zip(images.split(_ENCODED_TOGETHER), pixels.split(_ENCODED_TOGETHER), strict=True):
-        target.copy_(space.encode(chunk.to(device)))
+    with torch.inference_mode(False), torch.no_grad():
+        images = torch.empty(pixels.shape, dtype=torch.float32, device=device)
+        for target, chunk in zip(images.split(_ENCODED_TOGETHER), pixels.split(_ENCODED_TOGETHER), strict=True):
+            target.copy_(space.encode(chunk.to(device)))
     return images
 
 

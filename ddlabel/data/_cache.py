@@ -1,4 +1,4 @@
-"""Decoded images kept beside a key of their source, so that 50,000 small pictures are decoded once.
+"""What takes long to make of a data set, kept beside a key of its source: decoded images, whitenings.
 
 Files lie in $DDLABEL_CACHE_DIR, else $XDG_CACHE_HOME/ddlabel, else ~/.cache/ddlabel. They are written to a temporary
 name and renamed, so two processes may fill the cache at once; a damaged file is not trusted but made again.
@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,14 +19,14 @@ from torch import Tensor
 
 from ..events import Event, OnEvent
 
-__all__ = ["cache_folder", "read_cache", "write_cache"]
+__all__ = ["cache_folder", "read_cache", "read_tensors", "write_cache", "write_tensors"]
 
 VERSION = 1
 """Raised when the rules of decoding change."""
 
 
 def cache_folder() -> Path | None:
-    """Where cached images lie; None when there is no home."""
+    """Where cached files lie; None when there is no home."""
     named = os.environ.get("DDLABEL_CACHE_DIR")
     if named:
         return Path(named)
@@ -38,6 +39,15 @@ def cache_folder() -> Path | None:
 
 def read_cache(key: str) -> tuple[Tensor, Tensor, dict[str, str]] | None:
     """Pixels, labels and notes stored under a key; None when there are none, or they are damaged."""
+    found = read_tensors(key, ("pixels", "labels"))
+    if found is None:
+        return None
+    (pixels, labels), notes = found
+    return pixels, labels, notes
+
+
+def read_tensors(key: str, names: Sequence[str]) -> tuple[tuple[Tensor, ...], dict[str, str]] | None:
+    """Tensors by name and notes stored under a key; None when there are none, or they are damaged."""
     from safetensors import SafetensorError, safe_open
 
     folder = cache_folder()
@@ -46,39 +56,47 @@ def read_cache(key: str) -> tuple[Tensor, Tensor, dict[str, str]] | None:
         return None
     try:
         with safe_open(path, "pt") as file:
-            pixels, labels = file.get_tensor("pixels"), file.get_tensor("labels")
+            tensors = tuple(file.get_tensor(name) for name in names)
             notes = json.loads(file.metadata()["notes"])
+        if not isinstance(notes, dict) or notes.get("sha256") != _digest(tensors):
+            return None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         return None
-    if notes.get("sha256") != _digest(pixels, labels):
-        return None
-    return pixels, labels, notes
+    return tensors, notes
 
 
 def write_cache(key: str, pixels: Tensor, labels: Tensor, notes: dict[str, str], on_event: OnEvent) -> None:
     """Store decoded images; a folder that cannot be written costs a message, nothing else."""
+    write_tensors(key, {"pixels": pixels, "labels": labels}, notes, "decoded images are", on_event)
+
+
+def write_tensors(
+    key: str, tensors: Mapping[str, Tensor], notes: Mapping[str, str], what: str, on_event: OnEvent
+) -> None:
+    """Store tensors; a folder that cannot be written costs a message, "`what` not cached", nothing else."""
     from safetensors.torch import save
 
     folder = cache_folder()
     if folder is None:
-        on_event(Event(phase="data", message="note: no home folder, decoded images are not cached"))
+        on_event(Event(phase="data", message=f"note: no home folder, {what} not cached"))
         return
     temporary = folder / f".{key}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    noted = json.dumps({**notes, "sha256": _digest(pixels, labels)}, sort_keys=True)
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    noted = json.dumps({**notes, "sha256": _digest(tuple(whole.values()))}, sort_keys=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
-            file.write(save({"pixels": pixels.contiguous(), "labels": labels}, {"notes": noted}))
+            file.write(save(whole, {"notes": noted}))
         temporary.replace(folder / f"{key}.safetensors")
     except OSError as error:
-        on_event(Event(phase="data", message=f"note: decoded images are not cached ({folder}: {error.strerror})"))
+        on_event(Event(phase="data", message=f"note: {what} not cached ({folder}: {error.strerror})"))
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def _digest(pixels: Tensor, labels: Tensor) -> str:
-    digest = hashlib.sha256(f"{VERSION} {tuple(pixels.shape)}".encode())
-    digest.update(pixels.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    digest.update(labels.contiguous().view(torch.uint8).numpy().data)
+def _digest(tensors: Sequence[Tensor]) -> str:
+    digest = hashlib.sha256(f"{VERSION} {tuple(tensors[0].shape)}".encode())
+    for tensor in tensors:
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -13,7 +13,7 @@ from torch.nn import functional
 from ..augment._augment import Step, apply
 from ..errors import UsageError
 
-__all__ = ["DISTANCES", "Matched", "class_gradients", "distance", "match_gradients", "matched"]
+__all__ = ["DISTANCES", "Matched", "class_gradients", "distance", "left_out", "match_gradients", "matched"]
 
 DISTANCES = ("ours", "mse", "cos")
 """Names of the distances between gradients."""
@@ -31,6 +31,15 @@ class Matched:
     """In each tensor, the first row that is compared; 0 unless shallow rows are left out."""
 
 
+def left_out(share: float, count: int) -> int:
+    """How many of `count` parameters a share leaves out: floor(share * count), in decimals as the user types them.
+
+    >>> left_out(0.29, 100)
+    29
+    """
+    return math.floor(share * count + 1e-9)
+
+
 def matched(net: nn.Module, kind: str, mask_shallow: float = 0.0) -> Matched:
     """Which tensors and rows of a net a distance compares.
 
@@ -44,7 +53,7 @@ def matched(net: nn.Module, kind: str, mask_shallow: float = 0.0) -> Matched:
         UsageError: a share that leaves nothing to compare.
     """
     everything = list(net.parameters())
-    cut = math.floor(mask_shallow * sum(parameter.numel() for parameter in everything))
+    cut = left_out(mask_shallow, sum(parameter.numel() for parameter in everything))
     kept: list[nn.Parameter] = []
     first_rows: list[int] = []
     offset = 0

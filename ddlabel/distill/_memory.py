@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ..nets._net import Net
 from ._method import Problem
-from ._real import net_on_meta
+from ._real import largest_map, net_on_meta
 
 __all__ = [
     "embedding_bytes",
@@ -26,12 +26,7 @@ __all__ = [
 
 def map_bytes(problem: Problem) -> int:
     """Bytes of the three largest maps of one image, which a pass without a graph holds at a time."""
-    net = net_on_meta(problem)
-    sizes: list[int] = []
-    for module in net.modules():
-        module.register_forward_hook(lambda _module, _inputs, output: sizes.append(output.numel()))
-    net(_image(problem))
-    return 3 * 4 * max(sizes)
+    return 3 * 4 * largest_map(problem)
 
 
 def embedding_bytes(problem: Problem) -> int:

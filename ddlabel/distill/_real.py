@@ -13,8 +13,10 @@ from ._method import Problem
 __all__ = [
     "RealBatches",
     "class_labels",
+    "encoded",
     "first_images",
     "images_per_pass",
+    "largest_map",
     "net_on_meta",
     "random_net",
 ]
@@ -43,7 +45,13 @@ class RealBatches:
         """Real images of a class as they are: `count` of them, or the whole class when it is smaller."""
         members = self.problem.members(label)
         chosen = members[torch.randperm(len(members), generator=self.generator)[:count]]
-        return self.problem.space.encode(self.problem.pixels[chosen]).to(self.problem.device)
+        return encoded(self.problem, chosen)
+
+
+def encoded(problem: Problem, indices: Tensor) -> Tensor:
+    """Real images (m, c, h, w) float32 by index (m,), encoded on the problem's device, so that bytes travel there."""
+    pixels = problem.pixels[indices.to(problem.pixels.device)].to(problem.device)
+    return problem.space.on(problem.device).encode(pixels)
 
 
 def class_labels(problem: Problem) -> Tensor:
@@ -60,7 +68,7 @@ def first_images(problem: Problem, init: str, generator: Generator) -> Tensor:
         members[torch.randperm(len(members), generator=generator)[: problem.ipc]]
         for members in map(problem.members, range(len(problem.classes)))
     ]
-    return problem.space.encode(problem.pixels[torch.cat(chosen)]).to(problem.device)
+    return encoded(problem, torch.cat(chosen))
 
 
 def random_net(problem: Problem, generator: Generator) -> Net:
@@ -89,10 +97,14 @@ def images_per_pass(problem: Problem) -> int:
     """
     if problem.device.type != "cpu":
         return MOST_PASS
-    channels, size = problem.pixels.shape[1:3]
+    return max(LEAST_PASS, min(MOST_PASS, CACHED_BYTES // (4 * largest_map(problem))))
+
+
+def largest_map(problem: Problem) -> int:
+    """Numbers in the largest map of one image in the problem's net."""
     net = net_on_meta(problem)
     sizes: list[int] = []
     for module in net.modules():
         module.register_forward_hook(lambda _module, _inputs, output: sizes.append(output.numel()))
-    net(torch.empty(1, channels, size, size, device="meta"))
-    return max(LEAST_PASS, min(MOST_PASS, CACHED_BYTES // (4 * max(sizes))))
+    net(torch.empty(1, *problem.pixels.shape[1:], device="meta"))
+    return max(sizes)

@@ -21,7 +21,7 @@ from ..nets._net import Net, mixes_samples
 from ._dual import fits
 from ._student import Part, Student, split_draws
 
-__all__ = ["UNROLLS", "Matched", "Unrolled", "Waypoint", "match"]
+__all__ = ["UNROLLS", "Matched", "Unrolled", "Waypoint", "images_per_graph", "match"]
 
 UNROLLS = ("adjoint", "full", "tesla")
 CPU_PART = 32
@@ -90,10 +90,21 @@ class Unrolled:
         ]
 
     def _part_size(self, batch: int) -> int:
-        if mixes_samples(self.net):
-            return batch
-        default = CPU_PART if self.images.device.type == "cpu" else GPU_PART
-        return min(batch, self.microbatch or default)
+        return images_per_graph(mixes_samples(self.net), batch, self.microbatch, self.images.device)
+
+
+def images_per_graph(mixes: bool, batch: int, microbatch: int | None, device: torch.device) -> int:
+    """Images of a student's batch that one graph holds at a time when `unroll` is adjoint or tesla.
+
+    Args:
+        mixes: whether the net's norms mix samples, which takes the whole batch.
+        batch: images in the batch.
+        microbatch: what the user chose; None takes what suits the device.
+        device: where the graph is.
+    """
+    if mixes:
+        return batch
+    return min(batch, microbatch or (CPU_PART if device.type == "cpu" else GPU_PART))
 
 
 @dataclass(frozen=True)

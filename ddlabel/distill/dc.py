@@ -48,6 +48,7 @@ class GradientMatching:
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    memory_knobs: ClassVar[tuple[str, ...]] = ("microbatch", "batch_real", "batch_train")
     steps: int = opt(1000, "optimisation steps, each with a new random net", min=1, max=100_000_000)
     lr_images: float | None = opt(
         None, "SGD step on images in model-input space; auto is 0.1, or 0.01 for MLP as published", above=0

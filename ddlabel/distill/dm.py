@@ -42,6 +42,7 @@ class DistributionMatching:
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    memory_knobs: ClassVar[tuple[str, ...]] = ("microbatch", "batch_real")
     steps: int = opt(20_000, "optimisation steps, each with a new random net", min=1, max=100_000_000)
     lr_images: float | None = opt(
         None, "SGD step on images in model-input space; auto is 1, or 10 for large sets as published", above=0

@@ -80,6 +80,8 @@ def check_training(
     trajectories: int,
     disk: int | None,
     data: int,
+    encoded: int = 0,
+    scoring: tuple[Net, tuple[int, ...]] | None = None,
 ) -> None:
     """Compare what training nets needs with what is free.
 
@@ -88,21 +90,29 @@ def check_training(
         batch: shape (b, c, h, w).
         device: where they are trained, one after the other.
         on_event: told of need and free memory.
-        experts: how many; nothing is said of none.
+        experts: how many; of none, only what scoring takes.
         trajectories: bytes that they record in all; beyond `SPOOL_BYTES` one expert's are in memory.
         disk: free bytes where the result will be written, when known.
         data: bytes of the data set.
+        encoded: bytes of the float copy of its training split, which nets share.
+        scoring: a net that computes scores, on the meta device, and the shape of its batches; None when none does.
 
     Raises:
         ResourceError: memory or disk is too small, naming what to lower.
     """
-    if not experts:
-        return
-    check_disk(trajectories, disk, "trajectories", "lower --experts or --epochs, or keep fewer --keep-epochs")
-    held = trajectories if trajectories <= SPOOL_BYTES else trajectories // experts
-    needed = training_bytes(net, batch) + (2 * held if device.type == "cpu" else 0)
-    knobs = [f"--set batch (now {batch[0]})", "the width of --arch"]
-    refuse_beyond(needed, free_memory(device), knobs, device, on_event, beside=data)
+    needed, knobs = 0, []
+    if experts:
+        check_disk(trajectories, disk, "trajectories", "lower --experts or --epochs, or keep fewer --keep-epochs")
+        held = trajectories if trajectories <= SPOOL_BYTES else trajectories // experts
+        needed = training_bytes(net, batch) + (2 * held if device.type == "cpu" else 0)
+        knobs = [f"--set batch (now {batch[0]})", "the width of --arch"]
+    if scoring is not None:
+        own = training_bytes(*scoring)
+        knobs = knobs if needed >= own else ["the width of --set score_arch"]
+        needed = max(needed, own)
+    if needed:
+        knobs += ["--size"] if encoded else []
+        refuse_beyond(needed + encoded, free_memory(device), knobs, device, on_event, beside=data)
 
 
 def training_bytes(net: Net, shape: tuple[int, ...]) -> int:

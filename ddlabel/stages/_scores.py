@@ -26,7 +26,7 @@ from ..nets._net import Net, build, canonical, default_arch
 from ..options import opt
 from ..space import Space
 from ..teachers import Checkpoint, checkpoint_section
-from ..training import TEST_BATCH, Recipe, accuracy, minibatches, train
+from ..training import TEST_BATCH, Encoder, Recipe, accuracy, encoder, minibatches, train
 
 __all__ = [
     "ROLE",
@@ -172,7 +172,8 @@ def score_training_split(
     Differs from the authors' code in: the paper says EL2N, the published orders are GraNd of DeepCore; both are
     offered, with 10 nets after 10 epochs, which the paper does not state.
     """
-    job = _Job(name, options, dataset, space, seed, device, options.arch(dataset.info.height), on_event)
+    arch, encode = options.arch(dataset.info.height), encoder(dataset.train.pixels, space, device)
+    job = _Job(name, options, dataset, space, encode, seed, device, arch, on_event)
     nets = list(before)
     for member in range(len(nets), options.score_nets):
         net, scores = _score_by_one(job, member)
@@ -207,6 +208,8 @@ class _Job:
     options: ScoreOptions
     dataset: Dataset
     space: Space
+    encode: Encoder
+    """Of the training split: its images, which all nets share."""
     seed: int
     device: torch.device
     arch: str
@@ -229,7 +232,9 @@ def _score_by_one(job: _Job, member: int) -> tuple[Net, Tensor]:
     try:
         train(
             net,
-            minibatches(split.pixels, targets, batch=recipe.batch, space=job.space, device=job.device),
+            minibatches(
+                split.pixels, targets, batch=recipe.batch, space=job.space, device=job.device, encode=job.encode
+            ),
             recipe,
             loss,
             build_augmentation(recipe.augment, flip=info.flip),
@@ -244,7 +249,7 @@ def _score_by_one(job: _Job, member: int) -> tuple[Net, Tensor]:
         raise DivergedError(f"scoring net {member + 1}: {error.message}", field="score_lr", hint=hint) from error
     if isinstance(loss, _Remembering):
         return net, forgetting(torch.stack(loss.correct).cpu())
-    return net, _scores(net, split, job.space, job.name)
+    return net, _scores(net, split, job.encode, job.name)
 
 
 class _Remembering:
@@ -272,12 +277,11 @@ class _Remembering:
 
 
 @torch.inference_mode()
-def _scores(net: Net, split: Split, space: Space, name: str) -> Tensor:
+def _scores(net: Net, split: Split, encode: Encoder, name: str) -> Tensor:
     """Batch by batch on the net's device: (n,) float64 on the CPU."""
-    device = next(net.parameters()).device
     parts = []
-    for pixels, labels in zip(split.pixels.split(TEST_BATCH), split.labels.split(TEST_BATCH), strict=True):
-        features = net.embed(space.encode(pixels).to(device))
+    for index in torch.arange(len(split)).split(TEST_BATCH):
+        labels, features = split.labels[index], net.embed(encode(index))
         logits = net.classify(features)
         parts.append(SCORES[name](logits.cpu(), labels.cpu(), features.cpu()))
     return torch.cat(parts)

@@ -16,12 +16,12 @@ import torch
 from .. import __version__
 from ..bundle import Bundle, StageRecord
 from ..data._dataset import Dataset, load
+from ..data._whitening import cached_zca
 from ..errors import BundleError, ResourceError, UsageError
 from ..events import Event, OnEvent
 from ..memory import keep_freed_memory
 from ..preprocess import data_of
 from ..space import Space
-from ..zca import fit_zca
 
 __all__ = ["Clock", "computing", "fit_space", "load_like", "redact"]
 
@@ -55,6 +55,7 @@ class Clock:
             host={
                 "device": _device_name(self.device),
                 "threads": torch.get_num_threads(),
+                "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
                 "versions": {
                     "ddlabel": __version__,
                     "python": platform.python_version(),
@@ -68,6 +69,9 @@ class Clock:
 def computing(device: str, threads: int) -> Iterator[Clock]:
     """Choose device and thread count for a stage, and give the thread count back afterwards.
 
+    Inside, CUDA multiplies float32 numbers as such: TF32, which torch lets convolutions use, rounds them to 10 bits,
+    too few for second derivatives through tens of steps.
+
     Raises:
         UsageError: no such device on this machine.
         ResourceError: the device or the machine ran out of memory.
@@ -78,7 +82,8 @@ def computing(device: str, threads: int) -> Iterator[Clock]:
     if threads:
         torch.set_num_threads(threads)
     try:
-        yield Clock(chosen)
+        with _without_tf32():
+            yield Clock(chosen)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _out_of_memory() from error
     except RuntimeError as error:
@@ -89,13 +94,24 @@ def computing(device: str, threads: int) -> Iterator[Clock]:
         torch.set_num_threads(before)
 
 
+@contextlib.contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Full float32 in matrix products and convolutions on CUDA; what was allowed before is allowed again after."""
+    products, convolutions = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = products, convolutions
+
+
 def fit_space(dataset: Dataset, kind: str, on_event: OnEvent) -> Space:
-    """The input space of a data set: its published constants, or a ZCA fitted on its training split."""
+    """The input space of a data set: its published constants, or a ZCA of its training split, fitted once or cached."""
     info = dataset.info
     zca = None
     if kind == "zca":
         on_event(Event(phase="fitting ZCA", done=0, total=1))
-        zca = fit_zca(dataset.train.pixels)
+        zca = cached_zca(dataset.train.pixels, on_event)
         on_event(Event(phase="fitting ZCA", done=1, total=1))
     return Space(kind="zca" if zca else "normalised", mean=info.mean, std=info.std, zca=zca)
 

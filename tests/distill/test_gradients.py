@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ddlabel.augment._augment import Step, apply
-from ddlabel.distill._gradients import class_gradients, distance, match_gradients, matched
+from ddlabel.distill._gradients import class_gradients, distance, left_out, match_gradients, matched
 from ddlabel.errors import UsageError
 from ddlabel.nets._net import Net
 from ddlabel.nets._net import build as build_net
@@ -223,3 +223,13 @@ class TestMatchGradients:
         assert torch.equal(before, images)
         assert not images.requires_grad
         assert all(parameter.grad is None for parameter in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "dropped"), [(0.29, 100, 29), (0.5, 7, 3), (0.25, 320_010, 80_002), (0, 5, 0)]
+)
+def test_a_share_is_taken_in_decimals(share: float, count: int, dropped: int) -> None:
+    """0.29 * 100 is 28.999999999999996 in binary: the first compared row of 100 rows of one weight is 29."""
+    compared = matched(torch.nn.Linear(1, count, bias=False), "ours", share)
+
+    assert dropped == left_out(share, count) == compared.first_rows[0]

@@ -15,7 +15,7 @@ from torch import Tensor
 from ddlabel.augment._augment import FAMILIES, Step, draw_step
 from ddlabel.distill import _dual
 from ddlabel.distill._student import Part, Student
-from ddlabel.distill._unroll import Matched, Unrolled, Waypoint, _simulate, match
+from ddlabel.distill._unroll import Matched, Unrolled, Waypoint, _simulate, images_per_graph, match
 from ddlabel.nets._net import build
 
 SMOOTH = "convnet-d1-w4-swish"
@@ -321,3 +321,27 @@ def test_memory_of_the_adjoint_does_not_grow_with_steps() -> None:
     adjoint, full = map(float, done.stdout.split())
     assert adjoint < 15
     assert full > 60
+
+
+@pytest.mark.parametrize(
+    ("mixes", "batch", "microbatch", "device", "expected"),
+    [
+        (True, 500, 4, "cpu", 500),
+        (False, 500, 4, "cpu", 4),
+        (False, 500, None, "cpu", 32),
+        (False, 500, None, "meta", 256),
+        (False, 10, 40, "cpu", 10),
+    ],
+)
+def test_a_graph_holds_a_batch_at_most(
+    mixes: bool, batch: int, microbatch: int | None, device: str, expected: int
+) -> None:
+    """All of it where batch norm couples its images; else what the user chose, or what suits the device."""
+    assert expected == images_per_graph(mixes, batch, microbatch, torch.device(device))
+
+
+def test_the_parts_of_a_step_are_of_that_many_images() -> None:
+    """Batch norm takes three of three in spite of a micro-batch."""
+    for arch, expected in (("convnet-d1-w4-bn", [3]), ("convnet-d1-w4", [2, 1])):
+        run = make_run(arch, microbatch=2)
+        assert expected == [len(part.images) for _rows, part in run.parts(0, run.images, run.target())]

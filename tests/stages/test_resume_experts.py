@@ -15,7 +15,7 @@ from ddlabel.errors import BundleError, ResourceError, UsageError
 from ddlabel.events import Event
 from ddlabel.nets._net import on_meta
 from ddlabel.stages import _experts, _partial
-from ddlabel.stages._estimate import training_bytes
+from ddlabel.stages._estimate import check_training, training_bytes
 from ddlabel.stages._partial import Progress
 from ddlabel.stages.train_teacher import run
 from ddlabel.trajectories import Trajectories
@@ -210,3 +210,29 @@ def test_the_estimate_of_training_grows_with_batch_and_width() -> None:
 
     assert 3 < wide / narrow < 5
     assert 6 < training_bytes(nets[0], (2048, 3, 32, 32)) / narrow <= 8
+
+
+def needed(monkeypatch: pytest.MonkeyPatch, **changes: object) -> tuple[int, list[str]]:
+    """What is asked for, and the options named."""
+    asked: list[tuple[int, list[str]]] = []
+    monkeypatch.setattr(
+        "ddlabel.stages._estimate.refuse_beyond",
+        lambda needed, _free, knobs, _device, _event, *, beside: asked.append((needed, list(knobs))),
+    )
+    options = {"experts": 1, "trajectories": 0, "disk": None, "data": 0} | changes
+    net = on_meta("convnet-d1-w8", channels=3, size=8, classes=4)
+    check_training(net, (4, 3, 8, 8), torch.device("cpu"), lambda _event: None, **options)  # type: ignore[arg-type]
+    return asked[0] if asked else (0, [])
+
+
+def test_what_training_needs_counts_the_whitened_copy_and_scoring_nets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nets are trained one after the other, so that the larger step counts; of no experts, scoring alone."""
+    wide = (on_meta("convnet-d1-w64", channels=3, size=8, classes=4), (128, 3, 8, 8))
+    alone, scoring = needed(monkeypatch)[0], training_bytes(*wide)
+
+    assert alone + 10**6 == needed(monkeypatch, encoded=10**6)[0]
+    assert "--size" in needed(monkeypatch, encoded=10**6)[1]
+    assert alone < scoring == needed(monkeypatch, scoring=wide)[0]
+    assert ["the width of --set score_arch"] == needed(monkeypatch, scoring=wide)[1]
+    assert scoring + 5 == needed(monkeypatch, scoring=wide, experts=0, encoded=5)[0]
+    assert needed(monkeypatch, experts=0, encoded=5) == (0, [])

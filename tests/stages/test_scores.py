@@ -24,6 +24,7 @@ from ddlabel.stages._score_files import filter_training, find_scores, read_score
 from ddlabel.stages._scores import Difficulty, Scored, ScoreOptions, identity, score_training_split
 from ddlabel.teachers import Teacher
 from ddlabel.training import predict
+from ddlabel.zca import Zca, fit_zca
 
 OPTIONS = ScoreOptions(score_nets=2, score_epoch=3, score_arch="convnet-d1-w8", score_lr=0.02)
 
@@ -99,6 +100,24 @@ def test_the_section_says_how_and_of_what(dataset: Dataset, scored: Scored) -> N
     assert 0 <= section.parameters["accuracy"]["validation"] <= 1
     assert -1 <= section.parameters["agreement"] <= 1
     assert scored.difficulty.values.dtype == torch.float32
+
+
+def test_all_nets_share_one_whitened_copy(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training images are whitened once, not once per net and once more to be scored."""
+    rows: list[int] = []
+    whiten = Zca.whiten
+
+    def counting(zca: Zca, units: torch.Tensor) -> torch.Tensor:
+        rows.append(len(units))
+        return whiten(zca, units)
+
+    monkeypatch.setattr(Zca, "whiten", counting)
+    space = dataclasses.replace(space_of(dataset), kind="zca", zca=fit_zca(dataset.train.pixels))
+    score_training_split(
+        "el2n", OPTIONS, dataset, space, seed=0, device=torch.device("cpu"), keep_nets=False, on_event=ignore
+    )
+
+    assert len(dataset.train) + OPTIONS.score_nets * (len(dataset.validation) + len(dataset.test)) == sum(rows)
 
 
 def test_progress_is_told_by_net(dataset: Dataset) -> None:
