@@ -54,8 +54,7 @@ class HeadGradients:
         squares = self.norms.square()
         scale = squares[:, None] + squares[columns]
         square = self.inner(columns).mul_(-2).add_(scale)
-        square[square <= scale.mul_(DUPLICATE)] = 0
-        return square.sqrt_()
+        return square.masked_fill_(square <= scale.mul_(DUPLICATE), 0).sqrt_()
 
     def gains(self, errors: Tensor) -> Tensor:
         """<g_i, mean_v g_v> (m,), the latter with other errors (m, k) of the same images."""

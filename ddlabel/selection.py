@@ -247,7 +247,7 @@ def _largest_gain(gradients: HeadGradients, nearest: Tensor, bounds: Tensor, tol
         if not len(stale):
             return int((fresh & (bounds >= best - tolerance)).nonzero()[0])
         batch = stale[bounds[stale].sort(descending=True, stable=True).indices[:size]]
-        bounds[batch] = (nearest[:, None] - gradients.distances(batch)).clamp_(min=0).sum(dim=0)
+        bounds[batch] = gradients.distances(batch).neg_().add_(nearest[:, None]).clamp_(min=0).sum(dim=0)
         fresh[batch] = True
         best = max(best, float(bounds[batch].max()))
         size = min(block, 2 * size)

@@ -26,11 +26,11 @@ class Projection:
     def features(self, pixels: Tensor, *, device: torch.device | str = "cpu") -> Tensor:
         del device
         weights = torch.randn(pixels[0].numel(), 6, generator=generator(0, "projection"))
-        return pixels.flatten(1).float() @ weights
+        return pixels.flatten(1).float() @ weights / 2000
 
     def outputs(self, pixels: Tensor, *, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         features = self.features(pixels, device=device)
-        return features @ torch.randn(6, 3, generator=generator(0, "head")) / 2000, features
+        return features @ torch.randn(6, 3, generator=generator(0, "head")), features
 
 
 def counts(pixels: Tensor) -> Tensor:

@@ -138,7 +138,7 @@ class TestEveryMethod:
             assert (whole.indices is None) == (continued.indices is None)
 
     def test_every_step_is_reported_after_its_checkpoint(self, name: str, make_problem: MakeProblem) -> None:
-        """An interrupt raised by the listener finds the state of the step saved; notes come before and count nothing."""
+        """An interrupt raised by the listener finds the state of the step saved; notes before it do not count."""
         trace: list[tuple[str, int]] = []
         run(
             build_quickly(name),
