@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -318,3 +319,37 @@ def test_what_a_teacher_says_together_is_what_it_says_apart(files) -> None:
 
     assert torch.equal(features, teacher.features(split.pixels))
     torch.testing.assert_close(logits, net(teacher.space.encode(split.pixels)))
+
+
+def write_gaussians(path: Path) -> Path:
+    """Four overlapping Gaussians in the plane; a point is drawn as a bright spot in an image of 8 x 8."""
+    source = np.random.Generator(np.random.PCG64(0))
+    centres = np.array([[2.2, 2.2], [2.2, 4.8], [4.8, 2.2], [4.8, 4.8]])
+
+    def images(count: int) -> np.ndarray:
+        points = (centres[:, None] + 0.9 * source.standard_normal((4, count, 2))).reshape(-1, 1, 1, 2)
+        grid = np.stack(np.meshgrid(np.arange(8), np.arange(8), indexing="ij"), axis=-1)
+        spots = 255 * np.exp(-((grid - points) ** 2).sum(axis=-1) / 3)
+        return spots[..., None].astype(np.uint8)
+
+    labels = {"train_labels": np.repeat(np.arange(4), 60), "test_labels": np.repeat(np.arange(4), 60)}
+    np.savez(path, train_images=images(60), test_images=images(60), **labels)
+    return path
+
+
+def test_herding_teaches_more_than_the_least_confident_images(run_cli, tmp_path: Path) -> None:
+    """Five images per class of one teacher: ordinary ones against those between the classes."""
+    data = f"npz:{write_gaussians(tmp_path / 'gaussians.npz')}"
+    teacher = tmp_path / "teacher.ddset"
+    made = run_cli("train-teacher", "--data", data, *NET, "--epochs", "10", "--set", "lr=0.1", "-o", teacher)
+    assert made.code == 0, made.err
+    accuracy = {}
+    for name in ("herding", "least-confidence"):
+        path = tmp_path / f"{name}.ddset"
+        made = run_cli("distill", "--data", data, "--method", name, "--ipc", "5", "--teacher", teacher, "-o", path)
+        assert made.code == 0, made.err
+        scored = run_cli("evaluate", path, "--data", data, *NET, "--epochs", "60", "--seeds", "2", "--json")
+        assert scored.code == 0, scored.err
+        accuracy[name] = json.loads(scored.out)["evaluation"]["results"][0]["accuracy"]["mean"]
+
+    assert accuracy["herding"] > accuracy["least-confidence"] + 0.1
