@@ -12,7 +12,7 @@ __all__ = ["METHOD"]
 
 @dataclass(frozen=True, kw_only=True)
 class Errors(ScoreSelection):
-    """By ||p - onehot(y)||, the score of PAD. At ten images per class `pick=easy` is the strongest cheap baseline.
+    """By ||p - onehot(y)||, the score of PAD. At ten images per class of CIFAR-10 `pick=easy` is a strong baseline.
 
     Differs from the authors' code in: theirs averages over ten nets after a few epochs; so do scores recorded by
     'train-teacher --scores el2n', while without them the teacher's net of its last epoch alone is asked.
