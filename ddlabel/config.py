@@ -42,8 +42,8 @@ class TrainTeacherConfig:
     first_expert: int = opt(
         0, "number of the first net, so that several processes share the work of one seed", min=0, max=1_000_000
     )
-    keep_epochs: str | None = opt(
-        None, "epochs that trajectories record: all, FIRST-LAST or none; auto is all with --experts"
+    keep_epochs: str = opt(
+        "auto", "epochs that trajectories record: all, FIRST-LAST or none; auto is all with --experts, else none"
     )
     optimizer: str = opt(
         "sgd",
@@ -162,7 +162,11 @@ class EvaluateConfig:
         "decay 5e-4; adam and adamw 1e-3, 1e-4) or --set lr; none takes the protocol's",
         choices=("sgd", "adam", "adamw"),
     )
-    protocol: str = opt("dm", "published training protocol: dc, dm, mtt, datm, gift, glad, fkd or rded")
+    protocol: str | None = opt(
+        None,
+        "published training protocol: dc, dm, mtt, datm, gift, glad, fkd or rded; auto is dm, and mtt or datm where a "
+        "step size was learned with the images (datm on learned soft labels)",
+    )
     epochs: int | None = opt(None, "epochs of the student; auto takes the protocol's", min=1, max=1_000_000)
     seeds: int = opt(5, "how many students per net, each from its own seed", min=1, max=10_000)
     baselines: bool = opt(False, "also score random images at equal ipc, with hard and with the same labels")

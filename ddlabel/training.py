@@ -211,8 +211,9 @@ class _Reporter:
                 raise self.diverged(f"'{name}' is not finite", "its last step")
 
     def diverged(self, what: str, step: str) -> DivergedError:
+        more = f" or rho (now {self.recipe.rho:g})" if self.recipe.optimizer == "gsam" else ""
         where = f"epoch {self.epoch + 1} of {self.recipe.rounds}, {step}"
-        return DivergedError(f"{what} in {where}", field="lr", hint=f"lower --set lr (now {self.recipe.lr:g})")
+        return DivergedError(f"{what} in {where}", field="lr", hint=f"lower --set lr (now {self.recipe.lr:g}){more}")
 
 
 @dataclass(frozen=True)

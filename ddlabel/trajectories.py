@@ -21,6 +21,7 @@ __all__ = ["SECTION", "Trajectories", "flatten", "flatten_buffers", "trajectory_
 SECTION = "trajectory"
 """Sections are `trajectory.<expert>`; their tensors `trajectory.<expert>` (epochs, parameters) float32, and
 `trajectory.<expert>.buffers` (epochs, buffers) for nets with running statistics."""
+ADVICE = "run 'ddlabel train-teacher --experts N' first"
 
 
 def flatten(net: nn.Module) -> Tensor:
@@ -91,19 +92,17 @@ class Trajectories:
     """The experts of one or several teacher bundles, of one net, space and data set.
 
     Raises:
-        UsageError: no trajectories; the same one twice.
-        BundleError: bundles of different nets, spaces, data or epochs, naming both sides.
+        UsageError: no bundle; the same trajectory twice.
+        BundleError: a bundle that is no teacher or holds no trajectories; bundles of different nets, spaces, data or
+            epochs, naming both sides.
     """
 
     def __init__(self, bundles: Sequence[Bundle]) -> None:
-        self._experts = [expert for bundle in bundles for expert in _read(bundle)]
-        if not self._experts:
-            raise UsageError(
-                f"{', '.join(bundle.name for bundle in bundles) or 'no teacher'} holds no trajectories",
-                field="teacher",
-                hint="run 'ddlabel train-teacher --experts N' first",
-            )
         self.teachers = tuple(Teacher(bundle) for bundle in bundles)
+        if not bundles:
+            raise UsageError("no bundle with trajectories was given", field="teacher", hint=ADVICE)
+        self._experts = [expert for bundle in bundles for expert in _read(bundle)]
+        self._checked: set[int] = set()
         self._check_agreement(bundles)
         self.arch = str(self._net_of(self._experts[0]))
         self.space = self.teachers[0].space
@@ -114,12 +113,18 @@ class Trajectories:
         return len(self._experts)
 
     def checkpoint(self, expert: int, epoch: int) -> Tensor:
-        """Parameters of an expert after an epoch, (P,) float32 on the CPU; no other row is read.
+        """Parameters of an expert after an epoch, (P,) float32 on the CPU.
+
+        The first time an expert is asked for, its trajectory is read through once to compare its digest; after that no
+        other row is read, and never is more than a row kept.
 
         Raises:
-            BundleError: the parameters are not finite.
+            BundleError: the parameters are not finite, or not those that were written.
         """
         chosen = self._experts[expert]
+        if expert not in self._checked:
+            chosen.bundle.check_tensor(chosen.section)
+            self._checked.add(expert)
         row = epoch - chosen.epochs[0]
         values = chosen.bundle.slice(chosen.section, row, row + 1)[0]
         if not math.isfinite(float(values.sum())):
@@ -204,6 +209,6 @@ def _read(bundle: Bundle) -> list[_Expert]:
                 field=section.name,
             )
         found.append(_Expert(bundle, section.name, epochs, shape[1]))
-    if found:
-        data_of(bundle)
+    if not found:
+        raise BundleError(f"{bundle.name} holds no trajectories", field="trajectory", hint=ADVICE)
     return found

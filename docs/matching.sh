@@ -32,14 +32,15 @@ distill dc 10 dc --arch $net --set steps=40 --set outer=5 --set inner=5 --set ba
 score dc-1
 score dc-10
 
-# Trajectories. mtt, datm and pad are matched to the same experts, pad-fiex to experts with PAD's curriculum.
+# Trajectories. mtt, datm and pad are matched to the same experts, datm-fiex and pad-fiex to experts with PAD's curriculum.
+# As published, pad-fiex matches all parameters at one image per class; pad without a mask would be datm there.
 for ipc in 1 10; do
   match="--set syn_steps=20 --set expert_epochs=2 --set lr_param=log --set lr_lr=0.02 --set syn_lr=0.03 --pixels float32"
   if [ $ipc = 1 ]; then
-    own="--set steps=600 --set lr_images=300 --set max_start_epoch=3"
+    fiex=0 own="--set steps=600 --set lr_images=300 --set max_start_epoch=3"
     grow="--set current_max_start_epoch=2 --set interval=200 --set batch_syn=10 --set lr_label=5"
   else
-    own="--set steps=400 --set lr_images=1000 --set max_start_epoch=8 --set batch_syn=25"
+    fiex=0.25 own="--set steps=400 --set lr_images=1000 --set max_start_epoch=8 --set batch_syn=25"
     grow="--set current_max_start_epoch=4 --set interval=50 --set lr_label=2"
   fi
   # shellcheck disable=SC2086
@@ -47,9 +48,11 @@ for ipc in 1 10; do
     distill datm $ipc datm --teacher experts.ddset $match $own $grow
     distill pad $ipc pad --teacher experts.ddset $match $own $grow --mask-shallow 0.25
     distill mtt $ipc mtt --teacher experts.ddset $match $own
-    distill pad $ipc pad-fiex --teacher pad-experts.ddset $match $own $grow --mask-shallow 0.25
+    [ $ipc = 1 ] || distill datm $ipc datm-fiex --teacher pad-experts.ddset $match $own $grow
+    distill pad $ipc pad-fiex --teacher pad-experts.ddset $match $own $grow --mask-shallow $fiex
   }
   for name in datm pad pad-fiex; do score $name-$ipc --protocol datm; done
+  [ $ipc = 1 ] || score datm-fiex-$ipc --protocol datm
   score mtt-$ipc --protocol mtt
 done
 python "$here/tables_matching.py" .

@@ -16,8 +16,8 @@ from ddlabel.scores import paired_difference
 
 HERE = Path(__file__).parent
 BUDGETS = (1, 10)
-METHODS = ("dc", "dm", "mtt", "datm", "pad", "pad-fiex")
-"""Rows, as `docs/matching.sh` calls them; `pad-fiex` is pad on experts with a curriculum."""
+METHODS = ("dc", "dm", "mtt", "datm", "pad", "datm-fiex", "pad-fiex")
+"""Rows, as `docs/matching.sh` calls them; those ending in `-fiex` are matched to experts with a curriculum."""
 HEAD = """# Matching methods
 
 Written by `python docs/tables_matching.py` from scored bundles; do not edit. `docs/matching.sh` makes the bundles.
@@ -31,7 +31,8 @@ def main(folder: str) -> None:
     """Write the page."""
     parts = [HEAD, experts_table(Path(folder))]
     for ipc in BUDGETS:
-        scored = {name: Bundle.open(Path(folder) / f"{name}-{ipc}-scored.ddset") for name in METHODS}
+        files = {name: Path(folder) / f"{name}-{ipc}-scored.ddset" for name in METHODS}
+        scored = {name: Bundle.open(file) for name, file in files.items() if file.exists()}
         parts += [f"## {ipc} image{'s' * (ipc > 1)} per class\n", origin(scored["dm"]), table(scored, ipc)]
     (HERE / "results-matching.md").write_text("\n".join(parts), encoding="utf-8")
 

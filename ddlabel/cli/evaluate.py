@@ -26,7 +26,8 @@ def run(invocation: Invocation) -> None:
 
 def _plugins_named(config: EvaluateConfig) -> list[tuple[str, str, str]]:
     losses = [("losses", name, "LOSS") for name in config.loss if name != "native"]
-    return [("protocols", config.protocol, "PROTOCOL"), *losses]
+    protocols = [] if config.protocol is None else [("protocols", config.protocol, "PROTOCOL")]
+    return [*protocols, *losses]
 
 
 def _show(bundle: Bundle, talk: Talk) -> None:

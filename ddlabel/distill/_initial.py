@@ -45,7 +45,7 @@ def initial_images(problem: Problem, how: str, generator: Generator) -> Tensor:
     return problem.space.encode(problem.pixels[indices]).to(problem.device)
 
 
-def initial_logits(problem: Problem, images: Tensor) -> Tensor:
+def initial_logits(problem: Problem, images: Tensor, *, every: bool) -> Tensor:
     """Soft labels of the experts after their last epoch, (k*ipc, k) logits: the mean over those that are right.
 
     Where no expert is right it is the mean over all, and where even that has another class on top, the logits of a
@@ -56,7 +56,10 @@ def initial_logits(problem: Problem, images: Tensor) -> Tensor:
     Args:
         problem: gives the experts.
         images: (k*ipc, c, h, w) in model-input space, class-major.
+        every: ask all experts; otherwise the first one labels every image, right or wrong (DATM's `pix_init: real`).
     """
+    if not every:
+        return predict(next(_experts(problem)), images).float()
     labels = class_labels(problem)
     total = torch.zeros(len(labels), len(problem.classes), dtype=torch.float64)
     right_total, right_count = torch.zeros_like(total), torch.zeros(len(labels), 1, dtype=torch.float64)
@@ -103,7 +106,8 @@ def _correct(problem: Problem, label: int, generator: Generator) -> Tensor:
     members = members[torch.randperm(len(members), generator=generator)]
     found: list[int] = []
     for net in _experts(problem):
-        left = [index for index in members.tolist() if index not in set(found)]
+        known = set(found)
+        left = [index for index in members.tolist() if index not in known]
         for chunk in torch.tensor(left, dtype=torch.long).split(CHUNK):
             guesses = predict(net, problem.pixels[chunk], space=problem.space).argmax(dim=1)
             found += chunk[guesses == label].tolist()

@@ -15,6 +15,7 @@ from .. import seeding
 from ..difficulty import SCORES
 from ..errors import DataError, DivergedError, UsageError
 from ..events import Event, OnEvent, ignore
+from ..options import describe
 from ..selection import check_budget
 from ..space import Space
 from ..teachers import Teacher
@@ -27,6 +28,7 @@ __all__ = [
     "Problem",
     "State",
     "TrajectorySource",
+    "check",
     "missing_scores",
     "run",
 ]
@@ -192,9 +194,10 @@ class Distilled:
 class Method(Protocol):
     """A frozen dataclass of options with these members; one file, `METHOD` names it.
 
-    It may also have `notes(problem)`, what a user should know before the first step; `memory(problem)`, the bytes that
-    a step takes at most beside the data set; `memory_knobs`, names of the options that lower them; and `reads`, names
-    of difficulty scores that it takes from the teacher's bundle where they were recorded.
+    It may also have `check(problem)`, which refuses what cannot work; `notes(problem)`, what a user should know before
+    the first step; `memory(problem)`, the bytes that a step takes at most beside the data set; `memory_knobs`, names
+    of the options that lower them; and `reads`, names of difficulty scores that it takes from the teacher's bundle
+    where they were recorded.
     """
 
     needs: ClassVar[frozenset[str]]
@@ -240,15 +243,7 @@ def run(
         DataError: a class has fewer images than the budget.
         DivergedError: a loss or a state became non-finite, naming step and option.
     """
-    check_budget(problem.labels, problem.classes, problem.ipc)
-    if "teacher" in method.needs and problem.teacher is None:
-        raise UsageError("this method needs features, expected a teacher", field="teacher")
-    if "trajectories" in method.needs and problem.trajectories is None:
-        raise UsageError("this method needs trajectories, expected teachers that recorded them", field="teacher")
-    for need in sorted(method.needs):
-        room, _, name = need.partition(".")
-        if room == "scores" and name not in problem.scores:
-            raise missing_scores("this method", name)
+    check(method, problem)
     total = method.total_steps(problem)
     for note in getattr(method, "notes", _no_notes)(problem):
         on_event(Event(phase="distilling", message=note))
@@ -264,6 +259,28 @@ def run(
             on_checkpoint(index + 1, state)
         on_event(Event(phase="distilling", done=index + 1, total=total, metrics=metrics))
     return method.finish(problem, state)
+
+
+def check(method: Method, problem: Problem) -> None:
+    """Refuse what cannot work, before any work.
+
+    Raises:
+        UsageError: a budget below one image, something the method needs is missing, or options that exclude each other.
+        DataError: a class has fewer images than the budget.
+    """
+    check_budget(problem.labels, problem.classes, problem.ipc)
+    if "teacher" in method.needs and problem.teacher is None:
+        raise UsageError("this method needs features, expected a teacher", field="teacher")
+    if "trajectories" in method.needs and problem.trajectories is None:
+        raise UsageError("this method needs trajectories, expected teachers that recorded them", field="teacher")
+    for name in sorted(need.removeprefix("scores.") for need in method.needs if need.startswith("scores.")):
+        if name not in problem.scores:
+            raise missing_scores("this method", name)
+    getattr(method, "check", _nothing)(problem)
+
+
+def _nothing(problem: Problem) -> None:
+    del problem
 
 
 def _no_notes(problem: Problem) -> tuple[str, ...]:
@@ -282,11 +299,20 @@ def missing_scores(who: str, name: str) -> UsageError:
 
 
 def _check_finite(method: Method, state: State, metrics: Mapping[str, float], where: str) -> None:
-    rate = getattr(method, "lr_images", None)
-    hint = f"lower --set lr_images (now {'auto' if rate is None else rate})"
+    hint = _what_to_lower(method)
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise DivergedError(f"'{name}' is {value} at {where}", field=name, hint=hint)
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
             raise DivergedError(f"'{name}' became non-finite at {where}", field=name, hint=hint)
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float().square().sum())):
+            raise DivergedError(f"'{name}' became too large to square at {where}", field=name, hint=hint)
+
+
+def _what_to_lower(method: Method) -> str:
+    """The step sizes among a method's options, as typed."""
+    names = [option.name for option in describe(type(method)) if option.name.startswith("lr_")]
+    rates = {name: getattr(method, name) for name in names if isinstance(getattr(method, name), float | None)}
+    said = [f"--set {name} (now {'auto' if rate is None else f'{rate:g}'})" for name, rate in rates.items()]
+    return f"lower {' or '.join(said)}" if said else "lower the step sizes"

@@ -18,17 +18,15 @@ NO_PROGRESS = 1e-12
 """An expert that moves less than this share of its squared norm stands still: the loss would divide by nothing."""
 
 
-def upper_start(index: int, *, first: int | None, last: int, interval: int | None) -> int:
+def upper_start(index: int, *, first: int, last: int, interval: int) -> int:
     """U(it): the epoch before which students of outer step `index`, from 0, start (DATM, arXiv:2310.05773).
 
     Args:
         index: outer steps done.
-        first: T, where the range ends at first; None is `last`.
+        first: T, where the range ends at first.
         last: T+, where it ends at last.
-        interval: outer steps after which it grows by one epoch; None is the whole range at once.
+        interval: outer steps after which it grows by one epoch.
     """
-    if first is None or interval is None:
-        return last
     return min(last, first + index // interval)
 
 
@@ -78,14 +76,10 @@ def mask_of(kind: str, share: float) -> Callable[[Tensor], Tensor] | None:
 
 
 def outputs(net: Net, parameters: Tensor, images: Tensor) -> Tensor:
-    """Logits of images by a net with these parameters."""
-    values, at = {}, 0
-    for name, value in net.named_parameters():
-        values[name] = parameters[at : at + value.numel()].view_as(value)
-        at += value.numel()
+    """Logits of images by a net, which takes these parameters for its own."""
+    torch.nn.utils.vector_to_parameters(parameters, net.parameters())
     with torch.no_grad():
-        parts = [torch.func.functional_call(net, values, (part,)) for part in images.split(256)]
-    return torch.cat(parts)
+        return torch.cat([net(part) for part in images.split(256)])
 
 
 def perturbed(net: Net, theta: Tensor, amount: float, generator: Generator) -> Tensor:
@@ -101,7 +95,7 @@ def perturbed(net: Net, theta: Tensor, amount: float, generator: Generator) -> T
 
 
 def balance(start: int, upper: int) -> float:
-    """AST's factor of the student's loss: grows with the distance of the start epoch from the middle of the range."""
+    """AST's factor of the student's loss: log5(8 + d) at d epochs past the middle of the range, 1 over it before."""
     half = upper // 2
     factor = math.log(abs(start - half) + 8, 5)
     return factor if start >= half else 1 / factor

@@ -18,18 +18,21 @@ from .. import seeding
 from ..augment._augment import Step
 from ..augment._augment import build as build_augmentation
 from ..errors import DivergedError, UsageError
-from ..nets._net import Net, mixes_samples
-from ..nets._net import build as build_net
+from ..nets._net import mixes_samples
 from ..options import opt
 from ._initial import initial_images, initial_logits
 from ._memory import net_bytes, second_order_bytes, set_bytes
 from ._method import Distilled, Problem, State, TrajectorySource
-from ._real import class_labels, net_on_meta
+from ._real import class_labels, net_on_meta, random_net
 from ._rules import balance, check_progress, draw_batches, mask_of, outputs, perturbed, upper_start
 from ._unroll import Matched, Unrolled, Waypoint, match
 
 __all__ = ["TrajectoryMatching", "preset"]
 
+INTERVAL = 100
+"""Outer steps after which DATM's start range grows by an epoch."""
+LEAST_LR = 1e-10
+"""A smaller step size of the student moves nothing in float32."""
 MAX_SKIPPED = 20
 """Steps in a row without a finite gradient after which a run has diverged."""
 PART = 256
@@ -45,17 +48,21 @@ class TrajectoryMatching:
     """The options of the family, with MTT's values for CIFAR-10 at 10 images per class."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"trajectories"})
+    grows: ClassVar[bool] = False
+    """Whether the start range grows unless told otherwise."""
     memory_knobs: ClassVar[tuple[str, ...]] = ("microbatch", "batch_syn", "syn_steps")
     steps: int = opt(5_000, "outer steps, each of which trains one student", min=1, max=100_000_000)
     syn_steps: int = opt(30, "N: SGD steps of the student in each outer step", min=1, max=100_000)
     expert_epochs: int = opt(2, "M: expert epochs that the student's steps should cover", min=1, max=100_000)
     min_start_epoch: int = opt(0, "T-: earliest expert epoch that students start from", min=0)
     current_max_start_epoch: int | None = opt(
-        None, "T: the start range ends before this epoch at first; auto is max_start_epoch", min=1
+        None,
+        "T: the start range ends before this epoch at first; auto is max_start_epoch, and half of it for datm and pad",
+        min=1,
     )
     max_start_epoch: int = opt(20, "T+: the start range ends before this epoch", min=1)
     interval: int | None = opt(
-        None, "outer steps after which the start range grows by an epoch; auto is the whole range at once", min=1
+        None, "outer steps after which the start range grows by an epoch; auto is 100, as datm and pad have it", min=1
     )
     batch_syn: int | None = opt(None, "b: distilled images per student step; auto takes all", min=1)
     lr_images: float = opt(100.0, "SGD step on images in model-input space", above=0)
@@ -123,9 +130,8 @@ class TrajectoryMatching:
         """Initial images, step size and, when they are learned, soft labels.
 
         Raises:
-            UsageError: start epochs that the experts did not record, or options that exclude each other.
+            UsageError: the experts know too few images of a class for `init=correct`.
         """
-        self._check(problem)
         images = initial_images(problem, self.init, generator)
         labels = class_labels(problem)
         state = problem.canvas.begin(images, labels, generator)
@@ -136,7 +142,8 @@ class TrajectoryMatching:
             "counts": torch.zeros(4, dtype=torch.long),
         }
         if self.soft_labels:
-            logits = initial_logits(problem, problem.canvas.render(state)).to(problem.device)
+            every = self.init == "correct"
+            logits = initial_logits(problem, problem.canvas.render(state), every=every).to(problem.device)
             state |= {"logits": logits, "logits_velocity": torch.zeros_like(logits)}
         if self.ema:
             state["average"] = problem.canvas.render(state).clone()
@@ -161,12 +168,24 @@ class TrajectoryMatching:
         new = {**state, **moved, **self._move_lr(state, matched, rate, counts), **self._move_logits(state, matched)}
         if self.ema:
             new["average"] = self.ema * state["average"] + (1 - self.ema) * problem.canvas.render(new)
-        return {**new, "counts": counts}, {"loss": loss, "lr": self._rate(new)}
+        metrics = {"loss": loss, "lr": self._rate(new)}
+        return {**new, "counts": counts}, metrics | ({"clamped": float(counts[CLAMPED])} if counts[CLAMPED] else {})
 
     def finish(self, problem: Problem, state: State) -> Distilled:
-        """The last images, or their average; the learned step size and soft labels; what was skipped."""
+        """The last images, or their average; the learned step size and soft labels; what was skipped.
+
+        Raises:
+            DivergedError: no step changed anything.
+        """
         images = state["average"] if self.ema else problem.canvas.render(state)
         counts = state["counts"].tolist()
+        if counts[GATED] + counts[SKIPPED] >= self.steps:
+            raise DivergedError(
+                f"none of {self.steps} steps changed anything: {counts[GATED]} had a loss above threshold "
+                f"{self.threshold}, {counts[SKIPPED]} no finite gradient",
+                field="threshold",
+                hint=f"raise --set threshold, or lower --set syn_lr (now {self.syn_lr:g})",
+            )
         return Distilled(
             labels=class_labels(problem),
             images=images.cpu(),
@@ -186,7 +205,7 @@ class TrajectoryMatching:
         start_epoch = self._start_epoch(index, generator)
         start = self._load(problem, expert, start_epoch)
         waypoints = self._waypoints(problem, expert, start_epoch)
-        net = _net(problem, generator)
+        net = random_net(problem, generator).requires_grad_(False)
         images, hard = problem.canvas.render(state), class_labels(problem).to(problem.device)
         if self.teacher_label:
             logits: Tensor | None = outputs(net, waypoints[-1].parameters, images)
@@ -227,9 +246,16 @@ class TrajectoryMatching:
     def _start_epoch(self, index: int, generator: Generator) -> int:
         """Uniform from T- to U(it), exclusive."""
         upper = upper_start(
-            index, first=self.current_max_start_epoch, last=self.max_start_epoch, interval=self.interval
+            index, first=self._first_upper(), last=self.max_start_epoch, interval=self.interval or INTERVAL
         )
         return int(torch.randint(self.min_start_epoch, upper, (1,), generator=generator))
+
+    def _first_upper(self) -> int:
+        """T."""
+        if self.current_max_start_epoch is not None:
+            return self.current_max_start_epoch
+        last = self.max_start_epoch
+        return max(self.min_start_epoch + 1, last // 2) if self.grows else last
 
     def _load(self, problem: Problem, expert: int, epoch: int) -> Tensor:
         return _source(problem).checkpoint(expert, epoch).to(problem.device)
@@ -256,9 +282,10 @@ class TrajectoryMatching:
         limits = [None if limit is None else self._as_parameter(limit) for limit in (self.syn_lr_min, self.syn_lr_max)]
         kept = value if limits == [None, None] else value.clamp(min=limits[0], max=limits[1])
         counts[CLAMPED] += int(kept != value)
-        if self.lr_param == "raw" and float(kept) <= 0:
+        new = math.exp(float(kept)) if self.lr_param == "log" else float(kept)
+        if new < LEAST_LR:
             raise DivergedError(
-                f"the learned step size became {float(kept):g}, expected a positive number",
+                f"the learned step size became {new:g}, expected a positive number",
                 field="lr_lr",
                 hint=f"lower --set lr_lr (now {self.lr_lr:g}), or use --set lr_param=log or --set syn_lr_min",
             )
@@ -282,13 +309,18 @@ class TrajectoryMatching:
                 hint=f"lower --set syn_lr (now {self.syn_lr:g}) or lr_lr, or use lr_param=log",
             )
 
-    def _check(self, problem: Problem) -> None:
-        """What the options ask of the experts, and of each other: all problems in one error."""
+    def check(self, problem: Problem) -> None:
+        """What the options ask of the experts, and of each other.
+
+        Raises:
+            UsageError: start epochs that the experts did not record, and options that exclude each other or have no
+                effect: all problems in one error.
+        """
         source, problems = _source(problem), []
         epochs = source.epochs
-        first, current, last = self.min_start_epoch, self.current_max_start_epoch, self.max_start_epoch
-        if not first < (last if current is None else current) <= last:
-            said = f"current_max_start_epoch {current}, " if current is not None else ""
+        first, current, last = self.min_start_epoch, self._first_upper(), self.max_start_epoch
+        if not first < current <= last:
+            said = f"current_max_start_epoch {current}, " if current != last else ""
             problems.append(
                 f"start epochs are min_start_epoch {first}, {said}max_start_epoch {last}, expected them to ascend"
             )
@@ -297,13 +329,30 @@ class TrajectoryMatching:
                 f"start epochs {first} to {last - 1} and expert_epochs {self.expert_epochs} need epochs {first} to "
                 f"{last - 1 + self.expert_epochs}, the experts recorded {epochs[0]} to {epochs[-1]}"
             )
-        if self.interval is not None and current is None:
-            problems.append(f"interval is {self.interval} without current_max_start_epoch, expected both")
+        if self.interval is not None and current == last:
+            problems.append(
+                f"interval is {self.interval} and the start range ends at {last} from the beginning, expected "
+                "current_max_start_epoch below max_start_epoch"
+            )
+        low, high = self.syn_lr_min or 0.0, self.syn_lr_max or math.inf
+        if not low <= self.syn_lr <= high:
+            problems.append(f"syn_lr is {self.syn_lr:g}, expected between syn_lr_min {low:g} and syn_lr_max {high:g}")
+        if self.mask_shallow and self.mask == "none":
+            problems.append(f"mask_shallow is {self.mask_shallow:g} and mask is 'none', expected one of them")
+        if not self.mask_shallow and self.mask in {"loss", "deep"}:
+            problems.append(f"mask is '{self.mask}' and mask_shallow 0, expected a share to leave out")
+        if self.tesla_scale != 1 and self.unroll != "tesla":
+            problems.append(f"tesla_scale is {self.tesla_scale:g} and unroll '{self.unroll}', expected unroll=tesla")
         if self.unroll == "tesla" and (self.inner_momentum or self.intermediate != "none"):
             problems.append("unroll is 'tesla' with inner_momentum or intermediate matching, expected adjoint or full")
         if self.microbatch is not None and mixes_samples(net_on_meta(problem)):
             problems.append(
                 f"option 'microbatch' is {self.microbatch}, net '{problem.arch}' has batch norm and needs whole batches"
+            )
+        if self.teacher_label and mixes_samples(net_on_meta(problem)):
+            problems.append(
+                f"teacher_label asks net '{problem.arch}' with batch norm to label, expected a net whose trajectories "
+                "say everything: running statistics are not matched"
             )
         if self.soft_labels and self.teacher_label:
             problems.append("soft_labels and teacher_label are both on, expected one of them")
@@ -323,18 +372,6 @@ def _source(problem: Problem) -> TrajectorySource:
     if problem.trajectories is None:
         raise ValueError("a method that matches trajectories must need them")
     return problem.trajectories
-
-
-def _net(problem: Problem, generator: Generator) -> Net:
-    """A net of the experts' kind; its own parameters are never used."""
-    net = build_net(
-        _source(problem).arch,
-        channels=problem.pixels.shape[1],
-        size=problem.pixels.shape[2],
-        classes=len(problem.classes),
-        generator=generator,
-    )
-    return net.to(problem.device).train().requires_grad_(False)
 
 
 def _is_finite(matched: Matched) -> bool:

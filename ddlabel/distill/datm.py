@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ._trajectory import TrajectoryMatching, preset
 
@@ -19,8 +20,7 @@ class DifficultyAlignedTrajectories(TrajectoryMatching):
 
     steps: int = preset("steps", 10000)
     syn_steps: int = preset("syn_steps", 80)
-    current_max_start_epoch: int | None = preset("current_max_start_epoch", 10)
-    interval: int | None = preset("interval", 100)
+    grows: ClassVar[bool] = True
     batch_syn: int | None = preset("batch_syn", 100)
     syn_lr: float = preset("syn_lr", 0.01)
     threshold: float | None = preset("threshold", 1.0)

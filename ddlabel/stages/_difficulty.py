@@ -108,6 +108,12 @@ def read_request(config: TrainTeacherConfig, defaults: Mapping[str, Any], settin
             preset(config.curriculum, classes=10, side=32)
     except UsageError as error:
         problems += error.problems
+    optimizer = str(settings.get("optimizer", defaults.get("optimizer")))
+    problems += [
+        f"option '{name}' is of gsam, the optimiser is '{optimizer}', expected --optimizer gsam or no '{name}'"
+        for name in ("rho", "alpha", "adaptive")
+        if name in settings and optimizer != "gsam"
+    ]
     if config.curriculum is not None and config.scores is None:
         problems.append("option 'curriculum' needs difficulty scores; add --scores el2n, or --scores FILE")
     alone = config.experts == 0 and config.scores is not None

@@ -46,24 +46,26 @@ def kept_epochs(keep: Sequence[int], rounds: int) -> frozenset[int]:
     return frozenset(keep or (rounds,))
 
 
-def recorded_epochs(text: str | None, rounds: int, *, experts: bool) -> range:
+def recorded_epochs(text: str, rounds: int, *, experts: bool) -> range:
     """Epochs that trajectories record, from `--keep-epochs`.
 
     Args:
-        text: all, none or FIRST-LAST, both included; None is all when experts were asked for, else none.
+        text: all, none or FIRST-LAST, both included; auto is all when experts were asked for, else none.
         rounds: epochs of the training; 0 is the initialisation.
         experts: whether experts were asked for.
 
     Raises:
         UsageError: anything else, or epochs beyond the end, naming both sides.
     """
-    word = ("all" if experts else "none") if text is None else text.strip().lower()
+    word = text.strip().lower()
+    if word == "auto":
+        word = "all" if experts else "none"
     if word in {"all", "none"}:
         return range(rounds + 1 if word == "all" else 0)
     match = re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})", word)
     if match is None:
         raise UsageError(
-            f"option 'keep_epochs' is '{word[:80]}', expected all, none or FIRST-LAST such as 0-{rounds}",
+            f"option 'keep_epochs' is '{word[:80]}', expected auto, all, none or FIRST-LAST such as 0-{rounds}",
             field="keep_epochs",
         )
     first, last = int(match[1]), int(match[2])
@@ -92,6 +94,8 @@ def choose_epochs(config: TrainTeacherConfig, rounds: int) -> tuple[frozenset[in
     recorded = range(0)
     try:
         kept = kept_epochs(config.keep, rounds)
+        if config.experts:
+            kept |= {rounds}  # what an expert says of images is what it says at its end
     except UsageError as error:
         problems += error.problems
     try:
@@ -107,7 +111,8 @@ def choose_epochs(config: TrainTeacherConfig, rounds: int) -> tuple[frozenset[in
 
 def course(recipe: Recipe) -> str:
     """How a net was trained, in one line: accuracies are compared by it."""
-    rate = f"{recipe.optimizer} at {recipe.lr:g} {recipe.schedule}"
+    name = "smooth sgd" if recipe.schedule == "ast" else recipe.optimizer
+    rate = f"{name} at {recipe.lr:g} {recipe.schedule}"
     return f"{recipe.rounds} epochs of {rate}, batch {recipe.batch}, {recipe.augment} augmentation"
 
 

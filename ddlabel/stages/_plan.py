@@ -59,12 +59,30 @@ class Plan:
         return tuple(dict.fromkeys(canonical(name) for name in self.config.arch or (default_arch(size),)))
 
     @cached_property
+    def protocol(self) -> str:
+        """The protocol asked for, or that of the method where it learned a step size with the images."""
+        learned = "datm" if self.kind == "soft" else "mtt"
+        return self.config.protocol or (learned if self.bundle.has("student.lr") else "dm")
+
+    @property
+    def learned(self) -> bool:
+        """Whether the labels were learned with the images: no teacher can make them for others."""
+        return self.labels is not None and bool(self.labels.parameters.get("learned"))
+
+    @cached_property
     def trials(self) -> tuple[Trial, ...]:
         """Every row."""
         recipes = optimizer_settings(self.config.optimizer, self.settings)
         config = self.config
         return tuple(
-            list_trials(self.kind, self.losses, recipes, baselines=config.baselines, equal_bytes=config.equal_bytes)
+            list_trials(
+                self.kind,
+                self.losses,
+                recipes,
+                baselines=config.baselines,
+                equal_bytes=config.equal_bytes,
+                learned=self.learned,
+            )
         )
 
     @cached_property
@@ -92,7 +110,7 @@ class Plan:
 
         Labels of augmented views are not augmented further: they are of these views and no others.
         """
-        protocol = _plugins.load("protocols", self.config.protocol, "PROTOCOL")
+        protocol = _plugins.load("protocols", self.protocol, "PROTOCOL")
         student = Student(
             arch=arch,
             stored_images=len(self.distilled.labels),
@@ -126,7 +144,7 @@ class Plan:
                 )
         for teacher in self.teachers:
             Teacher(teacher)
-        if self.config.baselines and self.labels is not None:
+        if self.config.baselines and self.labels is not None and not self.learned:
             self._check_teachers()
         self._check_samples()
         self._check_labels_suit()

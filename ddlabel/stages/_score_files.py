@@ -160,8 +160,16 @@ def holds_scores(bundle: Bundle, name: str) -> bool:
     return f"scores.{name}" in {section.name for section in _sections(bundle)}
 
 
-def recorded_scores(names: Iterable[str], bundles: Sequence[Bundle], dataset: Dataset) -> dict[str, Tensor]:
+def recorded_scores(
+    names: Iterable[str], bundles: Sequence[Bundle], dataset: Dataset, kept: Tensor | None = None
+) -> dict[str, Tensor]:
     """Those of the named difficulty scores that teacher bundles hold, (n,) float32 each.
+
+    Args:
+        names: of scores.
+        bundles: teachers.
+        dataset: what they must be scores of.
+        kept: the training images whose scores are wanted, (m,) int64; None for all.
 
     Raises:
         UsageError: several bundles hold different scores of one name.
@@ -178,7 +186,7 @@ def recorded_scores(names: Iterable[str], bundles: Sequence[Bundle], dataset: Da
                     field="teacher",
                     hint="give one --teacher with these scores",
                 )
-        found |= {name: values[0]} if values else {}
+        found |= {name: values[0] if kept is None else values[0][kept]} if values else {}
     return found
 
 

@@ -57,14 +57,20 @@ def optimizer_settings(names: Sequence[str], settings: Mapping[str, Any]) -> lis
 
 
 def list_trials(
-    kind: str, losses: Sequence[str], recipes: Sequence[Mapping[str, Any]], *, baselines: bool, equal_bytes: bool
+    kind: str,
+    losses: Sequence[str],
+    recipes: Sequence[Mapping[str, Any]],
+    *,
+    baselines: bool,
+    equal_bytes: bool,
+    learned: bool = False,
 ) -> Iterator[Trial]:
-    """Every row, optimiser by optimiser, the bundle's first."""
+    """Every row, optimiser by optimiser, the bundle's first; `learned` labels cannot be made for random images."""
     for recipe in recipes:
         yield from (Trial(BUNDLE, kind, loss, recipe) for loss in losses)
         if baselines:
             yield Trial(RANDOM, "hard", SUITS["hard"], recipe)
-            if kind != "hard":
+            if kind != "hard" and not learned:
                 yield from (Trial(RANDOM, kind, loss, recipe) for loss in losses)
         if equal_bytes:
             yield Trial(RANDOM_EQUAL, "hard", SUITS["hard"], recipe)

@@ -15,6 +15,7 @@ from ..config import DistillConfig
 from ..curriculum import parse_filter
 from ..data._dataset import Dataset, Split, load
 from ..distill._method import Distilled, Problem, State, missing_scores
+from ..distill._method import check as check_method
 from ..distill._method import run as run_method
 from ..distilled import hard_section, image_section
 from ..errors import BundleError, UsageError
@@ -65,23 +66,23 @@ def run(
     """
     check(config)
     (method,) = build_many([_method_class(config, settings or {})], _settings(config, settings or {}))
-    _check_teachers(config.method, method.needs, teachers)
+    _check_teachers(config.method, method.needs, teachers, filtered=config.filter is not None)
     if config.filter is not None:
         parse_filter(config.filter)
     with computing(config.device, config.threads) as clock:
         dataset = load(config.data, size=config.size, validation=config.validation, on_event=on_event)
-        trajectories = Trajectories(teachers) if "trajectories" in method.needs else None
-        teacher = Teacher(teachers[0]) if teachers else None
+        experts = _experts(config, teachers) if "trajectories" in method.needs else []
+        trajectories = Trajectories(experts) if experts else None
+        teacher = Teacher((experts or teachers)[0]) if teachers else None
         if teacher:
             _check_teacher_fits(teacher, dataset, config, trajectories=trajectories is not None)
         space = teacher.space if teacher else fit_space(dataset, config.space or "normalised", on_event)
         pool, kept = dataset, None
         if config.filter is not None:
             pool, kept = filter_training(config.filter, teachers, dataset, config.ipc)
-        scores = recorded_scores(getattr(method, "reads", frozenset()), teachers, dataset)
-        if kept is not None:
-            scores = {name: values[kept] for name, values in scores.items()}
+        scores = recorded_scores(getattr(method, "reads", ()), teachers, dataset, kept)
         problem = _problem(config, pool, space, teacher, trajectories, scores, clock)
+        check_method(method, problem)
         check_memory(method, problem, on_event)
         clock, start, reached = _follow(
             progress or Progress(), config, method, problem, dataset, clock, teachers, on_event
@@ -228,7 +229,7 @@ def _learned_labels(bundle: Bundle, logits: Tensor, teachers: Sequence[Bundle]) 
     return make_section(
         bundle,
         "soft",
-        kind.parameters(data_of(bundle)["height"]),
+        dict(kind.parameters(data_of(bundle)["height"])) | {"learned": True},
         logits.unsqueeze(1),
         domain="logit",
         codec_name="f32",
@@ -254,7 +255,7 @@ def _stored(distilled: Distilled, space: Space, config: DistillConfig) -> tuple[
     }
 
 
-def _check_teachers(name: str, needs: frozenset[str], teachers: Sequence[Bundle]) -> None:
+def _check_teachers(name: str, needs: frozenset[str], teachers: Sequence[Bundle], *, filtered: bool) -> None:
     if "teacher" in needs and not teachers:
         raise UsageError(
             f"method '{name}' needs a trained net, expected --teacher FILE",
@@ -267,14 +268,17 @@ def _check_teachers(name: str, needs: frozenset[str], teachers: Sequence[Bundle]
             field="teacher",
             hint="run 'ddlabel train-teacher --experts N' first",
         )
-    for need in sorted(needs):
-        room, _, score = need.partition(".")
-        if room == "scores" and not any(holds_scores(teacher, score) for teacher in teachers):
+    for score in sorted(need.removeprefix("scores.") for need in needs if need.startswith("scores.")):
+        if not any(holds_scores(teacher, score) for teacher in teachers):
             raise missing_scores(f"method '{name}'", score)
-    if "trajectories" in needs or (teachers and "teacher" not in needs):
-        return
-    if len(teachers) > 1:
+    if len(teachers) > 1 and "trajectories" not in needs and not filtered:
         raise UsageError(f"method '{name}' takes one teacher, {len(teachers)} were given", field="teacher")
+
+
+def _experts(config: DistillConfig, teachers: Sequence[Bundle]) -> list[Bundle]:
+    """The teachers but those that give scores alone, which only --filter asks for."""
+    scores = [] if config.filter is None else [bundle for bundle in teachers if not bundle.sections("trajectory")]
+    return [bundle for bundle in teachers if bundle not in scores] or list(teachers)
 
 
 def _check_teacher_fits(teacher: Teacher, dataset: Dataset, config: DistillConfig, *, trajectories: bool) -> None:

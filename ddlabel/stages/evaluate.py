@@ -74,7 +74,8 @@ def run(
         evaluation = _evaluate(plan)
         record = clock.record(
             "evaluate",
-            as_dict(config) | {"data": redact(config.data), "labels": kind, "loss": list(plan.losses)},
+            as_dict(config)
+            | {"data": redact(config.data), "labels": kind, "loss": list(plan.losses), "protocol": plan.protocol},
             seed=config.seed,
             inputs=[bundle, *teachers, *plain],
             metrics={"flops": {"students": sum(result["flops"] for result in evaluation["results"])}},
@@ -88,7 +89,7 @@ def _evaluate(plan: Plan) -> dict[str, Any]:
     add_differences(results)
     info = plan.dataset.info
     record: dict[str, Any] = {
-        "protocol": plan.config.protocol,
+        "protocol": plan.protocol,
         "results": results,
         "labels": plan.kind,
         "domain": plan.labels.domain if plan.labels else None,
@@ -109,7 +110,7 @@ def _evaluate(plan: Plan) -> dict[str, Any]:
 
 def _score_row(plan: Plan, trial: Trial, arch: str) -> dict[str, Any]:
     recipe, loss = plan.recipe_and_loss(arch, trial)
-    looks = _plugins.load("protocols", plan.config.protocol, "PROTOCOL").test_evaluations
+    looks = _plugins.load("protocols", plan.protocol, "PROTOCOL").test_evaluations
     info, last, best, samples = plan.dataset.info, [], [], 0
     for index in range(plan.config.seeds):
         name = _name(trial, recipe, arch, index)

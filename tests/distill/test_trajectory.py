@@ -52,10 +52,19 @@ class TestStartRange:
         """T = 10, T+ = 20, interval 100: the table of the paper's schedule."""
         assert upper == upper_start(index, first=10, last=20, interval=100)
 
-    def test_without_interval_it_is_whole_from_the_start(self) -> None:
-        """As in MTT."""
-        assert upper_start(0, first=10, last=20, interval=None) == 20
-        assert upper_start(0, first=None, last=20, interval=None) == 20
+    def test_mtt_has_the_whole_range_at_once_and_datm_half_of_it(self) -> None:
+        """Unless told otherwise; half of T+, growing by an epoch every 100 steps, is DATM at ipc 10."""
+        assert _plugins.load("distill", "mtt", "METHOD")(max_start_epoch=20)._first_upper() == 20
+        for name in ("datm", "pad"):
+            grown = _plugins.load("distill", name, "METHOD")
+            assert grown(max_start_epoch=20)._first_upper() == 10
+            assert grown(max_start_epoch=1)._first_upper() == 1
+            assert grown(max_start_epoch=20, current_max_start_epoch=20)._first_upper() == 20
+        epochs = [
+            method("datm", max_start_epoch=4, expert_epochs=1)._start_epoch(100, generator(0, "s", i))
+            for i in range(60)
+        ]
+        assert {0, 1, 2} == set(epochs)
 
     def test_start_epochs_are_uniform_and_never_the_upper_end(self, make_problem: MakeProblem) -> None:
         """Every epoch of {1, 2} is drawn, 0 and 3 never."""
@@ -230,7 +239,16 @@ class TestGuards:
         assert metrics["gated"] == 1
         assert metrics["loss"] > 1e-9
         assert all(torch.equal(state[name], new[name]) for name in state if name != "counts")
-        assert run(chosen, problem).metrics["gated_steps"] == 3
+
+    def test_a_run_in_which_nothing_was_learned_is_no_result(self, make_problem: MakeProblem) -> None:
+        """Every step gated: exit 5, naming the threshold."""
+        with pytest.raises(DivergedError, match="none of 3 steps changed anything: 3 had a loss above threshold 1e-09"):
+            run(method("datm", threshold=1e-9), make_problem())
+
+    def test_a_step_size_that_vanishes_ends_the_run(self, make_problem: MakeProblem) -> None:
+        """Its logarithm may go anywhere."""
+        with pytest.raises(DivergedError, match=r"learned step size became .*e-\d+, expected a positive number"):
+            run(method("mtt", lr_param="log", lr_lr=1e3, steps=50), make_problem())
 
     def test_a_step_without_a_finite_gradient_is_skipped_and_counted(
         self, make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch
@@ -296,7 +314,11 @@ class TestGuards:
             ({"max_start_epoch": 4}, "need epochs 0 to 5, the experts recorded 0 to 4"),
             ({"min_start_epoch": 2}, "min_start_epoch 2, max_start_epoch 2, expected them to ascend"),
             ({"current_max_start_epoch": 3}, "current_max_start_epoch 3, max_start_epoch 2, expected them to ascend"),
-            ({"interval": 3}, "interval is 3 without current_max_start_epoch"),
+            ({"interval": 3}, "interval is 3 and the start range ends at 2 from the beginning"),
+            ({"syn_lr_min": 0.2, "syn_lr_max": 0.1}, "syn_lr is 0.05, expected between syn_lr_min 0.2 and"),
+            ({"mask": "none", "mask_shallow": 0.5}, "mask_shallow is 0.5 and mask is 'none'"),
+            ({"mask": "deep"}, "mask is 'deep' and mask_shallow 0"),
+            ({"tesla_scale": 0.5}, "tesla_scale is 0.5 and unroll 'adjoint'"),
             ({"unroll": "tesla", "inner_momentum": 0.9}, "unroll is 'tesla' with inner_momentum"),
             ({"soft_labels": True, "teacher_label": True}, "soft_labels and teacher_label are both on"),
         ],
@@ -349,9 +371,17 @@ class TestStart:
         """Whether or not an expert is right."""
         problem = make_problem()
         images = initial_images(problem, "real", generator(0, "init"))
-        logits = initial_logits(problem, images)
+        logits = initial_logits(problem, images, every=True)
 
         assert logits.argmax(dim=1).tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+    def test_one_expert_labels_images_that_were_not_chosen_by_them(self, make_problem: MakeProblem) -> None:
+        """Whatever it says: DATM's plain initialisation."""
+        problem = make_problem()
+        images = initial_images(problem, "real", generator(0, "init"))
+        first = next(_initial._experts(problem))
+
+        assert torch.allclose(first(images), initial_logits(problem, images, every=False))
 
     def test_correct_images_are_taken_from_the_first_expert_that_is_right(
         self, make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch

@@ -226,8 +226,8 @@ def test_a_course_names_what_makes_accuracies_differ() -> None:
 @pytest.mark.parametrize(
     ("text", "experts", "expected"),
     [
-        (None, True, range(7)),
-        (None, False, range(0)),
+        ("auto", True, range(7)),
+        ("auto", False, range(0)),
         ("all", False, range(7)),
         ("none", True, range(0)),
         ("0-6", True, range(7)),
@@ -235,7 +235,7 @@ def test_a_course_names_what_makes_accuracies_differ() -> None:
         ("3-5", False, range(3, 6)),
     ],
 )
-def test_epochs_that_are_recorded(text: str | None, experts: bool, expected: range) -> None:
+def test_epochs_that_are_recorded(text: str, experts: bool, expected: range) -> None:
     """Both ends are included."""
     assert recorded_epochs(text, 6, experts=experts) == expected
 
@@ -245,10 +245,10 @@ def test_epochs_that_are_recorded(text: str | None, experts: bool, expected: ran
     [
         ("3-7", "ends at epoch 7, the training at epoch 6; raise --epochs"),
         ("5-3", "is '5-3', its first epoch 5 comes after its last 3"),
-        ("5", "is '5', expected all, none or FIRST-LAST such as 0-6"),
-        ("-1-3", "is '-1-3', expected all, none or FIRST-LAST"),
-        ("1-2-3", "expected all, none or FIRST-LAST"),
-        ("", "is '', expected all"),
+        ("5", "is '5', expected auto, all, none or FIRST-LAST such as 0-6"),
+        ("-1-3", "is '-1-3', expected auto, all, none or FIRST-LAST"),
+        ("1-2-3", "expected auto, all, none or FIRST-LAST"),
+        ("", "is '', expected auto, all"),
     ],
 )
 def test_other_epochs_are_refused(text: str, message: str) -> None:

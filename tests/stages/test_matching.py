@@ -70,13 +70,15 @@ def test_learned_labels_are_logits_that_students_train_on(tiny: str, experts: di
     assert outcome.code == 0, outcome.err
     bundle = Bundle.open(tmp_path / "pad.ddset", verify=True)
     evaluate = ("evaluate", tmp_path / "pad.ddset", "--data", tiny, "--arch", NET, "--epochs", "2", "--seeds", "1")
-    scored = run_command(*evaluate, "--protocol", "mtt", "-o", tmp_path / "scored.ddset")
-    result = Bundle.open(tmp_path / "scored.ddset").manifest.evaluations[0]["results"][0]
+    scored = run_command(*evaluate, "-o", tmp_path / "scored.ddset")
+    evaluation = Bundle.open(tmp_path / "scored.ddset").manifest.evaluations[0]
+    result = evaluation["results"][0]
 
     assert bundle.section("labels.soft").domain == "logit"
     assert bundle.section("labels.soft").teacher == [Bundle.open(experts["first"]).content]
     assert bundle.manifest.history[0]["config"]["options"]["mask_shallow"] == 0.5
     assert scored.code == 0, scored.err
+    assert evaluation["protocol"] == "datm"
     assert result["labels"] == "soft"
     assert result["recipe"]["lr"] == pytest.approx(float(bundle.tensor("student.lr")))
 
@@ -124,7 +126,8 @@ def bundle_record() -> Any:
 @pytest.mark.parametrize(
     ("names", "more", "code", "words"),
     [
-        (["plain"], (), 2, ["holds no trajectories", "--experts N"]),
+        (["plain"], (), 3, ["plain.ddset holds no trajectories", "--experts N"]),
+        (["first", "plain"], (), 3, ["plain.ddset holds no trajectories"]),
         (
             ["first", "wider"],
             (),
@@ -202,7 +205,7 @@ def test_adjoint_and_full_agree_and_tesla_does_not(tiny: str, experts: dict[str,
 
 
 def test_checkpoints_are_read_by_slice(experts: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """No tensor of a trajectory is ever read whole."""
+    """A trajectory is read through once, for its digest; from then on a row at a time."""
     source = Trajectories([Bundle.open(experts["first"])])
     reads: list[int] = []
     original: Callable[..., bytes] = type(source._experts[0].bundle._sources["trajectory.0"].file).pread
@@ -213,8 +216,83 @@ def test_checkpoints_are_read_by_slice(experts: dict[str, Path], monkeypatch: py
 
     monkeypatch.setattr("ddlabel.tensors.OpenFile.pread", counting)
     row = source.checkpoint(0, 2)
+    source.checkpoint(0, 1)
 
-    assert [4 * len(row)] == reads
+    assert [4 * 4 * len(row), 4 * len(row), 4 * len(row)] == reads
+
+
+def test_a_flipped_bit_in_a_trajectory_is_refused(experts: dict[str, Path], tiny: str, tmp_path: Path) -> None:
+    """Although only some of its rows are used."""
+    bundle = Bundle.open(experts["first"])
+    source = bundle._sources["trajectory.0"]
+    content = bytearray(experts["first"].read_bytes())
+    content[source.offset + source.nbytes - 5] ^= 1  # type: ignore[union-attr]
+    (tmp_path / "flipped.ddset").write_bytes(bytes(content))
+    outcome = distill(tiny, tmp_path / "out.ddset", "mtt", [tmp_path / "flipped.ddset"], *QUICK)
+
+    assert outcome.code == 3
+    assert "'trajectory.0': digest mismatch" in outcome.err
+
+
+def test_scores_of_another_bundle_serve_the_filter_alone(tiny: str, experts: dict[str, Path], tmp_path: Path) -> None:
+    """Its nets are no experts: labels and start points come from those that have trajectories."""
+    scores = tmp_path / "scores.ddset"
+    made = ("--scores", "el2n", "--experts", "0", "--set", "score_nets=1", "--set", "score_epoch=1")
+    assert run_command("train-teacher", "--data", tiny, *made, "--set", f"score_arch={NET}", "-o", scores).code == 0
+    files = [scores, experts["first"]]
+    refused = distill(tiny, tmp_path / "a.ddset", "mtt", files, *QUICK)
+    outcome = distill(tiny, tmp_path / "b.ddset", "mtt", files, *QUICK, "--filter", "hard:0.2")
+
+    assert refused.code == 3
+    assert "scores.ddset holds no trajectories" in refused.err
+    assert outcome.code == 0, outcome.err
+
+
+def test_learned_labels_have_a_baseline_with_hard_labels_alone(
+    tiny: str, experts: dict[str, Path], tmp_path: Path
+) -> None:
+    """No teacher can make such labels for random images, and none is asked for."""
+    options = (*QUICK, "--set", "init=real")
+    assert distill(tiny, tmp_path / "datm.ddset", "datm", [experts["first"]], *options).code == 0
+    evaluate = ("evaluate", tmp_path / "datm.ddset", "--data", tiny, "--arch", NET, "--epochs", "1", "--seeds", "1")
+    outcome = run_command(*evaluate, "--baselines", "-o", tmp_path / "scored.ddset")
+    assert outcome.code == 0, outcome.err
+    results = Bundle.open(tmp_path / "scored.ddset").manifest.evaluations[0]["results"]
+
+    assert [("bundle", "soft"), ("random", "hard")] == [(row["images"], row["labels"]) for row in results]
+
+
+def test_images_too_large_for_their_own_norm_end_the_run(tiny: str, experts: dict[str, Path], tmp_path: Path) -> None:
+    """At the step, naming the step sizes."""
+    outcome = distill(tiny, tmp_path / "out.ddset", "mtt", [experts["first"]], *QUICK, "--set", "lr_images=1e25")
+
+    assert outcome.code == 5
+    assert "at step 1 of 3" in outcome.err
+    assert "--set lr_images (now 1e+25)" in outcome.err
+
+
+def test_a_refused_option_leaves_the_state_of_another_run_alone(
+    tiny: str, experts: dict[str, Path], tmp_path: Path
+) -> None:
+    """Also with --force: options are checked before anything is given up."""
+    out = tmp_path / "out.ddset"
+    partial = tmp_path / "out.ddset.partial"
+    bundle = Bundle.open(experts["first"])
+    state = NewSection("state.progress", "state", {}, parameters={})
+    Bundle.create("partial", bundle.manifest.data, bundle_record(), [state]).save(partial)
+    outcome = distill(tiny, out, "mtt", [experts["first"]], *QUICK, "--set", "max_start_epoch=9", "--force")
+
+    assert outcome.code == 2
+    assert partial.exists()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "smooth"])
+def test_options_of_gsam_need_gsam(tiny: str, tmp_path: Path, optimizer: str) -> None:
+    """As options of scores need scores."""
+    outcome = train(tiny, tmp_path / "t.ddset", "--optimizer", optimizer, "--set", "rho=0.1")
+
+    assert outcome.code == 2
+    assert "option 'rho' is of gsam, the optimiser is 'sgd'" in outcome.err
 
 
 def test_a_trajectory_that_is_not_finite_is_named(experts: dict[str, Path], tiny: str, tmp_path: Path) -> None:

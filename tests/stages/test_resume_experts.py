@@ -134,7 +134,7 @@ def test_finished_experts_are_not_trained_again(start: Start, monkeypatch: pytes
     [
         ({"experts": 3}, "option 'experts' is 2, this run has 3"),
         ({"first_expert": 1}, "option 'first_expert' is 0, this run has 1"),
-        ({"keep": (1,)}, "option 'keep' is [3], this run has [1]"),
+        ({"keep": (1,)}, "option 'keep' is [3], this run has [1, 3]"),
         ({"epochs": 4}, "option 'recipe.epochs' is 3, this run has 4"),
         ({"optimizer": "gsam"}, "option 'recipe.optimizer' is sgd, this run has gsam"),
         ({"settings": {"lr": 0.5}}, "option 'recipe.lr' is 0.01, this run has 0.5"),
