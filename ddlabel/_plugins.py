@@ -44,13 +44,17 @@ def names(room: str) -> tuple[str, ...]:
 
 
 def is_known(room: str, name: str) -> bool:
-    """Whether the room has such a plugin, spelled with hyphens or underscores."""
-    return name.replace("_", "-") in {known.replace("_", "-") for known in names(room)}
+    """Whether the room has such a plugin, spelled as `names` lists it."""
+    return name in names(room)
 
 
 def summary(room: str, name: str) -> str:
-    """First line of a plugin's docstring, read from its source without importing it."""
-    spec = importlib.util.find_spec(_module(room, name))
+    """First line of a plugin's docstring, read from its source without importing it.
+
+    Raises:
+        UsageError: the room has no such plugin.
+    """
+    spec = importlib.util.find_spec(_module(room, name)) if is_known(room, name) else None
     if spec is None or spec.origin is None:
         raise _unknown(room, name)
     doc = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))

@@ -19,11 +19,17 @@ from typing import BinaryIO
 
 from .errors import BundleError, ResourceError, UsageError
 
+try:
+    import fcntl
+except ImportError:  # a system without these locks
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = [
     "FileSystem",
     "OutputFile",
     "atomic_output",
     "check_output",
+    "exclusive",
     "open_input",
     "remove_output",
     "scratch",
@@ -33,6 +39,9 @@ __all__ = [
 CHUNK_BYTES = 16 * 2**20
 """Largest single write, so that a signal is noticed between two of them."""
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 
 
 class FileSystem:
@@ -45,6 +54,10 @@ class FileSystem:
     def open_existing(self, path: str) -> int:
         """Open a device, FIFO or socket for writing."""
         return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+
+    def open_lock(self, path: str) -> int:
+        """Open a file that is only locked, created where it is missing."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
 
     def write(self, descriptor: int, data: memoryview) -> int:
         """Write some of the data; returns how much."""
@@ -163,6 +176,25 @@ def check_output(path: str, *, force: bool, inputs: Sequence[str] = ()) -> None:
         raise ResourceError(f"output '{path}': folder '{folder}' is not writable", field="output")
 
 
+@contextlib.contextmanager
+def exclusive(path: str) -> Iterator[None]:
+    """Keep other processes out of what a file stands for while inside; the file is removed at the end.
+
+    The lock dies with the process, so that one left by a kill is in nobody's way. File systems and systems without
+    locks keep nobody out.
+
+    Raises:
+        ResourceError: another process is inside, or the file cannot be made.
+    """
+    with _os_errors(path):
+        descriptor = _lock(path)
+    try:
+        yield
+    finally:
+        _remove(path)
+        current.close(descriptor)
+
+
 def remove_output(path: str) -> None:
     """Remove a file that `atomic_output` wrote, if there is one, and what killed writers of it left.
 
@@ -236,10 +268,14 @@ def _open_stdin() -> BinaryIO:
 
 def _spool(stream: BinaryIO) -> BinaryIO:
     spooled = scratch()
-    with _os_errors("temporary file"):
-        while chunk := stream.read(2**20):
-            spooled.write(chunk)
-        spooled.seek(0)
+    try:
+        with _os_errors("temporary file"):
+            while chunk := stream.read(2**20):
+                spooled.write(chunk)
+            spooled.seek(0)
+    except BaseException:
+        spooled.close()
+        raise
     return spooled
 
 
@@ -332,6 +368,28 @@ def _retry_fsync(descriptor: int) -> None:
 def _remove(path: str) -> None:
     with contextlib.suppress(OSError):
         os.unlink(path)
+
+
+def _lock(path: str) -> int:
+    """A descriptor of the locked file of that name."""
+    while True:
+        descriptor = current.open_lock(path)
+        try:
+            if fcntl is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+        except FileNotFoundError:
+            pass  # the one who was inside removed it meanwhile
+        except BlockingIOError:
+            current.close(descriptor)
+            raise ResourceError(f"{path}: held by another run", field="output") from None
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return descriptor
+            current.close(descriptor)
+            raise
+        current.close(descriptor)
 
 
 def _remove_stale(folder: str, name: str) -> None:

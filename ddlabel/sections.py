@@ -17,7 +17,7 @@ from .tensors import FileTensor, RawTensor
 if TYPE_CHECKING:
     from .bundle import Bundle
 
-__all__ = ["OPTIONAL", "NewSection", "Source", "StageRecord", "mark_stale", "place", "section_record"]
+__all__ = ["OPTIONAL", "NewSection", "Source", "StageRecord", "fixed_clock", "mark_stale", "place", "section_record"]
 
 Source = RawTensor | FileTensor
 OPTIONAL = ("role", "codec", "domain", "views", "range", "of", "teacher", "fidelity", "refined", "zip_bytes")
@@ -74,7 +74,7 @@ class StageRecord:
         Raises:
             UsageError: SOURCE_DATE_EPOCH is set to something that is no time.
         """
-        epoch = _fixed_clock()
+        epoch = fixed_clock()
         moment = datetime.datetime.fromtimestamp(self.started if epoch is None else epoch, datetime.UTC)
         return {
             "stage": self.stage,
@@ -133,7 +133,12 @@ def _source(value: Any) -> tuple[Source, dict[str, Any] | None]:
     return (value if isinstance(value, FileTensor) else RawTensor.of(value)), None
 
 
-def _fixed_clock() -> int | None:
+def fixed_clock() -> int | None:
+    """Seconds since 1970 that SOURCE_DATE_EPOCH fixes the clock of bundles at; None where it is not set.
+
+    Raises:
+        UsageError: it is set to something that is no time.
+    """
     text = os.environ.get("SOURCE_DATE_EPOCH")
     if not text:
         return None

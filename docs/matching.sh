@@ -24,7 +24,7 @@ experts pad-experts --scores el2n --curriculum pad --set score_nets=3 --set scor
   --set aee=4 --set r1_epoch=8 --set r2_epoch=10
 
 for ipc in 1 10; do
-  distill dm $ipc dm --arch $net --set steps=1000 --set batch_real=64
+  distill dm $ipc dm --arch $net --set steps=1000 --set batch_real=64 --pixels float32
   score dm-$ipc --baselines
 done
 distill dc 1 dc --arch $net --set steps=300 --set batch_real=64 --set init=real

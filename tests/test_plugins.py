@@ -18,11 +18,18 @@ def test_names_are_files_without_an_underscore() -> None:
     assert not any(name.startswith("_") for room in ("nets", "data") for name in _plugins.names(room))
 
 
-@pytest.mark.parametrize("name", ["k-center", "k_center"])
-def test_both_spellings_are_understood(name: str) -> None:
-    """A user need not know the file name."""
-    assert _plugins.is_known("distill", name)
-    assert _plugins.load("distill", name, "METHOD")
+@pytest.mark.parametrize(
+    ("room", "name", "listed"),
+    [("distill", "k_center", "k-center"), ("augment", "dsa_composite", "dsa-composite"), ("losses", "kl-t2", "kl_t2")],
+)
+def test_only_listed_names_are_known(room: str, name: str, listed: str) -> None:
+    """The file name of a module is not another name of its plugin."""
+    assert _plugins.is_known(room, listed)
+    assert not _plugins.is_known(room, name)
+    assert _plugins.summary(room, listed)
+    for look in (_plugins.summary, lambda room, name: _plugins.load(room, name, "ANY")):
+        with pytest.raises(UsageError, match=f"'{name}'; did you mean '{listed}'"):
+            look(room, name)
 
 
 def test_unknown_names_suggest_the_nearest() -> None:

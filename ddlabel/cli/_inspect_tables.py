@@ -75,7 +75,18 @@ def _progress(bundle: Bundle) -> list[str]:
         return []
     said, entry = bundle.section("state.progress").parameters, bundle.manifest.history[-1]
     done = f"{said.get('done', '?')} of {said.get('total', '?')} {said.get('unit', 'steps')} done"
-    return [f"unfinished: {entry['stage']}, {done}; its command continues it with --resume"]
+    config = entry["config"]
+    plain = {name: value for name, value in config.items() if not isinstance(value, Mapping)}
+    groups = {entry["stage"]: plain} | {name: value for name, value in config.items() if isinstance(value, Mapping)}
+    return [
+        f"unfinished: {entry['stage']}, {done}; its command continues it with --resume",
+        *(f"{name}: {_assigned(value)}" for name, value in groups.items() if value),
+    ]
+
+
+def _assigned(options: Mapping[str, Any]) -> str:
+    """Options as one line; those that nothing was given for are left out."""
+    return ", ".join(f"{name}={_cell(value)}" for name, value in options.items() if value is not None and value != [])
 
 
 def _byte_table(manifest: Manifest) -> tuple[list[tuple[str, str]], list[tuple[str, ...]]]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import typer
 
-from ..errors import UsageError, suggest
+from ..errors import InterruptedRunError, UsageError, suggest
 from ..options import OptionDoc, build, describe, opt, parse_assignments
 
 __all__ = [
@@ -145,9 +146,12 @@ def register(app: typer.Typer, command: Command) -> None:
             command.run(invocation)
         except BrokenPipeError as error:
             raise ReaderGone from error
+        except KeyboardInterrupt as error:  # typer would turn it into an exit code that it does not return
+            raise InterruptedRunError(signal.SIGINT) from error
 
     body.__signature__ = _signature(command)  # type: ignore[attr-defined]
-    body.__doc__ = inspect.getdoc(command.run)
+    # typer keeps lines as they are after a backspace; docstrings are raw strings, which have a backslash and a b
+    body.__doc__ = (inspect.getdoc(command.run) or "").replace("\\b", "\b")
     app.command(command.name)(body)
 
 
@@ -180,8 +184,11 @@ def split_unknown(command: Command, arguments: Sequence[str]) -> tuple[list[str]
         if not token.startswith("-") or token == "-":
             kept.append(token)
         elif name in known:
+            if known[name] and "=" not in token and (not tokens or _is_option(tokens[0], known)):
+                problems.append(f"option '{name}' needs a {'file' if _takes_file(command, name) else 'value'}")
+                continue
             kept.append(token)
-            if known[name] and "=" not in token and tokens:
+            if known[name] and "=" not in token:
                 kept.append(tokens.pop(0))
                 while name.lstrip("-") in command.spread and tokens and not tokens[0].startswith("-"):
                     kept += [name, tokens.pop(0)]
@@ -192,6 +199,16 @@ def split_unknown(command: Command, arguments: Sequence[str]) -> tuple[list[str]
             if "=" not in token and tokens and not tokens[0].startswith("-"):
                 tokens.pop(0)
     return kept, problems
+
+
+def _is_option(token: str, known: Mapping[str, bool]) -> bool:
+    """Whether a token is another option rather than a value such as -1."""
+    return token.split("=", 1)[0] in known or (token.startswith("--") and token != "--")
+
+
+def _takes_file(command: Command, option: str) -> bool:
+    name = option.lstrip("-").replace("-", "_")
+    return option in {"-o", "--output"} or (name in command.lists and name != "set")
 
 
 def _signature(command: Command) -> inspect.Signature:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -17,7 +18,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Interrupts:
     """Remembers a signal until the running stage reaches a safe point.
 
-    Outside `deferred` a signal raises `InterruptedRunError` where it arrives, so that files are cleaned up.
+    Outside `deferred` a signal raises `InterruptedRunError` where it arrives, so that files are cleaned up, and is
+    remembered too, because code of others may swallow the error.
     """
 
     def __init__(self) -> None:
@@ -27,14 +29,15 @@ class Interrupts:
     def handle(self, signum: int, frame: FrameType | None) -> None:
         """The signal handler."""
         del frame
-        if self._deferring and self._pending is None:
-            self._pending = signum
-            return
-        raise InterruptedRunError(signum)
+        waits = self._deferring and self._pending is None
+        self._pending = signum
+        if not waits:
+            raise InterruptedRunError(signum)
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
         """While inside, the first signal waits for `safe_point`."""
+        self.safe_point()
         self._deferring = True
         try:
             yield
@@ -51,14 +54,23 @@ class Interrupts:
 
 @contextlib.contextmanager
 def listening() -> Iterator[Interrupts]:
-    """Handle SIGINT, SIGTERM and SIGHUP while inside; one that the parent process ignores stays ignored."""
+    """Handle SIGINT, SIGTERM and SIGHUP while inside; one that the parent process ignores stays ignored.
+
+    Only the main thread can: elsewhere nothing changes.
+    """
     interrupts = Interrupts()
     previous = {}
-    for number in _SIGNALS:
+    for number in _SIGNALS if threading.current_thread() is threading.main_thread() else ():
         if signal.getsignal(number) not in (signal.SIG_IGN, None):
             previous[number] = signal.signal(number, interrupts.handle)
     try:
         yield interrupts
+        interrupts.safe_point()
+    except InterruptedRunError:
+        raise
+    except Exception:
+        interrupts.safe_point()  # what followed from a signal that was swallowed is no error of its own
+        raise
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

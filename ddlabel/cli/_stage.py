@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +12,20 @@ from ..errors import UsageError
 from ..events import Event
 from ._options import Invocation, Output, Resume, Talk
 from ._report import Reporter, print_json, say
-from ._resume import PartialFile, check_partial, partial_name
+from ._resume import SUFFIX, PartialFile, alone, check_partial, partial_name
 from ._signals import Interrupts, listening
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
 
-__all__ = ["SET_HELP", "TEACHER_HELP", "run_stage"]
+__all__ = ["SET_HELP", "TEACHER_HELP", "TEACHER_SET_HELP", "run_stage"]
 
 SET_HELP = (
     "one option of the method, loss, codec or recipe, as NAME=VALUE; repeatable ('ddlabel methods NAME' lists them)"
+)
+TEACHER_SET_HELP = (
+    "one option of the training recipe, of computed --scores or of --curriculum, as NAME=VALUE; repeatable "
+    "('ddlabel methods train-teacher' lists them)"
 )
 TEACHER_HELP = "teacher bundle; repeatable"
 
@@ -55,7 +60,8 @@ def run_stage(
     if "recipe" in invocation.texts:
         invocation, settings = _follow_recipe(invocation, settings)
     record = invocation.record(config)
-    _check_files(invocation, output, output_optional)
+    _check_files(invocation, settings, output, output_optional)
+    invocation.attempt(_check_clock)
     if output is not None and Resume in invocation.command.records:
         invocation.attempt(lambda: check_partial(output, resume))
     if record is not None:
@@ -63,15 +69,16 @@ def run_stage(
     invocation.fail_if_any()
     if output.output == "-" and talk.json:
         raise UsageError("'--output -' and '--json' both write to stdout, expected one of them", field="output")
-    with listening() as interrupts:
-        run = stage()
+    name = partial_name(output.output) if Resume in invocation.command.records else None
+    with listening() as interrupts, contextlib.nullcontext() if name is None else alone(name):
+        with interrupts.deferred():  # an import that is broken off leaves halves of modules
+            run = stage()
         bundles = _open(invocation.files)
         more = {
             name: _open(invocation.lists.get(option, ()))
             for name, option in BUNDLES.items()
             if name in run.__annotations__
         }
-        name = partial_name(output.output) if "progress" in run.__annotations__ else None
         partial = None if name is None else PartialFile(name, output, resume, talk)
         reporter = Reporter(quiet=talk.quiet, verbose=talk.verbose)
         with contextlib.nullcontext() if partial is None else partial.keeping():
@@ -100,17 +107,29 @@ def _follow_recipe(invocation: Invocation, settings: dict[str, str]) -> tuple[In
         return invocation, settings
     typed = invocation.texts
     replaced = any(typed.get(name, options.get(name)) != options.get(name) for name in ("loss", "method", "kind"))
-    theirs = {} if replaced else recipe.settings[stage]  # options of a plugin that another one was typed for
+    theirs = recipe.settings[stage]
+    if replaced and theirs:  # options of a plugin that another one was typed for
+        if not invocation.flags.get("quiet"):
+            dropped = ", ".join(f"{option}={value}" for option, value in theirs.items())
+            say(f"note: the --set of recipe '{name}' is of what was replaced by what is typed; left out: {dropped}")
+        theirs = {}
     return dataclasses.replace(invocation, texts={**options, **typed}), {**theirs, **settings}
 
 
-def _check_files(invocation: Invocation, output: Output | None, output_optional: bool) -> None:
+def _check_files(
+    invocation: Invocation, settings: Mapping[str, str], output: Output | None, output_optional: bool
+) -> None:
     problems = invocation.problems
     files = invocation.files
     if invocation.command.files is not None and len(files) != 1 and not problems:
         problems.append(f"{len(files)} input bundles given, expected one (or - for stdin)")
     if invocation.command.files is None and files:
         problems.append(f"unexpected argument '{files[0]}'")
+    problems += [
+        f"option '{option}' is empty, expected a file"
+        for option in BUNDLES.values()
+        if "" in invocation.lists.get(option, ())
+    ]
     if output is None:
         return
     inputs = (*files, *(file for option in BUNDLES.values() for file in invocation.lists.get(option, ())))
@@ -123,7 +142,23 @@ def _check_files(invocation: Invocation, output: Output | None, output_optional:
     from ..fsio import check_output
 
     target = output.output
-    invocation.attempt(lambda: check_output(target, force=output.force, inputs=inputs))
+    if target.endswith(SUFFIX):
+        problems.append(f"output '{target}' ends with {SUFFIX} as states of unfinished runs do; give another name")
+    read = (*inputs, *_other_files(invocation.texts, settings))
+    invocation.attempt(lambda: check_output(target, force=output.force, inputs=read))
+
+
+def _other_files(texts: Mapping[str, str], settings: Mapping[str, str]) -> list[str]:
+    """Files that are read and are no bundles given as such: of data, scores and a generator."""
+    named = (texts.get("data", "").partition(":")[2], texts.get("scores", ""))
+    source = settings.get("generator", "").rpartition(":")[0]
+    return [os.path.expanduser(file) for file in (*named, source) if file]
+
+
+def _check_clock() -> None:
+    from ..sections import fixed_clock
+
+    fixed_clock()
 
 
 def _check_names(plugins: Sequence[tuple[str, str, str]]) -> None:
@@ -180,6 +215,4 @@ def _summary(bundle: Bundle, output: str | None) -> dict[str, Any]:
 def _size(bundle: Bundle) -> str:
     from ._tables import readable_bytes
 
-    return readable_bytes(
-        sum(record["bytes"] for section in bundle.manifest.sections for record in section.tensors.values())
-    )
+    return readable_bytes(bundle.manifest.storage["total"])

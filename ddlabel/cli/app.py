@@ -18,6 +18,7 @@ from .. import __version__
 from ..errors import CheckFailedError, DdlabelError, InterruptedRunError, ResourceError, UsageError, suggest
 from ._options import Command, ReaderGone, register, split_unknown
 from ._report import say
+from ._signals import listening
 from .augment_labels import COMMAND as AUGMENT_LABELS
 from .demo import COMMAND as DEMO
 from .distill import COMMAND as DISTILL
@@ -66,8 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        dispatch(given)
-        sys.stdout.flush()
+        with listening():
+            dispatch(given)
+            sys.stdout.flush()
     except (BrokenPipeError, ReaderGone):
         _silence_stdout()
         return 141
@@ -154,8 +156,3 @@ def _silence_stdout() -> None:
     descriptor = os.open(os.devnull, os.O_WRONLY)
     os.dup2(descriptor, sys.stdout.fileno())
     os.close(descriptor)
-
-
-def entry() -> None:
-    """The console script."""
-    sys.exit(main())

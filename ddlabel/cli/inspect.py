@@ -70,7 +70,7 @@ def run(invocation: Invocation) -> None:
         read_rest()
     if talk.json:  # one document, and an error would be it
         _show(bundles, talk, options, damage)
-    broken = [f"{name}: {problem}" for name, problems in damage.items() for problem in problems]
+    broken = [problem for problems in damage.values() for problem in problems]
     if broken:
         raise CheckFailedError("; ".join(broken[:10]), hint="write the bundle again, or fetch another copy")
 

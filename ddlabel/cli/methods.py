@@ -26,25 +26,33 @@ ROOMS = {
     "generators": ("GENERATOR", "distill --method glad --set generator="),
 }
 """Rooms of plugins: the name each module defines, and where a user types the plugin's name."""
+TEACHER = "train-teacher"
+"""A stage whose `--set` takes no options of plugins."""
 
 
 def run(invocation: Invocation) -> None:
     r"""List every method, label kind, codec, loss, protocol, net and data set, or the options of the ones named.
 
+    The name train-teacher lists what that command takes by --set: options of training, scores and curriculum.
+
     \b
     Example:
       ddlabel methods
       ddlabel methods dm
+      ddlabel methods train-teacher
     """
     talk = invocation.record(Talk)
     invocation.fail_if_any()
     known = [(room, name) for room in ROOMS for name in names(room)]
     wanted = invocation.files
-    unknown = [name for name in wanted if name not in {name for _room, name in known}]
+    typed = {TEACHER, *(name for _room, name in known)}
+    unknown = [name for name in wanted if name not in typed]
     if unknown:
-        raise UsageError(f"unknown plugin '{unknown[0]}'{suggest(unknown[0], {name for _room, name in known})}")
+        raise UsageError(f"unknown plugin '{unknown[0]}'{suggest(unknown[0], typed)}")
     chosen = [(room, name) for room, name in known if not wanted or name in wanted]
     entries = [_entry(room, name, with_options=bool(wanted)) for room, name in chosen]
+    if TEACHER in wanted:
+        entries += _teacher_entries()
     if talk.json:
         print_json("methods", {"plugins": entries})
     else:
@@ -58,6 +66,35 @@ def _entry(room: str, name: str, *, with_options: bool) -> dict[str, Any]:
         is_record = isinstance(plugin, type) and dataclasses.is_dataclass(plugin)
         entry["options"] = [dataclasses.asdict(option) for option in describe(plugin)] if is_record else []
     return entry
+
+
+def _teacher_entries() -> list[dict[str, Any]]:
+    """The records that `train-teacher --set` fills, with the defaults of that stage."""
+    from ..curriculum import Fiex
+    from ..stages._scores import ScoreOptions
+    from ..stages.train_teacher import default_recipe
+
+    parts = {
+        "recipe": (default_recipe(), "How nets are trained; --epochs and --optimizer set some of it."),
+        "scores": (ScoreOptions(), "How --scores NAME computes difficulty."),
+        "curriculum": (
+            Fiex(),
+            "What --curriculum shows each epoch; defaults of pad for images of 32 px in 10 classes.",
+        ),
+    }
+    return [
+        {
+            "room": TEACHER,
+            "name": name,
+            "summary": about,
+            "where": f"{TEACHER} --set",
+            "options": [
+                dataclasses.asdict(dataclasses.replace(option, default=getattr(record, option.name)))
+                for option in describe(type(record))
+            ],
+        }
+        for name, (record, about) in parts.items()
+    ]
 
 
 def _print(entries: list[dict[str, Any]]) -> None:

@@ -8,8 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..errors import UsageError
-from ..generators._generator import Loaded
-from ..generators._probe import check_latents
+from ..generators._generator import Loaded, broken
 from ..space import Space
 
 __all__ = ["Latents", "to_space"]
@@ -44,11 +43,8 @@ class Latents:
     def begin(self, images: Tensor, labels: Tensor, generator: Generator) -> dict[str, Tensor]:
         """What the generator starts from, at rest; of the images only their device counts."""
         labels = labels.to(images.device)
-        with torch.no_grad():
-            drawn = self.loaded.generator.init_latents(self.classes.to(images.device)[labels], generator)
-        latents = {
-            name: latent.to(images.device) for name, latent in check_latents(self.loaded, drawn, len(labels)).items()
-        }
+        drawn = self.loaded.init_latents(self.classes.to(images.device)[labels], generator)
+        latents = {name: latent.to(images.device) for name, latent in drawn.items()}
         return {
             LABELS: labels,
             IDENTITY: torch.tensor(list(self.loaded.digest), dtype=torch.uint8),
@@ -90,10 +86,7 @@ class Latents:
             velocity = momentum * state[VELOCITY + name] + slope
             moved[name] = latents[name] - self.rates.get(name, lr) * velocity
             velocities[VELOCITY + name] = velocity
-        project = getattr(self.loaded.generator, "project_", None)
-        if project is not None:
-            with torch.no_grad():
-                project(moved)
+        self.loaded.project(moved)
         return {**{LATENT + name: latent for name, latent in moved.items()}, **velocities}
 
     def pull_back(self, latents: Mapping[str, Tensor], labels: Tensor, gradient: Tensor) -> dict[str, Tensor]:
@@ -102,8 +95,8 @@ class Latents:
         for rows, part, part_labels in self._parts(latents, labels):
             leaves = {name: latent.detach().requires_grad_(True) for name, latent in part.items()}
             images = self._decode(leaves, part_labels)
-            found = torch.autograd.grad(images, list(leaves.values()), gradient[rows].to(images.dtype))
-            for name, slope in zip(leaves, found, strict=True):
+            found = self.loaded.pull_back(images, leaves, gradient[rows].to(images.dtype))
+            for name, slope in found.items():
                 slopes[name].append(slope)
         return {name: torch.cat(parts) for name, parts in slopes.items()}
 
@@ -117,7 +110,9 @@ class Latents:
 
     def _decode(self, latents: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         low, high = self.loaded.generator.output_range
-        decoded = self.loaded.generator.decode(latents, self.classes.to(labels.device)[labels])
+        decoded = self.loaded.decode(latents, self.classes.to(labels.device)[labels])
+        if decoded.shape[1] != len(self.space.mean):
+            raise broken(self.loaded, f"'decode' gave {decoded.shape[1]} channels, expected {len(self.space.mean)}")
         decoded = decoded if decoded.dtype == torch.float64 else decoded.float()
         return to_space((decoded - low) / (high - low), self.space)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, ClassVar
@@ -14,7 +14,8 @@ from torch import Generator
 
 from .. import _plugins
 from ..errors import DivergedError, UsageError
-from ..generators._generator import Loaded, load_generator
+from ..generators._find import load_generator
+from ..generators._generator import Loaded
 from ..generators._probe import choose_classes, probe, rates_of
 from ..options import as_dict, opt
 from ..space import Space
@@ -29,7 +30,7 @@ TRAJECTORIES = {
 }  # fmt: skip
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "dm": {"steps": 1000},
-    "dc": {"steps": 1000, "outer": 1, "inner": 1, "lr_net": 0.01},
+    "dc": {"steps": 1000, "outer": 1, "inner": 1, "lr_net": 0.01, "augment": "dsa"},
     "dsa": {"steps": 1000, "outer": 1, "inner": 1, "lr_net": 0.01},
     "mtt": TRAJECTORIES,
     "tesla": TRAJECTORIES,
@@ -42,8 +43,8 @@ RATES = {
     "trajectories": {"f": 1e4, "w": 10.0},
 }
 """Published step sizes by name of latent."""
-ABOUT = ("memory", "notes")
-"""Optional methods of hosts: what a problem needs in bytes, and what a user should know before the first step."""
+ABOUT = ("check", "memory", "notes")
+"""Optional methods of hosts: what cannot work, what a problem needs in bytes, what a user should know first."""
 REPLACED = {"init"}
 """Options of hosts that have no meaning here: latents start from the generator."""
 
@@ -165,34 +166,41 @@ class Glad:
     def _make_canvas(self, problem: Problem) -> Latents:
         channels, height, width = problem.pixels.shape[1:]
         loaded = load_generator(self.generator, channels=channels, resolution=height, num_classes=len(problem.classes))
-        _move(loaded, problem.device)
+        loaded.move(problem.device)
         classes = choose_classes(loaded, self.class_ids, len(problem.classes))
-        probe(loaded, classes, (channels, height, width), problem.device)
+        latents = probe(loaded, classes, (channels, height, width), problem.device)
         return Latents(
             loaded,
             _space_on(problem.space, problem.device),
             classes=classes.to(problem.device),
             chunk=self.gen_batch,
-            rates=self._rates(loaded),
+            rates=self._rates(loaded, latents),
         )
 
-    def _rates(self, loaded: Loaded) -> dict[str, float]:
-        """By name of latent: as given, else the generator's, else as published."""
+    def _rates(self, loaded: Loaded, latents: Collection[str]) -> dict[str, float]:
+        """By name of latent: as given, else the generator's, else as published.
+
+        Raises:
+            UsageError: a rate of a latent that the generator does not have.
+        """
         given = {name: rate for name, rate in (("f", self.lr_f), ("w", self.lr_w)) if rate is not None}
-        return {**RATES.get(_family(self.HOST), {}), **rates_of(loaded), **given}
+        for name, rate in given.items():
+            if name not in latents:
+                raise UsageError(
+                    f"option 'lr_{name}' is {rate}, generator '{loaded.name}' has no latent '{name}' (it has: "
+                    f"{', '.join(latents)})",
+                    field=f"lr_{name}",
+                    hint="latents other than 'f' and 'w' take 'lr_images'",
+                )
+        published = RATES.get(_family(self.HOST), {})
+        rates = {**published, **rates_of(loaded, latents), **given}
+        return {name: rate for name, rate in rates.items() if name in latents}
 
 
 def _canvas(problem: Problem) -> Latents:
     if not isinstance(problem.canvas, Latents):
         raise TypeError("the problem of a host has latents for its canvas")
     return problem.canvas
-
-
-def _move(loaded: Loaded, device: torch.device) -> None:
-    """Only if it can; modules move themselves."""
-    move = getattr(loaded.generator, "to", None)
-    if move is not None:
-        move(device)
 
 
 def _space_on(space: Space, device: torch.device) -> Space:

@@ -1,28 +1,23 @@
-"""What a generator of images is, and how one is found: by name, in a module, or in a file of the user's."""
+"""What a generator of images is, and the one place where its code is called: faults are named, stdout stays clean."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
+import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from .. import _plugins
-from ..errors import UsageError
+from ..errors import InterruptedRunError, UsageError
 
-__all__ = ["ImageGenerator", "Loaded", "load_generator"]
+__all__ = ["ImageGenerator", "Loaded", "broken", "running"]
 
-ATTRIBUTES = ("resolution", "num_classes", "output_range")
-METHODS = ("init_latents", "decode")
+PASSED = (KeyboardInterrupt, InterruptedRunError, MemoryError, torch.OutOfMemoryError)
+"""What is not the fault of the code that runs: told elsewhere."""
+WHERE = "--debug shows where in its code"
 
 
 class ImageGenerator(Protocol):
@@ -52,13 +47,39 @@ class ImageGenerator(Protocol):
         ...
 
     def decode(self, latents: Mapping[str, Tensor], labels: Tensor) -> Tensor:
-        """Images (n, c, h, w): differentiable in every latent, each from its own latents and label alone."""
+        """Images (n, c, h, w) float32: differentiable in every latent, each from its own latents and label alone."""
         ...
+
+
+@contextlib.contextmanager
+def running(name: str, member: str, *, missing: str = WHERE) -> Iterator[None]:
+    """Around every call of a generator's code: what it prints goes to stderr, and its faults are told as its own.
+
+    Args:
+        name: of the generator.
+        member: what runs, such as `'decode'`, as the message shall say it.
+        missing: what to do about an ImportError.
+
+    Raises:
+        UsageError: the code raised anything, `SystemExit` too; the cause is chained. An interrupt and a lack of memory
+            pass.
+    """
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except PASSED:
+        raise
+    except BaseException as error:
+        if isinstance(error, RuntimeError) and "allocate memory" in str(error):  # torch has no class for it on CPU
+            raise
+        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        hint = missing if isinstance(error, ImportError) else WHERE
+        raise UsageError(f"generator '{name}': {member} raised {said}", field="generator", hint=hint) from error
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A generator and who it is."""
+    """A generator and who it is. All its code is called by these methods, which check what it gives."""
 
     generator: ImageGenerator
     name: str
@@ -72,136 +93,104 @@ class Loaded:
         """For the history of a bundle."""
         return {"name": self.name, "sha256": self.digest.hex(), "hashed": self.hashed}
 
+    def move(self, device: torch.device) -> None:
+        """To a device, if it can; modules move themselves."""
+        with running(self.name, "'to'"):
+            move = getattr(self.generator, "to", None)
+            if move is not None:
+                move(device)
 
-def load_generator(text: str, *, channels: int, resolution: int, num_classes: int) -> Loaded:
-    """Find a generator.
+    def init_latents(self, labels: Tensor, generator: Generator) -> dict[str, Tensor]:
+        """Detached copies of the latents (n, ...) that the generator starts from, without a graph.
 
-    Args:
-        text: `NAME` of a plugin, `package.module:attribute`, or `FILE.py:attribute`. The attribute is a generator or
-            is called without arguments to make one. Naming a module or a file runs its code.
-        channels, resolution, num_classes: of the data, for plugins that adapt.
+        Raises:
+            UsageError: they are not named tensors of n finite floating-point values each.
+        """
+        with running(self.name, "'init_latents'"), torch.no_grad():
+            latents: Any = self.generator.init_latents(labels, generator)
+            if isinstance(latents, Mapping):
+                latents = dict(latents)
+        if not isinstance(latents, dict) or not latents:
+            raise broken(self, f"'init_latents' gave {type(latents).__name__}, expected named tensors")
+        for name, latent in latents.items():
+            if not isinstance(name, str):
+                raise broken(self, f"'init_latents' named a latent {name!r}, expected a text")
+            if not isinstance(latent, Tensor) or not latent.is_floating_point():
+                raise broken(self, f"latent '{name}' is no tensor of floating-point numbers")
+            if latent.ndim == 0 or len(latent) != len(labels):
+                raise broken(self, f"latent '{name}' has shape {list(latent.shape)}, expected [{len(labels)}, ...]")
+            if not bool(torch.isfinite(latent).all()):
+                raise broken(self, f"latent '{name}' is not finite")
+        return {name: latent.detach().clone() for name, latent in latents.items()}
 
-    Raises:
-        UsageError: no such plugin, file, module or attribute; the code cannot be imported (the cause is chained);
-            members are missing.
-    """
-    if ":" not in text:
-        with _noted(text):
-            make = _plugins.load("generators", text, "GENERATOR")
-            generator = make(channels=channels, resolution=resolution, num_classes=num_classes)
-        source = sys.modules[make.__module__]
-    else:
-        where, _, attribute = text.rpartition(":")
-        source = _from_file(where) if where.endswith(".py") else _from_module(where)
-        found = _attribute(source, attribute, text)
-        with _noted(text):
-            generator = found() if _is_factory(found) else found
-    _check_members(generator, text)
-    if isinstance(generator, nn.Module):
-        generator.eval().requires_grad_(False)
-    digest, hashed = _digest(generator, source)
-    return Loaded(generator, _name(text), digest, hashed)
+    def decode(self, latents: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        """Images (n, c, h, w) of the latents, with a graph where one is being made.
 
-
-def _name(text: str) -> str:
-    return text.replace("\\", "/").rsplit("/", 1)[-1]
-
-
-@contextmanager
-def _noted(text: str) -> Iterator[None]:
-    """Errors of the user's code keep their traceback and gain the place."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"while making the generator '{text}'")
-        raise
-
-
-def _from_module(name: str) -> ModuleType:
-    try:
-        with _noted(name):
-            return importlib.import_module(name)
-    except (ImportError, SyntaxError) as error:
-        raise _cannot_import(name, error, "install its package, or name a file as FILE.py:ATTRIBUTE") from error
-
-
-def _from_file(file: str) -> ModuleType:
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise UsageError(f"generator file '{file}' does not exist, expected FILE.py:ATTRIBUTE", field="generator")
-    name = f"ddlabel_generator_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"generator file '{file}' is no Python module", field="generator")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    try:
-        with _noted(file):
-            spec.loader.exec_module(module)
-    except (ImportError, SyntaxError) as error:
-        raise _cannot_import(file, error, "install what it imports") from error
-    return module
-
-
-def _cannot_import(where: str, error: Exception, hint: str) -> UsageError:
-    kind = type(error).__name__
-    return UsageError(f"generator '{where}' cannot be imported: {kind}: {error}", field="generator", hint=hint)
-
-
-def _attribute(module: ModuleType, name: str, text: str) -> Any:
-    found: Any = module
-    for part in name.split("."):
-        if not hasattr(found, part):
-            known = ", ".join(sorted(each for each in vars(module) if not each.startswith("_")))
-            raise UsageError(
-                f"generator '{text}': no '{name}' in it (it has: {known or 'nothing'})",
-                field="generator",
-                hint="name an object with the members of docs/glad.md, or what makes one",
+        Raises:
+            UsageError: what came is no floating-point tensor of n square images of the generator's resolution.
+        """
+        with running(self.name, "'decode'"):
+            images: Any = self.generator.decode(dict(latents), labels)
+            side = self.generator.resolution
+        if not isinstance(images, Tensor) or not images.is_floating_point():
+            raise broken(self, "'decode' gave no tensor of floating-point numbers")
+        if images.ndim != 4 or (len(images), *images.shape[2:]) != (len(labels), side, side):
+            raise broken(
+                self, f"'decode' gave shape {list(images.shape)}, expected [{len(labels)}, channels, {side}, {side}]"
             )
-        found = getattr(found, part)
-    return found
+        return images
+
+    def pull_back(self, images: Tensor, leaves: Mapping[str, Tensor], gradient: Tensor) -> dict[str, Tensor]:
+        """d loss / d latents, of decoded images and d loss / d images of the same shape.
+
+        Raises:
+            UsageError: the images do not depend on a latent.
+        """
+        if not images.requires_grad:
+            raise broken(self, "'decode' is not differentiable: nothing connects the images to the latents")
+        with running(self.name, "the gradient of 'decode'"):
+            slopes = torch.autograd.grad(images, list(leaves.values()), gradient, allow_unused=True)
+        found = dict(zip(leaves, slopes, strict=True))
+        for name, slope in found.items():
+            if slope is None:
+                raise broken(self, f"'decode' is not differentiable in latent '{name}'")
+        return found
+
+    def project(self, latents: dict[str, Tensor]) -> None:
+        """The generator's constraint, in place, if it has one; latents that are not finite are left to who asks.
+
+        Raises:
+            UsageError: it left other latents, or other shapes, types or devices, or values that are not finite.
+        """
+        if not all(bool(torch.isfinite(latent).all()) for latent in latents.values()):
+            return
+        before = {name: _kind(latent) for name, latent in latents.items()}
+        with running(self.name, "'project_'"), torch.no_grad():
+            project = getattr(self.generator, "project_", None)
+            if project is not None:
+                project(latents)
+        if latents.keys() != before.keys():
+            raise broken(self, f"'project_' left the latents {_listed(latents)}, expected {_listed(before)}")
+        for name, kind in before.items():
+            if _kind(latents[name]) != kind:
+                raise broken(self, f"'project_' made latent '{name}' {_kind(latents[name])}, expected {kind}")
+            if not bool(torch.isfinite(latents[name]).all()):
+                raise broken(self, f"'project_' made latent '{name}' not finite")
 
 
-def _is_factory(found: Any) -> bool:
-    return isinstance(found, type) or (callable(found) and not hasattr(found, "decode"))
+def broken(loaded: Loaded, what: str) -> UsageError:
+    """A rule of the contract that a generator does not keep."""
+    return UsageError(
+        f"generator '{loaded.name}': {what}", field="generator", hint="docs/glad.md says what is expected"
+    )
 
 
-def _check_members(generator: Any, text: str) -> None:
-    """All missing or ill-formed members in one error."""
-    problems = [f"has no '{name}'" for name in (*ATTRIBUTES, *METHODS) if not hasattr(generator, name)]
-    problems += [
-        f"'{name}' is no method"
-        for name in (*METHODS, "default_lrs", "project_")
-        if hasattr(generator, name) and not callable(getattr(generator, name))
-    ]
-    for name in ("resolution", "num_classes"):
-        value = getattr(generator, name, 1)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            problems.append(f"'{name}' is {value!r}, expected a number of at least 1")
-    if hasattr(generator, "output_range") and not _is_range(generator.output_range):
-        problems.append(f"'output_range' is {generator.output_range!r}, expected (black, white) such as (-1.0, 1.0)")
-    if problems:
-        raise UsageError(
-            f"generator '{text}' ({type(generator).__name__}) " + "; ".join(problems),
-            field="generator",
-            hint="docs/glad.md lists what a generator has",
-        )
+def _kind(latent: Any) -> str:
+    """What must stay as it is."""
+    if not isinstance(latent, Tensor):
+        return type(latent).__name__
+    return f"{latent.dtype} {list(latent.shape)} on {latent.device}"
 
 
-def _is_range(value: Any) -> bool:
-    numbers = isinstance(value, tuple | list) and all(isinstance(each, int | float) for each in value)
-    return numbers and len(value) == 2 and value[1] - value[0] > 0
-
-
-def _digest(generator: Any, source: ModuleType) -> tuple[bytes, str]:
-    state: Callable[[], Mapping[str, Tensor]] | None = getattr(generator, "state_dict", None)
-    tensors = {name: tensor for name, tensor in state().items() if isinstance(tensor, Tensor)} if state else {}
-    if tensors:
-        digest = hashlib.sha256()
-        for name in sorted(tensors):
-            tensor = tensors[name].detach().cpu().contiguous()
-            digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)};".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.digest(), "weights"
-    file = getattr(source, "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes() if file else _name(source.__name__).encode()).digest(), "source"
+def _listed(names: Mapping[Any, Any]) -> str:
+    return ", ".join(map(str, names)) or "none"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 __all__ = ["differences"]
@@ -17,7 +17,8 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[lis
     """Compare a run with the one that left a state.
 
     Args:
-        ours, theirs: history entries with the records `data` and `images` of what is read.
+        ours, theirs: history entries with the records `data` and `images` of what is read; ours also with the names
+            of the input `files`, where they are known.
 
     Returns:
         Sentences about options, seed, device and threads, and sentences about files, data and versions.
@@ -31,7 +32,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[lis
     files = [
         *_compare("data", theirs["data"] or {}, ours["data"] or {}),
         *_compare("digest of", theirs["images"], ours["images"]),
-        *_compare("", _inputs(theirs["inputs"]), _inputs(ours["inputs"])),
+        *_named(_compare("", _inputs(theirs["inputs"]), _inputs(ours["inputs"])), ours.get("files", ())),
         *_compare("version of", _versions(theirs["host"]), _versions(ours["host"])),
     ]
     return options, files
@@ -42,6 +43,13 @@ def _compare(what: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> I
         left, right = _plain(theirs.get(key, _ABSENT)), _plain(ours.get(key, _ABSENT))
         if left != right:
             yield f"{f'{what} ' if what else ''}'{key}' is {_shown(left)}, this run has {_shown(right)}"
+
+
+def _named(sentences: Iterator[str], files: Sequence[str]) -> Iterator[str]:
+    """Sentences about inputs, ending with the file that this run read."""
+    for sentence in sentences:
+        number = int(sentence.split("'")[1].removeprefix("input "))
+        yield f"{sentence} ({files[number - 1]})" if number <= len(files) else sentence
 
 
 def _wishes(config: Mapping[str, Any]) -> dict[str, Any]:

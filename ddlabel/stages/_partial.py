@@ -188,7 +188,8 @@ class Progress:
     def _refuse_differences(self, task: Task, saved: Saved) -> None:
         images = saved.bundle.section(PROGRESS).parameters.get("images", {})
         theirs = {"data": saved.bundle.manifest.data, "images": images, **saved.bundle.manifest.history[-1]}
-        ours = {"data": task.data, "images": self._images, **task.record({}).entry()}
+        files = [bundle.name for bundle in task.inputs]
+        ours = {"data": task.data, "images": self._images, "files": files, **task.record({}).entry()}
         name = saved.bundle.name
         if theirs["stage"] != ours["stage"]:
             raise BundleError(
@@ -218,7 +219,7 @@ def _read(bundle: Bundle) -> Saved:
         raise BundleError(
             f"{bundle.name}: kind '{bundle.kind}', expected the state of an interrupted run",
             field="kind",
-            hint="use --force to start over",
+            hint="move it elsewhere" if bundle.kind != "partial" else "use --force to start over",
         )
     problems = bundle.verify()
     parameters = bundle.section(PROGRESS).parameters
@@ -265,7 +266,11 @@ def _laid_out(tensor: Tensor, stride: Any, name: str) -> Tensor:
             empty = torch.empty_strided(tuple(tensor.shape), stride, dtype=tensor.dtype)
             if _has_own_layout(empty):
                 return empty
-    raise BundleError(f"{name}: strides {ascii(stride)[:60]} do not fit shape {tuple(tensor.shape)}", field="strides")
+    raise BundleError(
+        f"{name}: strides {ascii(stride)[:60]} do not fit shape {tuple(tensor.shape)}",
+        field="strides",
+        hint="use --force to start over",
+    )
 
 
 def _quote(name: str) -> str:

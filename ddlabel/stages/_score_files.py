@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..data._dataset import Dataset, Split
 from ..difficulty import canonical_score, check_finite, unknown_score
 from ..errors import BundleError, DataError, UsageError
 from ..fsio import open_input
+from ._npy import read_header, read_numbers
 from ._scores import ROLE, Difficulty, identity
 
 __all__ = [
@@ -47,10 +49,11 @@ def score_source(text: str) -> str | Path:
     if name is not None:
         return name
     path = Path(text)
-    if path.is_file():
+    if os.path.isfile(path):
         return path
-    if path.is_dir():
-        raise UsageError(f"option 'scores' is the folder '{text[:200]}', expected a file", field="scores")
+    if os.path.exists(path):
+        what = "the folder '{}'" if os.path.isdir(path) else "'{}', which is no regular file"
+        raise UsageError(f"option 'scores' is {what.format(text[:200])}, expected a file", field="scores")
     if path.suffix or len(path.parts) > 1:
         near = difflib.get_close_matches(path.name, _siblings(path), n=1, cutoff=0.6)
         hint = f"did you mean '{path.with_name(near[0])}'?" if near else "scores by name are el2n, grand, loss, ..."
@@ -92,17 +95,12 @@ def read_scores(source: Bundle | Path, dataset: Dataset, *, name: str | None = N
         source = open_scores(source)
     if isinstance(source, Bundle):
         return _from_bundle(source, dataset, name)
-    array = _load(source)
-    if array.ndim == 1 and array.dtype.kind == "f":
-        kind, values = "file", _checked_values(array, dataset, source)
-    elif array.ndim == 2 and array.dtype.kind in "iu":
-        kind, values = "order", _from_order(torch.from_numpy(array.astype(np.int64)), dataset, source)
+    array = _load(source, dataset)
+    if array.ndim == 1:
+        with np.errstate(over="ignore"):  # of long doubles
+            kind, values = "file", _float32(torch.from_numpy(array.astype(np.float64)), str(source))
     else:
-        raise DataError(
-            f"{source}: {array.dtype} {list(array.shape)}, expected float scores [n], or an order of whole numbers "
-            f"[classes, images], easiest first",
-            field="scores",
-        )
+        kind, values = "order", _from_order(torch.from_numpy(array.astype(np.int64)), dataset, source)
     return Difficulty(kind, values, identity(dataset) | {"source": "npy"})
 
 
@@ -216,8 +214,7 @@ def _from_bundle(bundle: Bundle, dataset: Dataset, name: str | None) -> Difficul
             f"[{len(dataset.train)}], one per training image",
             field=section.name,
         )
-    check_finite(values, f"{bundle.name}: '{section.name}'")
-    return Difficulty(chosen, values.float(), section.parameters)
+    return Difficulty(chosen, _float32(values, f"{bundle.name}: '{section.name}'"), section.parameters)
 
 
 def _check_identity(bundle: Bundle, section: Section, dataset: Dataset) -> None:
@@ -242,37 +239,61 @@ def _check_identity(bundle: Bundle, section: Section, dataset: Dataset) -> None:
             )
 
 
-def _load(path: Path) -> np.ndarray[Any, Any]:
-    try:
-        return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"{path}: not a readable .npy array of numbers", field="scores") from error
+def _load(path: Path, dataset: Dataset) -> np.ndarray[Any, Any]:
+    """The array of an `.npy` file, read once its header is known to fit file and data; nothing is unpickled."""
+    with open_input(path) as file:
+        header = read_header(file, path)
+        shape, dtype = header.shape, header.dtype
+        if (len(shape), dtype.kind) not in {(1, "f"), (2, "i"), (2, "u")}:
+            raise DataError(
+                f"{path}: {str(dtype)[:80]} {list(shape)}, expected float scores [n], or an order of whole numbers "
+                f"[classes, images], easiest first",
+                field="scores",
+            )
+        (_check_count if len(shape) == 1 else _check_classes)(shape, dataset, path)
+        return read_numbers(file, header, path)
 
 
-def _checked_values(array: np.ndarray[Any, Any], dataset: Dataset, path: Path) -> Tensor:
-    if len(array) != len(dataset.train):
+def _check_count(shape: tuple[int, ...], dataset: Dataset, path: Path) -> None:
+    if shape != (len(dataset.train),):
         raise DataError(
-            f"{path}: {len(array)} scores, the data set '{dataset.info.name}' has {len(dataset.train)} training images",
+            f"{path}: {shape[0]} scores, the data set '{dataset.info.name}' has {len(dataset.train)} training images",
             field="scores",
             hint="--validation 0 keeps all images in the training split",
         )
-    values = torch.from_numpy(array.astype(np.float64)).float()
-    check_finite(values, str(path))
-    return values
 
 
-def _from_order(rows: Tensor, dataset: Dataset, path: Path) -> Tensor:
-    """The place of every image in the row of its class, (n,) float32."""
-    labels, classes = dataset.train.labels, len(dataset.info.classes)
-    counts = torch.bincount(labels, minlength=classes).tolist()
-    if len(rows) != classes or any(count != rows.shape[1] for count in counts):
+def _check_classes(shape: tuple[int, ...], dataset: Dataset, path: Path) -> None:
+    classes = len(dataset.info.classes)
+    counts = torch.bincount(dataset.train.labels, minlength=classes).tolist()
+    if shape[0] != classes or any(count != shape[1] for count in counts):
         sizes = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
         raise DataError(
-            f"{path}: an order of {len(rows)} classes of {rows.shape[1]} images, the data '{dataset.info.name}' has "
+            f"{path}: an order of {shape[0]} classes of {shape[1]} images, the data '{dataset.info.name}' has "
             f"{classes} classes of {sizes} training images",
             field="scores",
             hint="--validation 0 keeps all images in the training split; for unequal classes give scores [n]",
         )
+
+
+def _float32(values: Tensor, source: str) -> Tensor:
+    """Refuse what orders nothing, and what float32 cannot hold, as two things."""
+    check_finite(values, source)
+    narrow = values.float()
+    beyond = (~torch.isfinite(narrow)).nonzero().flatten()
+    if len(beyond):
+        index = int(beyond[0])
+        raise DataError(
+            f"{source}: the score of image {index} is {float(values[index])}, beyond float32 "
+            f"(at most {torch.finfo(torch.float32).max:.3g})",
+            field="scores",
+        )
+    return narrow
+
+
+def _from_order(rows: Tensor, dataset: Dataset, path: Path) -> Tensor:
+    """The place of every image in the row of its class, (n,) float32."""
+    labels = dataset.train.labels
     values = torch.empty(len(labels))
     for label, row in enumerate(rows):
         members = (labels == label).nonzero().flatten()
@@ -289,7 +310,7 @@ def _from_order(rows: Tensor, dataset: Dataset, path: Path) -> Tensor:
 def _siblings(path: Path) -> list[str]:
     try:
         return sorted(item.name for item in path.parent.iterdir())
-    except OSError:
+    except (OSError, ValueError):
         return []
 
 

@@ -21,6 +21,56 @@ from ddlabel.fsio import FileSystem, atomic_output, check_output
 OLD, NEW = b"old" * 1000, b"new" * 2000
 
 
+def test_one_holder_at_a_time_and_nothing_left(tmp_path: Path) -> None:
+    """The second is refused; a file that a killed holder left is no lock."""
+    name = tmp_path / "lock"
+    name.touch()
+    with fsio.exclusive(str(name)):
+        with pytest.raises(ResourceError, match="held by another run"), fsio.exclusive(str(name)):
+            pass
+        kept = name.exists()
+    after = name.exists()
+    with fsio.exclusive(str(name)):
+        pass
+
+    assert (True, False, False) == (kept, after, name.exists())
+
+
+def test_a_lock_file_that_vanishes_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The holder before removes it between our opening and locking it."""
+    name = tmp_path / "lock"
+
+    class Late(FileSystem):
+        opened = 0
+
+        def open_lock(self, path: str) -> int:
+            descriptor = super().open_lock(path)
+            self.opened += 1
+            if self.opened == 1:
+                os.unlink(path)
+            return descriptor
+
+    late = Late()
+    monkeypatch.setattr(fsio, "current", late)
+    with fsio.exclusive(str(name)):
+        held = name.exists()
+
+    assert (2, True) == (late.opened, held)
+
+
+def test_file_systems_without_locks_keep_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run there is no worse off than without locks."""
+
+    def unsupported(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fsio.fcntl, "flock", unsupported)
+    with fsio.exclusive(str(tmp_path / "lock")), fsio.exclusive(str(tmp_path / "lock")):
+        pass
+
+    assert [] == list(tmp_path.iterdir())
+
+
 def write(path: Path, data: bytes = NEW, *, force: bool = False) -> None:
     with atomic_output(path, force=force) as file:
         for start in range(0, len(data), 1000):

@@ -280,6 +280,21 @@ def test_fault_112_differences_are_listed_together(run_cli, tiny: str, unfinishe
     assert not unfinished.with_suffix("").exists()
 
 
+def test_another_teacher_is_named_by_its_file(run_cli, files, tmp_path: Path, monkeypatch) -> None:
+    """A digest alone says nothing to its reader."""
+    method = _plugins.load("distill", "herding", "METHOD")
+    command = ["distill", "--data", files.data, "--method", "herding", "--ipc", "1", "--threads", "1"]
+    other = tmp_path / "other.ddset"
+    teach = run_cli("train-teacher", "--data", files.data, *NET, "--epochs", "1", "--seed", "1", "-o", other)
+    with monkeypatch.context() as patch:
+        patch.setattr(method, "finish", lambda *_arguments: (_ for _ in ()).throw(MemoryError()))
+        stopped = run_cli(*command, "--teacher", files.teacher, "-o", tmp_path / "x.ddset")
+    outcome = run_cli(*command, "--teacher", other, "-o", tmp_path / "x.ddset", "--resume")
+
+    assert (0, 6, 3) == (teach.code, stopped.code, outcome.code), stopped.err + outcome.err
+    assert f"this run has {Bundle.open(other).content[:12]} ({other})" in outcome.err
+
+
 DAMAGE = {
     "cut off": lambda data: data[: len(data) * 3 // 4],
     "empty": lambda _data: b"",
@@ -305,6 +320,7 @@ def test_fault_113_damaged_states_are_never_a_silent_restart(
 
     assert (2 if damage == "a folder" else 3) == outcome.code, outcome.err
     assert str(unfinished) in outcome.err
+    assert damage in {"a folder", "another kind"} or "; use --force to start over\n" in outcome.err
     assert not unfinished.with_suffix("").exists()
     assert unfinished.is_dir() or before == unfinished.read_bytes()
 
@@ -397,6 +413,7 @@ def test_a_state_that_cannot_be_kept_hides_no_error(
     assert 6 == outcome.code
     assert "error: out of memory" in outcome.err
     assert "the newest state could not be kept" in outcome.err
+    assert "--resume" not in outcome.err, "nothing is there to continue"
     assert [] == list(tmp_path.iterdir())
 
 
@@ -408,6 +425,11 @@ def test_inspect_shows_how_far_a_run_is(run_cli, unfinished: Path) -> None:
     assert 0 == table.code
     assert "unfinished: distill, 2 of 4 steps done; its command continues it with --resume" in table.out
     assert "state.method" in table.out
+    shown = " ".join(table.out.split())
+    assert " distill: arch=convnet-d1-w8" in shown
+    assert "data=npz:tiny.npz, " in shown
+    assert " options: augment=" in shown
+    assert "steps=4" in shown
     assert "partial" == document["kind"]
     assert "dm" == document["history"][-1]["config"]["method"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -197,7 +198,10 @@ class TestCanvas:
         plug(generator)
         states: list[State] = []
         method = make("dm", class_ids=(4, 0, 2), lr_w=0.0)
-        run(method, make_problem(), on_checkpoint=lambda _done, state: states.append(state))
+        problem = make_problem()
+        start = method.prepare(problem, seeding.generator(0, "start"))
+        generator.projected = 0
+        run(method, problem, start=(0, start), on_checkpoint=lambda _done, state: states.append(state))
 
         assert 2 == generator.projected
         assert all(float(state["latent.f"].abs().max()) <= 0.5 for state in states)
@@ -233,6 +237,37 @@ class TestCanvas:
         torch.testing.assert_close(units, other, rtol=1e-3, atol=1e-4)
         assert 0 < float(units.min()) < float(units.max()) < 1
 
+    @pytest.mark.parametrize(
+        ("member", "value", "message"),
+        [
+            ("decode", lambda latents, labels: latents["f"][:, :, :4], r"'decode' gave shape \[\d+, 3, 4, 8\]"),
+            ("decode", lambda latents, labels: latents["f"][:, :1], "'decode' gave 1 channels, expected 3"),
+            ("decode", lambda latents, labels: latents["f"].detach(), "'decode' is not differentiable"),
+            ("decode", lambda latents, labels: sys.exit(0), "'decode' raised SystemExit: 0"),
+            ("project_", lambda latents: latents.update(f=latents["f"][:1]), "'project_' made latent 'f' torch.float"),
+            ("project_", lambda latents: 1 / 0, "'project_' raised ZeroDivisionError"),
+        ],
+        ids=["other shape", "other channels", "no gradient", "exit", "projected shape", "fault in the projection"],
+    )
+    def test_a_rule_broken_during_the_steps_is_named(
+        self, make_problem: MakeProblem, plug, member: str, value: Callable[..., Any], message: str
+    ) -> None:
+        """By a generator that passed the probe."""
+        generator = Watched()
+        plug(generator)
+        method, problem = make("dm", class_ids=(4, 0, 2)), make_problem()
+        start = method.prepare(problem, seeding.generator(0, "start"))
+        setattr(generator, member, value)
+
+        with pytest.raises(UsageError, match=f"generator 'linear': {message}"):
+            run(method, problem, start=(0, start))
+
+    def test_latents_that_diverged_are_not_projected(self, make_problem: MakeProblem, plug) -> None:
+        """The step size is to blame, not the constraint."""
+        plug(Watched())
+        with pytest.raises(DivergedError, match="latent 'f' became non-finite at step 1 of 2; lower --set lr_f"):
+            run(make("dm", class_ids=(4, 0, 2), lr_f=1e300), make_problem())
+
     def test_a_state_of_another_generator_is_refused(self, make_problem: MakeProblem, plug) -> None:
         """Both named by their digests."""
         plug(Watched(), bytes([1]) * 32)
@@ -262,7 +297,7 @@ class TestRates:
             pytest.skip(f"no method {host}")
         loaded = Loaded(Watched(), "x", b"", "weights")
 
-        assert expected == make(host)._rates(loaded)
+        assert expected == make(host)._rates(loaded, ("f", "w"))
 
     def test_order(self, make_problem: MakeProblem, plug) -> None:
         """And what was used is recorded, in place of the host's own rate."""
@@ -272,6 +307,16 @@ class TestRates:
         method = make("dm", class_ids=(4, 0, 2), steps=1, lr_w=0.0)
 
         assert {"lr_f": 0.5, "lr_w": 0.0} == dict(run(method, make_problem()).metrics)
+
+    def test_a_rate_of_a_latent_that_there_is_not_is_refused(self, make_problem: MakeProblem, plug) -> None:
+        """Given or the generator's own: naming the latents that there are."""
+        with pytest.raises(UsageError, match=r"'lr_f' is 3.0, generator 'linear' has no latent 'f' \(it has: w\)"):
+            run(make("dm", lr_f=3.0), make_problem())
+        generator = Watched()
+        generator.default_lrs = lambda: {"z": 0.5}  # type: ignore[attr-defined]
+        plug(generator)
+        with pytest.raises(UsageError, match="'default_lrs' names a latent 'z', it has: f, w"):
+            run(make("dm", class_ids=(4, 0, 2)), make_problem())
 
     def test_latents_of_other_names_take_the_hosts_rate(self, make_problem: MakeProblem, plug) -> None:
         """And it is recorded."""

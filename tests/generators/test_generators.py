@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +17,10 @@ from torch import Generator, Tensor, nn
 
 from ddlabel import _plugins, seeding
 from ddlabel.data._dataset import load
-from ddlabel.errors import UsageError
+from ddlabel.errors import InterruptedRunError, UsageError
 from ddlabel.generators import digits
-from ddlabel.generators._generator import Loaded, load_generator
+from ddlabel.generators._find import load_generator
+from ddlabel.generators._generator import Loaded, running
 from ddlabel.generators._probe import choose_classes, probe, rates_of
 from ddlabel.nets._net import build
 
@@ -47,7 +50,7 @@ def probed(**changes: Any) -> None:
     made = Plain()
     for name, value in changes.items():
         setattr(made, name, value)
-    probe(loaded(made), torch.arange(3), (1, 4, 4), CPU)
+    rates_of(loaded(made), probe(loaded(made), torch.arange(3), (1, 4, 4), CPU))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -148,7 +151,6 @@ class Mine(LinearGenerator):
     state_dict = None
     def __init__(self): super().__init__(channels=1, resolution=16, num_classes=10)
 def make(): return LinearGenerator(channels=1, resolution=16, num_classes=10)
-def fails(): return 1 / 0
 class Space: generator = shared
 nothing = 7
 """
@@ -189,7 +191,7 @@ class TestFinding:
             ("{folder}/none.py:make", "generator file '.*none.py' does not exist, expected FILE.py:ATTRIBUTE"),
             ("{folder}/mine.py:mak", r"no 'mak' in it \(it has: .*make.*\)"),
             ("{folder}/mine.py:", "no '' in it"),
-            ("no_such_module_at_all:make", "cannot be imported: ModuleNotFoundError: No module named 'no_such"),
+            ("no_such_module_at_all:make", "importing it raised ModuleNotFoundError: No module named 'no_such"),
             ("{folder}/mine.py:nothing", "has no 'resolution'; has no 'num_classes'; has no 'output_range'; has no"),
         ],
         ids=["no file", "no attribute", "empty attribute", "no module", "no generator"],
@@ -200,24 +202,78 @@ class TestFinding:
             load_generator(text.format(folder=file.parent), **SHAPE)
 
     @pytest.mark.parametrize(
-        ("source", "kind"), [("import no_such_module_at_all", ImportError), ("def broken(:", SyntaxError)]
+        ("source", "kind", "message"),
+        [
+            ("import no_such_module_at_all", ImportError, "ModuleNotFoundError: No module.*; install what it imports"),
+            ("def broken(:", SyntaxError, r"SyntaxError: invalid syntax \(broken.py, line 1\); --debug shows where"),
+            ("1 / 0", ZeroDivisionError, "ZeroDivisionError: division by zero; --debug shows where"),
+            ("import sys; sys.exit(0)", SystemExit, "SystemExit: 0"),
+        ],
     )
     def test_a_file_that_cannot_be_imported_keeps_its_cause(
-        self, tmp_path: Path, source: str, kind: type[Exception]
+        self, tmp_path: Path, source: str, kind: type[BaseException], message: str
     ) -> None:
-        """The message of the cause is shown; the traceback is kept."""
+        """The message of the cause is shown; the traceback is kept; leaving the process is no way out."""
         (tmp_path / "broken.py").write_text(source)
-        with pytest.raises(UsageError, match=r"broken.py' cannot be imported: \w+Error: ") as caught:
+        with pytest.raises(UsageError, match=rf"generator '.*broken.py': importing it raised {message}") as caught:
             load_generator(f"{tmp_path / 'broken.py'}:make", **SHAPE)
 
         assert isinstance(caught.value.__cause__, kind)
 
-    def test_a_fault_inside_is_not_dressed_up(self, file: Path) -> None:
-        """It propagates as it is, with a note saying where."""
-        with pytest.raises(ZeroDivisionError) as caught:
-            load_generator(f"{file}:fails", **SHAPE)
+    @pytest.mark.parametrize(
+        ("body", "message"),
+        [
+            ("def it(): return 1 / 0", "'it' raised ZeroDivisionError: division by zero"),
+            ("class it:\n    def __init__(self): raise ValueError('no weights')", "'it' raised ValueError: no weights"),
+            ("def it(): raise SystemExit", "'it' raised SystemExit;"),
+            (
+                "class it:\n    @property\n    def resolution(self): raise KeyError('px')",
+                "'resolution' raised KeyError: 'px'",
+            ),
+            ("class it(LinearGenerator):\n    def state_dict(self): return 7", "'state_dict' raised AttributeError"),
+        ],
+        ids=["function", "class", "exit", "property", "state_dict"],
+    )
+    def test_a_fault_inside_names_generator_and_member(self, tmp_path: Path, body: str, message: str) -> None:
+        """Whatever is raised, wherever."""
+        head = "from ddlabel.generators.linear import LinearGenerator\n"
+        call = "\nmake = lambda: it(channels=1, resolution=4, num_classes=3)\n"
+        (tmp_path / "faulty.py").write_text(head + body + call)
+        attribute = "make" if "LinearGenerator)" in body else "it"
+        with pytest.raises(UsageError, match=rf"generator '.*faulty.py:{attribute}': {re.escape(message)}"):
+            load_generator(f"{tmp_path / 'faulty.py'}:{attribute}", **SHAPE)
 
-        assert [f"while making the generator '{file}:fails'"] == caught.value.__notes__
+    @pytest.mark.parametrize("text", [":make", ":"])
+    def test_a_name_without_a_place_is_refused(self, text: str) -> None:
+        """With what can be typed."""
+        with pytest.raises(UsageError, match=f"'{text}', which names no module and no file; type NAME, MODULE:ATTR"):
+            load_generator(text, **SHAPE)
+
+    @pytest.mark.parametrize("text", [".mine:make", "~nobody/mine.py:make", "a" * 300 + ".py:make"])
+    def test_odd_places_are_refused(self, text: str) -> None:
+        """Never a traceback."""
+        with pytest.raises(UsageError, match=r"generator .* raised|generator file"):
+            load_generator(text, **SHAPE)
+
+    def test_what_it_prints_goes_to_stderr(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """At import and in every call: stdout is for bundles and reports."""
+        (tmp_path / "loud.py").write_text(
+            "import torch\nprint('import')\nclass Loud:\n    resolution, num_classes, output_range = 4, 3, (-1., 1.)\n"
+            "    def __init__(self): print('made')\n"
+            "    def init_latents(self, labels, generator):\n        print('init')\n"
+            "        return {'z': torch.randn(len(labels), 1, 4, 4, generator=generator)}\n"
+            "    def decode(self, latents, labels):\n        print('decode')\n        return latents['z'].tanh()\n"
+            "    def default_lrs(self):\n        print('rates')\n        return {}\n"
+            "    def project_(self, latents): print('project')\n    def to(self, device): print('to')\n"
+            "    def state_dict(self):\n        print('state')\n        return {}\n"
+        )
+        found = load_generator(f"{tmp_path / 'loud.py'}:Loud", channels=1, resolution=4, num_classes=3)
+        found.move(CPU)
+        rates_of(found, probe(found, torch.arange(3), (1, 4, 4), CPU))
+        printed = capsys.readouterr()
+
+        assert "" == printed.out
+        assert {"import", "made", "init", "decode", "rates", "project", "to", "state"} == set(printed.err.split())
 
     def test_modules_are_frozen(self, tmp_path: Path) -> None:
         """Evaluation mode, no gradients of weights."""
@@ -239,6 +295,7 @@ class TestFinding:
             ("resolution", 0, "'resolution' is 0, expected a number of at least 1"),
             ("num_classes", "ten", "'num_classes' is 'ten'"),
             ("output_range", (1.0, -1.0), r"'output_range' is \(1.0, -1.0\), expected \(black, white\)"),
+            ("output_range", (0.0, float("inf")), r"'output_range' is \(0.0, inf\)"),
             ("decode", 3, "'decode' is no method"),
             ("project_", 3, "'project_' is no method"),
         ],
@@ -247,7 +304,7 @@ class TestFinding:
         """Each named with its value."""
         made = Plain()
         setattr(made, name, value)
-        monkeypatch.setitem(__import__("sys").modules, "holder", SimpleNamespace(made=made))
+        monkeypatch.setitem(sys.modules, "holder", SimpleNamespace(made=made))
 
         with pytest.raises(UsageError, match=message):
             load_generator("holder:made", **SHAPE)
@@ -279,10 +336,28 @@ class TestProbe:
             ("decode", lambda latents, labels: latents["z"][:, :1] / 0, "gave values that are not finite"),
             ("decode", lambda latents, labels: latents["z"].detach()[:, :1], "nothing connects the images"),
             ("decode", lambda latents, labels: Coupled()(latents["z"][:, :1]), "depends on the others"),
+            ("init_latents", lambda labels, generator: {0: torch.zeros(3, 2)}, "named a latent 0, expected a text"),
+            ("init_latents", lambda labels, generator: renamed(labels), "other latents for the same draws"),
+            ("decode", lambda latents, labels: latents["z"][:2, :1], r"shape \[2, 1, 4, 4\], expected \[3, channels"),
+            ("decode", lambda latents, labels: latents["z"][:, :1].double(), "gave torch.float64, expected torch.fl"),
+            ("decode", lambda latents, labels: latents["z"][:, :1] + torch.rand(()), "must not draw at random"),
+            ("decode", lambda latents, labels: latents["z"][:, :1] + random.random(), "must not draw at random"),
+            ("decode", lambda latents, labels: latents["w"], "'decode' raised KeyError: 'w'"),
+            ("decode", lambda latents, labels: sys.exit(0), "'decode' raised SystemExit: 0"),
+            ("decode", lambda latents, labels: OneWay.apply(latents["z"][:, :1]), "gradient of 'decode' raised Runtim"),
+            ("project_", lambda latents: latents.update(z=torch.zeros(3)), r"made latent 'z' .*\[3\] on cpu, expected"),
+            ("project_", lambda latents: latents.update(z=latents["z"].double()), "torch.float64 .*, expected torch.f"),
+            ("project_", lambda latents: latents["z"].fill_(torch.nan), "'project_' made latent 'z' not finite"),
+            ("project_", lambda latents: latents.clear(), "'project_' left the latents none, expected z"),
+            ("project_", lambda latents: latents["y"].clamp_(0), "'project_' raised KeyError: 'y'"),
+            ("default_lrs", lambda: {}["z"], "'default_lrs' raised KeyError: 'z'"),
         ],
         ids=[
             "no mapping", "no latents", "whole numbers", "wrong count", "nan latents", "hidden draws", "whole pixels",
-            "wrong shape", "infinite pixels", "no gradient", "coupled images",
+            "wrong shape", "infinite pixels", "no gradient", "coupled images", "unnamed latent", "other names",
+            "too few images", "double images", "torch draws", "python draws", "missing key", "exit",
+            "fault in the gradient", "projected shape", "projected type", "projected to nan", "projected away",
+            "fault in the projection", "fault in the rates",
         ],
     )  # fmt: skip
     def test_a_broken_rule_is_named(self, name: str, value: Callable[..., Any], message: str) -> None:
@@ -299,14 +374,30 @@ class TestProbe:
         with pytest.raises(UsageError, match="not differentiable in latent 'idle'"):
             probed(init_latents=two)
 
-    @pytest.mark.parametrize("rates", [{"z": -1.0}, {"z": float("inf")}, {"z": "fast"}, [1.0]])
+    @pytest.mark.parametrize("error", [KeyboardInterrupt(), InterruptedRunError(15), MemoryError()])
+    def test_what_is_not_its_fault_passes(self, error: BaseException) -> None:
+        """Interrupts and a lack of memory have their own exit codes."""
+        with pytest.raises(type(error)), running("mine", "'decode'"):
+            raise error
+
+    @pytest.mark.parametrize("rates", [{"z": -1.0}, {"z": float("inf")}, {"z": "fast"}, [1.0], {"y": 1.0}])
     def test_rates_that_are_none(self, rates: object) -> None:
-        """Numbers of at least 0 by name."""
+        """Numbers of at least 0 by name of a latent that there is."""
         made = Plain()
         made.default_lrs = lambda: rates  # type: ignore[attr-defined]
 
         with pytest.raises(UsageError, match="'default_lrs'"):
-            rates_of(loaded(made))
+            rates_of(loaded(made), ("z",))
+
+
+class OneWay(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        raise RuntimeError("no way back")
 
 
 COUNT = iter(range(100))
@@ -314,6 +405,10 @@ COUNT = iter(range(100))
 
 def fresh_noise() -> Tensor:
     return torch.full((3, 2), float(next(COUNT)))
+
+
+def renamed(labels: Tensor) -> dict[str, Tensor]:
+    return {f"z{next(COUNT)}": torch.zeros(len(labels), 1, 4, 4)}
 
 
 class TestClasses:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.lib import format as npy
 
 from ddlabel.bundle import Bundle, StageRecord
 from ddlabel.data._dataset import Dataset, load
@@ -218,11 +219,14 @@ def test_several_scores_need_a_name(dataset: Dataset, scored: Scored) -> None:
 
 
 def test_damaged_sections_are_refused(dataset: Dataset, scored: Scored) -> None:
-    """Of another length, not finite, or silent about their images."""
+    """Of another length, shape or type, not finite, beyond float32, or silent about their images."""
     said = identity(dataset)
     nan = torch.full((44,), math.nan)
     cases = (
         (Difficulty("el2n", torch.arange(43.0), said), BundleError, r"float32 \[43\], expected floats \[44\]"),
+        (Difficulty("el2n", torch.arange(44), said), BundleError, r"int64 \[44\], expected floats \[44\]"),
+        (Difficulty("el2n", torch.zeros(44, 1), said), BundleError, r"float32 \[44, 1\], expected floats \[44\]"),
+        (Difficulty("el2n", torch.full((44,), 1e300, dtype=torch.float64), said), DataError, r"1e\+300, beyond flo"),
         (Difficulty("el2n", nan, said), DataError, r"'scores.el2n': the score of image 0 is nan"),
         (Difficulty("el2n", torch.arange(44.0), {}), BundleError, r"does not say its training data"),
     )
@@ -261,17 +265,19 @@ def wrong_arrays(labels: np.ndarray) -> dict[str, tuple[np.ndarray, str]]:
     rows = np.stack([np.flatnonzero(labels == label) for label in range(4)])
     infinite = np.zeros(44)
     infinite[7] = np.inf
+    large = np.zeros(44)
+    large[3] = 1e300
     return {
         "a flat order": (np.arange(44), r"int64 \[44\], expected float scores"),
         "a table of floats": (rows.astype(float), r"float64 \[4, 11\], expected float scores"),
         "too few scores": (np.zeros(48), r"48 scores, the data set 'tiny' has 44 training images; --validation 0"),
         "not finite": (infinite, r"score of image 7 is inf"),
-        "too large for float32": (np.full(44, 1e300), r"score of image 0 is inf"),
+        "too large for float32": (large, r"score of image 3 is 1e\+300, beyond float32 \(at most 3.4e\+38\)"),
         "classes of another size": (rows[:, :10], r"4 classes of 10 images, the data 'tiny' has 4 classes of 11"),
         "too few classes": (rows[:3], r"an order of 3 classes of 11 images"),
         "rows exchanged": (rows[::-1].copy(), r"row 0 is not the training images of class '0', each once"),
         "an image twice": (np.where(rows == rows[2, 3], rows[2, 4], rows), r"row 2 is not the training images"),
-        "objects": (np.array([{}], dtype=object), r"not a readable .npy array of numbers"),
+        "objects": (np.array([{}], dtype=object), r"not a readable .npy array of numbers: it holds Python objects"),
     }
 
 
@@ -289,8 +295,106 @@ def test_a_cut_array_is_refused(dataset: Dataset, tmp_path: Path) -> None:
     path = save(tmp_path / "a.npy", np.zeros(44))
     path.write_bytes(path.read_bytes()[:200])
 
-    with pytest.raises(DataError, match="not a readable"):
+    with pytest.raises(DataError, match=r"not a readable .*: it was cut, 72 of 352 bytes are left"):
         read_scores(path, dataset)
+
+
+def npy_file(path: Path, header: bytes, *, version: bytes = b"\x01\x00", length: int | None = None) -> Path:
+    """An `.npy` file of any header, with numbers enough for 44 scores."""
+    size = (len(header) if length is None else length).to_bytes(2 if version == b"\x01\x00" else 4, "little")
+    path.write_bytes(b"\x93NUMPY" + version + size + header + bytes(8 * 44))
+    return path
+
+
+def header_of(shape: str, descr: str = "'<f8'") -> bytes:
+    return f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode("latin-1")
+
+
+HOSTILE = {
+    "negative length": (header_of("(-44,)"), r"its shape is \[-44\]"),
+    "negative lengths that cancel": (header_of("(-4, -11)", "'<i8'"), r"its shape is \[-4, -11\]"),
+    "a truth value for a length": (header_of("(True,)"), r"its shape is \[True\]"),
+    "huge": (header_of("(4611686018427387904,)"), r"4611686018427387904 scores, the data set 'tiny' has 44"),
+    "beyond 64 bit": (header_of(f"({10**40},)"), r"10000.* scores, the data set"),
+    "huge order": (header_of(f"(4, {10**30})", "'<i8'"), r"an order of 4 classes of 1000.* images"),
+    "objects": (header_of("(44,)", "'|O'"), r"it holds Python objects"),
+    "objects within records": (header_of("(44,)", "[('a', '|O')]"), r"it holds Python objects"),
+    "a record": (header_of("(44,)", "[('a', '<f8')]"), r"expected float scores \[n\]"),
+    "no type": (header_of("(44,)", "'nonsense'"), "damaged"),
+    "an empty type": (header_of("(44,)", "()"), "damaged"),
+    "a key that cannot be one": (b"{[]: 1}\n", "damaged"),
+    "keys that cannot be sorted": (b"{1: 1, 'a': 2}\n", "damaged"),
+    "no dictionary": (b"[1]\n", "damaged"),
+    "an expression": (b"__import__('os').abort()\n", "damaged"),
+    "nested": (b"(" * 3000, "damaged"),
+    "negations": (b"-" * 3900 + b"1", "damaged"),
+    "open text": (b"'" * 3 + b"\n", "damaged"),
+    "indented": (b"  1\n 2\n", "damaged"),
+    "zero bytes": (bytes(100), "damaged"),
+    "no text": (bytes(range(128, 256)), "damaged"),
+    "long": (b" " * 5000, "damaged"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_headers_are_refused(dataset: Dataset, tmp_path: Path, case: str) -> None:
+    """As data that cannot be read, in both formats; never a traceback, never much memory."""
+    header, message = HOSTILE[case]
+    for version in (b"\x01\x00", b"\x02\x00"):
+        with pytest.raises(DataError, match=message):
+            read_scores(npy_file(tmp_path / "a.npy", header, version=version), dataset)
+
+
+@pytest.mark.parametrize(
+    ("version", "length", "message"),
+    [
+        (b"\x02\x00", 2**32 - 1, "damaged"),
+        (b"\x01\x00", 0, "damaged"),
+        (b"\x03\x00", None, "format 3.0, expected 1.0 or 2.0"),
+        (b"\xff\xff", None, "format 255.255"),
+    ],
+)
+def test_hostile_lengths_and_formats_are_refused(
+    dataset: Dataset, tmp_path: Path, version: bytes, length: int | None, message: str
+) -> None:
+    """A header of 4 GB is not waited for."""
+    with pytest.raises(DataError, match=message):
+        read_scores(npy_file(tmp_path / "a.npy", header_of("(44,)"), version=version, length=length), dataset)
+
+
+def test_every_cut_of_a_header_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    """From the magic bytes on."""
+    whole = save(tmp_path / "a.npy", np.zeros(44)).read_bytes()
+    for length in range(6, 130):
+        (tmp_path / "a.npy").write_bytes(whole[:length])
+        with pytest.raises(DataError, match="not a readable"):
+            read_scores(tmp_path / "a.npy", dataset)
+
+
+@pytest.mark.parametrize("kind", [">f8", "<f2", "<f4", "longdouble"])
+def test_every_float_is_read(dataset: Dataset, tmp_path: Path, kind: str) -> None:
+    """Either end first; a header of format 2.0; what float64 cannot hold is not finite."""
+    values = np.arange(44).astype(kind)
+    with (tmp_path / "s.npy").open("wb") as file:
+        npy.write_array(file, values, version=(2, 0))
+    assert read_scores(tmp_path / "s.npy", dataset).values.tolist() == list(range(44))
+
+    if kind == "longdouble" and np.finfo(kind).max > np.finfo("f8").max:
+        values[5] = np.finfo(kind).max
+        with pytest.raises(DataError, match="score of image 5 is inf"):
+            read_scores(save(tmp_path / "s.npy", values), dataset)
+
+
+def test_an_order_stored_by_columns_is_the_same(dataset: Dataset, tmp_path: Path) -> None:
+    """As numpy writes a transposed table."""
+    labels = dataset.train.labels.numpy()
+    rows = np.stack([np.flatnonzero(labels == label) for label in range(4)])
+    by_rows, by_columns = (
+        read_scores(save(tmp_path / f"{name}.npy", array), dataset).values
+        for name, array in (("c", rows), ("f", np.asfortranarray(rows)))
+    )
+
+    assert torch.equal(by_rows, by_columns)
 
 
 def test_a_name_computes_and_a_path_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,6 +416,8 @@ def test_a_name_computes_and_a_path_reads(tmp_path: Path, monkeypatch: pytest.Mo
         ("mime.npy", r"'mime.npy', no such file; did you mean 'mine.npy'\?"),
         ("nowhere/x.npy", r"'nowhere/x.npy', no such file; scores by name are"),
         ("folder", r"is the folder 'folder', expected a file"),
+        ("/dev/null", r"is '/dev/null', which is no regular file, expected a file"),
+        ("x" * 300 + ".npy", r"x', no such file"),
     ],
 )
 def test_near_misses_are_suggested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str) -> None:
