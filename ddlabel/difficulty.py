@@ -84,7 +84,8 @@ def entropy(logits: Tensor) -> Tensor:
 
 def margin(logits: Tensor) -> Tensor:
     """1 - (largest p - second largest p), in [0, 1]: needs no labels; (n,) float64."""
-    top = functional.softmax(logits.double(), dim=1).topk(2, dim=1).values
+    p = functional.pad(functional.softmax(logits.double(), dim=1), (0, 1))  # a single class has no second
+    top = p.topk(2, dim=1).values
     return 1 - (top[:, 0] - top[:, 1])
 
 

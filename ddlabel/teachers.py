@@ -155,10 +155,20 @@ class Teacher:
 
     def features(self, pixels: Tensor, *, which: str = "last", device: torch.device | str = "cpu") -> Tensor:
         """Embeddings of uint8 pixels (n, c, h, w) by the first chosen net: (n, f) float32 on the CPU."""
+        return self.outputs(pixels, which=which, device=device)[1]
+
+    def outputs(
+        self, pixels: Tensor, *, which: str = "last", device: torch.device | str = "cpu"
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (n, k) and embeddings (n, f) of uint8 pixels (n, c, h, w) by the first chosen net, on the CPU."""
         net = self.net(self.select(which)[0], device)
+        logits, features = [], []
         with torch.inference_mode():
-            parts = [net.embed(self.space.encode(chunk).to(device)).cpu() for chunk in pixels.split(256)]
-        return torch.cat(parts)
+            for chunk in pixels.split(256):
+                features.append(net.embed(self.space.encode(chunk).to(device)))
+                logits.append(net.classify(features[-1]).cpu())
+                features[-1] = features[-1].cpu()
+        return torch.cat(logits), torch.cat(features)
 
 
 def share_of_best(ipc: int, classes: int) -> float:

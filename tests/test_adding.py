@@ -14,21 +14,16 @@ PAGE = Path(__file__).parent.parent / "docs" / "adding.md"
 
 METHOD = '''"""The first images of each class (a test)."""
 from dataclasses import dataclass
-from typing import ClassVar
 from ddlabel.options import opt
-from ddlabel.distill._method import begin_selection, finish_selection, select
+from ddlabel.distill._selection import Choice, Selection
 import torch
 
 @dataclass(frozen=True, kw_only=True)
-class First:
+class First(Selection):
     """Takes images in order. Differs from the authors' code in: nothing."""
-    needs: ClassVar[frozenset[str]] = frozenset()
     skip: int = opt(0, "images skipped", min=0)
-    def total_steps(self, problem): return len(problem.classes)
-    def prepare(self, problem, generator): return begin_selection(problem)
-    def step(self, problem, state, index, generator):
-        return select(problem, state, index, torch.arange(self.skip, len(problem.members(index)))), {}
-    def finish(self, problem, state): return finish_selection(problem, state)
+    def choose(self, problem, label):
+        return Choice(order=torch.arange(self.skip, self.skip + problem.ipc))
 
 METHOD = First
 '''

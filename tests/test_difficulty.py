@@ -52,6 +52,11 @@ def test_a_score_equals_its_formula_in_numpy(name: str) -> None:
     np.testing.assert_allclose(scores.numpy(), by_numpy(name), rtol=1e-10, atol=1e-12)
 
 
+def test_the_margin_of_a_single_class_is_whole() -> None:
+    """Its probability is 1, the second one 0: the easiest there is."""
+    assert difficulty.margin(torch.tensor([[3.0], [-7.0]])).tolist() == [0.0, 0.0]
+
+
 @pytest.mark.parametrize("classes", [2, 10, 100])
 def test_el2n_of_a_uniform_and_of_a_perfect_predictor(classes: int) -> None:
     """sqrt(1 - 1/C), and 0."""

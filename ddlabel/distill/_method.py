@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from .. import seeding
+from ..difficulty import SCORES
 from ..errors import DataError, DivergedError, UsageError
 from ..events import Event, OnEvent, ignore
 from ..options import describe
@@ -27,11 +28,9 @@ __all__ = [
     "Problem",
     "State",
     "TrajectorySource",
-    "begin_selection",
     "check",
-    "finish_selection",
+    "missing_scores",
     "run",
-    "select",
 ]
 
 State = dict[str, Tensor]
@@ -45,6 +44,10 @@ class FeatureSource(Protocol):
 
     def features(self, pixels: Tensor, *, device: torch.device | str = "cpu") -> Tensor:
         """(n, f) float32 on the CPU, of uint8 pixels (n, c, h, w)."""
+        ...
+
+    def outputs(self, pixels: Tensor, *, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """Logits (n, k) and features (n, f), float32 on the CPU."""
         ...
 
 
@@ -92,6 +95,8 @@ class Problem:
     trajectories: TrajectorySource | None = None
     canvas: Canvas = PIXELS
     """How the distilled images are parametrised."""
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
+    """Difficulty (n,) that was recorded when the teacher was trained, by name; higher is harder."""
 
     def members(self, label: int) -> Tensor:
         """Indices of the real images of one class, ascending."""
@@ -103,19 +108,62 @@ class Problem:
         Raises:
             DataError: an embedding is not finite.
         """
+        members = self.members(label)
+        features = self._teacher.features(self.pixels[members], device=self.device)
+        self._check_finite(features, label, "the teacher's features")
+        return features
+
+    def outputs(self, label: int) -> tuple[Tensor, Tensor]:
+        """The teacher's logits (m, k) and embeddings (m, f) of the real images of one class.
+
+        Raises:
+            DataError: one of them is not finite.
+        """
+        logits, features = self._teacher.outputs(self.pixels[self.members(label)], device=self.device)
+        self._check_finite(logits, label, "the teacher's logits")
+        self._check_finite(features, label, "the teacher's features")
+        return logits, features
+
+    def difficulty(self, name: str, label: int) -> Tensor:
+        """Scores (m,) float32 of the real images of one class, higher is harder.
+
+        Those that were recorded, else what the teacher says now, in the precision in which scores are recorded.
+
+        Args:
+            name: of `difficulty.SCORES`, or one of those recorded.
+            label: the class.
+
+        Raises:
+            UsageError: a score that only a training run gives, which was not recorded.
+            DataError: a score is not finite.
+        """
+        members = self.members(label)
+        if name in self.scores:
+            scores = self.scores[name][members]
+        elif name in SCORES:
+            logits, features = self.outputs(label)
+            scores = SCORES[name](logits, self.labels[members], features).float()
+        else:
+            raise missing_scores("this method", name)
+        self._check_finite(scores, label, f"the scores '{name}'")
+        return scores
+
+    @property
+    def _teacher(self) -> FeatureSource:
         if self.teacher is None:
             raise ValueError("a method that asks for features must need a teacher")
-        members = self.members(label)
-        features = self.teacher.features(self.pixels[members], device=self.device)
-        broken = (~torch.isfinite(features).all(dim=1)).nonzero().flatten()
+        return self.teacher
+
+    def _check_finite(self, values: Tensor, label: int, what: str) -> None:
+        """Refuse values (m, ...) of a class, naming the first broken image."""
+        broken = (~torch.isfinite(values.reshape(len(values), -1)).all(dim=1)).nonzero().flatten()
         if len(broken):
             raise DataError(
-                f"the teacher's features of training image {int(members[broken[0]])} (class '{self.classes[label]}') "
+                f"{what} of training image {int(self.members(label)[broken[0]])} (class '{self.classes[label]}') "
                 "are not finite",
                 field="teacher",
                 hint="use another teacher",
             )
-        return features
 
     @cached_property
     def _members(self) -> tuple[Tensor, ...]:
@@ -134,6 +182,8 @@ class Distilled:
     """(k*ipc, c, h, w) float32 in model-input space, when they were optimised."""
     indices: Tensor | None = None
     """(k*ipc,) int64 training images selected."""
+    weights: Tensor | None = None
+    """(k*ipc,) float32: how many images of its class each of them stands for; of a class they sum to its images."""
     logits: Tensor | None = None
     """(k*ipc, k) float32 soft labels that were learned with the images."""
     lr: float | None = None
@@ -145,12 +195,13 @@ class Method(Protocol):
     """A frozen dataclass of options with these members; one file, `METHOD` names it.
 
     It may also have `check(problem)`, which refuses what cannot work; `notes(problem)`, what a user should know before
-    the first step; `memory(problem)`, the bytes that a step takes at most beside the data set; and `memory_knobs`,
-    names of the options that lower them.
+    the first step; `memory(problem)`, the bytes that a step takes at most beside the data set; `memory_knobs`, names
+    of the options that lower them; and `reads`, names of difficulty scores that it takes from the teacher's bundle
+    where they were recorded.
     """
 
     needs: ClassVar[frozenset[str]]
-    """Subset of {"teacher", "trajectories"}: refused before any work."""
+    """Subset of {"teacher", "trajectories", "scores.NAME"}, the last for recorded scores: refused before any work."""
 
     def total_steps(self, problem: Problem) -> int:
         """Steps the driver runs: an option of optimising methods, one per class for those that select."""
@@ -188,7 +239,7 @@ def run(
         on_checkpoint: given (steps done, state) after every step whose state is finite.
 
     Raises:
-        UsageError: a budget below one image, or no teacher for a method that needs one.
+        UsageError: a budget below one image; no teacher or recorded scores for a method that needs them.
         DataError: a class has fewer images than the budget.
         DivergedError: a loss or a state became non-finite, naming step and option.
     """
@@ -222,6 +273,9 @@ def check(method: Method, problem: Problem) -> None:
         raise UsageError("this method needs features, expected a teacher", field="teacher")
     if "trajectories" in method.needs and problem.trajectories is None:
         raise UsageError("this method needs trajectories, expected teachers that recorded them", field="teacher")
+    for name in sorted(need.removeprefix("scores.") for need in method.needs if need.startswith("scores.")):
+        if name not in problem.scores:
+            raise missing_scores("this method", name)
     getattr(method, "check", _nothing)(problem)
 
 
@@ -234,22 +288,14 @@ def _no_notes(problem: Problem) -> tuple[str, ...]:
     return ()
 
 
-def begin_selection(problem: Problem) -> State:
-    """Nothing chosen: `indices` (k, ipc) of training images, all -1."""
-    return {"indices": torch.full((len(problem.classes), problem.ipc), -1)}
-
-
-def select(problem: Problem, state: State, label: int, order: Tensor) -> State:
-    """The state with the images of one class chosen; `order` holds positions within the class."""
-    indices = state["indices"].clone()
-    indices[label] = problem.members(label)[order[: problem.ipc]]
-    return {"indices": indices}
-
-
-def finish_selection(problem: Problem, state: State) -> Distilled:
-    """The chosen real images, bit for bit."""
-    indices = state["indices"].cpu().flatten()
-    return Distilled(labels=problem.labels[indices], pixels=problem.pixels[indices], indices=indices)
+def missing_scores(who: str, name: str) -> UsageError:
+    """What to say where difficulty scores were not recorded."""
+    return UsageError(
+        f"{who} needs difficulty scores '{name}', which only a training run gives; expected a teacher that recorded "
+        "them",
+        field="teacher",
+        hint=f"run 'ddlabel train-teacher --experts 0 --scores {name}' and give its bundle by --teacher",
+    )
 
 
 def _check_finite(method: Method, state: State, metrics: Mapping[str, float], where: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,15 @@ from ..fsio import open_input
 from ._npy import read_header, read_numbers
 from ._scores import ROLE, Difficulty, identity
 
-__all__ = ["filter_training", "find_scores", "open_scores", "read_scores", "score_source"]
+__all__ = [
+    "filter_training",
+    "find_scores",
+    "holds_scores",
+    "open_scores",
+    "read_scores",
+    "recorded_scores",
+    "score_source",
+]
 
 NPY = b"\x93NUMPY"
 HOW = "run 'ddlabel train-teacher --scores el2n' on this data"
@@ -143,6 +151,41 @@ def filter_training(text: str, bundles: Sequence[Bundle], dataset: Dataset, ipc:
     scores, split = find_scores(bundles, dataset), dataset.train
     kept = filtered(split.labels, scores.values, side, ratio, classes=dataset.info.classes, ipc=ipc)
     return replace(dataset, train=Split(split.pixels[kept], split.labels[kept])), kept
+
+
+def holds_scores(bundle: Bundle, name: str) -> bool:
+    """Whether a bundle has difficulty scores of this name."""
+    return f"scores.{name}" in {section.name for section in _sections(bundle)}
+
+
+def recorded_scores(
+    names: Iterable[str], bundles: Sequence[Bundle], dataset: Dataset, kept: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Those of the named difficulty scores that teacher bundles hold, (n,) float32 each.
+
+    Args:
+        names: of scores.
+        bundles: teachers.
+        dataset: what they must be scores of.
+        kept: the training images whose scores are wanted, (m,) int64; None for all.
+
+    Raises:
+        UsageError: several bundles hold different scores of one name.
+        BundleError: of other images.
+    """
+    found: dict[str, Tensor] = {}
+    for name in sorted(names):
+        held = [bundle for bundle in bundles if holds_scores(bundle, name)]
+        values = [read_scores(bundle, dataset, name=name).values for bundle in held]
+        for bundle, other in zip(held[1:], values[1:], strict=True):
+            if not torch.equal(values[0], other):
+                raise UsageError(
+                    f"{held[0].name} and {bundle.name} hold different difficulty scores '{name}', expected one",
+                    field="teacher",
+                    hint="give one --teacher with these scores",
+                )
+        found |= {name: values[0] if kept is None else values[0][kept]} if values else {}
+    return found
 
 
 def _sections(bundle: Bundle) -> list[Section]:

@@ -14,7 +14,7 @@ from ..bundle import Bundle, NewSection
 from ..config import DistillConfig
 from ..curriculum import parse_filter
 from ..data._dataset import Dataset, Split, load
-from ..distill._method import Distilled, Problem, State
+from ..distill._method import Distilled, Problem, State, missing_scores
 from ..distill._method import check as check_method
 from ..distill._method import run as run_method
 from ..distilled import hard_section, image_section
@@ -29,7 +29,7 @@ from ..teachers import Teacher
 from ..trajectories import Trajectories
 from ._estimate import check_memory
 from ._partial import Progress, Task, state_section
-from ._score_files import filter_training
+from ._score_files import filter_training, holds_scores, recorded_scores
 from ._stage import Clock, computing, fit_space, redact
 
 __all__ = ["run"]
@@ -54,11 +54,11 @@ def run(
 
     Returns:
         A bundle of kind `distilled` with sections `images`, `labels.hard`, what the input space needs,
-        `scores.selection` (indices of the chosen training images) when the method selects, `student.lr` and
-        `labels.soft` (logits) when it learns them.
+        `scores.selection` (indices of the chosen training images, and weights where the method gives them) when the
+        method selects, `student.lr` and `labels.soft` (logits) when it learns them.
 
     Raises:
-        UsageError: unknown method or options, a teacher missing or too many, a state of other options.
+        UsageError: unknown method or options, a teacher or its scores missing, too many, a state of other options.
         BundleError: a teacher of other classes, image shape or space, a damaged state or one of other data.
         DataError: unusable data, or a class with fewer than `ipc` images.
         DivergedError: a loss or an image became non-finite.
@@ -80,7 +80,8 @@ def run(
         pool, kept = dataset, None
         if config.filter is not None:
             pool, kept = filter_training(config.filter, teachers, dataset, config.ipc)
-        problem = _problem(config, pool, space, teacher, trajectories, clock)
+        scores = recorded_scores(getattr(method, "reads", ()), teachers, dataset, kept)
+        problem = _problem(config, pool, space, teacher, trajectories, scores, clock)
         check_method(method, problem)
         check_memory(method, problem, on_event)
         clock, start, reached = _follow(
@@ -158,6 +159,7 @@ def _problem(
     space: Space,
     teacher: Teacher | None,
     trajectories: Trajectories | None,
+    scores: Mapping[str, Tensor],
     clock: Clock,
 ) -> Problem:
     info = dataset.info
@@ -180,6 +182,7 @@ def _problem(
         device=clock.device,
         seed=config.seed,
         trajectories=trajectories,
+        scores=scores,
     )
 
 
@@ -199,8 +202,10 @@ def _bundle(
         *space_sections(problem.space),
     ]
     if distilled.indices is not None:
-        indices = {"scores.selection.indices": distilled.indices.to(torch.int32)}
-        sections.append(NewSection("scores.selection", "scores", indices, role="selection"))
+        chosen = {"scores.selection.indices": distilled.indices.to(torch.int32)}
+        if distilled.weights is not None:
+            chosen["scores.selection.weights"] = distilled.weights
+        sections.append(NewSection("scores.selection", "scores", chosen, role="selection"))
     record = clock.record(
         "distill",
         _effective(config, method, problem),
@@ -253,7 +258,7 @@ def _stored(distilled: Distilled, space: Space, config: DistillConfig) -> tuple[
 def _check_teachers(name: str, needs: frozenset[str], teachers: Sequence[Bundle], *, filtered: bool) -> None:
     if "teacher" in needs and not teachers:
         raise UsageError(
-            f"method '{name}' needs features, expected --teacher FILE",
+            f"method '{name}' needs a trained net, expected --teacher FILE",
             field="teacher",
             hint="run 'ddlabel train-teacher' first",
         )
@@ -263,6 +268,9 @@ def _check_teachers(name: str, needs: frozenset[str], teachers: Sequence[Bundle]
             field="teacher",
             hint="run 'ddlabel train-teacher --experts N' first",
         )
+    for score in sorted(need.removeprefix("scores.") for need in needs if need.startswith("scores.")):
+        if not any(holds_scores(teacher, score) for teacher in teachers):
+            raise missing_scores(f"method '{name}'", score)
     if len(teachers) > 1 and "trajectories" not in needs and not filtered:
         raise UsageError(f"method '{name}' takes one teacher, {len(teachers)} were given", field="teacher")
 

@@ -21,12 +21,21 @@ SIZES = (9, 12, 7)
 
 
 class Projection:
-    """Features are a fixed random projection of the pixels, as float16 would hold them or not."""
+    """Features are a fixed random projection of the pixels, logits one of the features."""
 
     def features(self, pixels: Tensor, *, device: torch.device | str = "cpu") -> Tensor:
         del device
         weights = torch.randn(pixels[0].numel(), 6, generator=generator(0, "projection"))
-        return pixels.flatten(1).float() @ weights
+        return pixels.flatten(1).float() @ weights / 2000
+
+    def outputs(self, pixels: Tensor, *, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        features = self.features(pixels, device=device)
+        return features @ torch.randn(6, 3, generator=generator(0, "head")), features
+
+
+def counts(pixels: Tensor) -> Tensor:
+    """What a training run might have recorded: how often each image was forgotten, with many ties."""
+    return (pixels.flatten(1).long().sum(dim=1) % 4).float()
 
 
 def blobs() -> tuple[Tensor, Tensor]:
@@ -97,6 +106,7 @@ def make_problem() -> Callable[..., Problem]:
             "seed": 0,
         }
         classes = changes.get("classes", fields["classes"])
+        fields["scores"] = {"forgetting": counts(changes.get("pixels", pixels))}  # type: ignore[arg-type]
         fields["trajectories"] = Trajectories([teacher_bundle(classes=classes)])  # type: ignore[arg-type]
         return Problem(**(fields | changes))  # type: ignore[arg-type]
 

@@ -26,7 +26,10 @@ from ddlabel.options import as_dict, build, describe, opt
 
 MakeProblem = Callable[..., Problem]
 METHODS = _plugins.names("distill")
-SELECTIONS = ("random", "herding", "k-center")
+SELECTIONS = (
+    "random", "herding", "k-center", "forgetting", "least-confidence", "entropy", "margin", "el2n", "grand", "craig",
+    "glister",
+)  # fmt: skip
 SEEDED = ("random", "dm", "dc", "dsa")
 """Methods whose default result depends on the seed."""
 QUICK = {
@@ -62,9 +65,9 @@ def global_states() -> tuple[object, ...]:
     return torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()  # noqa: NPY002
 
 
-def test_the_four_methods_are_found() -> None:
+def test_methods_are_found() -> None:
     """Names as typed on the command line."""
-    assert {"random", "herding", "k-center", "dm"} <= set(METHODS)
+    assert {*SELECTIONS, "dm"} <= set(METHODS)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -135,12 +138,12 @@ class TestEveryMethod:
             assert (whole.indices is None) == (continued.indices is None)
 
     def test_every_step_is_reported_after_its_checkpoint(self, name: str, make_problem: MakeProblem) -> None:
-        """An interrupt raised by the listener finds the state of the step saved."""
+        """An interrupt raised by the listener finds the state of the step saved; notes before it do not count."""
         trace: list[tuple[str, int]] = []
         run(
             build_quickly(name),
             make_problem(),
-            on_event=lambda event: trace.append(("event", event.done)),
+            on_event=lambda event: trace.append(("event", event.done)) if event.total else None,
             on_checkpoint=lambda done, state: trace.append(("checkpoint", done)),
         )
         total = len(trace) // 2
@@ -174,16 +177,18 @@ class TestEveryMethod:
         """Methods that need none run without one."""
         method = build_quickly(name)
         whole = make_problem()
-        given = {"teacher": whole.teacher, "trajectories": whole.trajectories}
-        without = dict.fromkeys(given)
+        given = {"teacher": whole.teacher, "trajectories": whole.trajectories, "scores": whole.scores}
+        without: dict[str, Any] = {"teacher": None, "trajectories": None, "scores": {}}
         if not method.needs:
             assert len(run(method, make_problem(**without)).labels) == 12
             return
-        assert (
-            len(run(method, make_problem(**{**without, **{need: given[need] for need in method.needs}})).labels) == 12
-        )
+        wanted = {need.partition(".")[0] for need in method.needs}
+        assert len(run(method, make_problem(**{**without, **{need: given[need] for need in wanted}})).labels) == 12
         with pytest.raises(UsageError, match=r"expected a teacher|expected teachers"):
             run(method, make_problem(**without), on_event=refuse)
+        for need in wanted:
+            with pytest.raises(UsageError, match=r"expected a teacher|expected teachers"):
+                run(method, make_problem(**{need: without[need]}), on_event=refuse)
 
     def test_options_survive_the_manifest(self, name: str, make_problem: MakeProblem) -> None:
         """What is stored builds the same method again; every option has a help text."""
