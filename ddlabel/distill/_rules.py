@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from ..errors import BundleError
 from ..nets._net import Net
+from ._gradients import left_out
 from ._unroll import Waypoint
 
 __all__ = ["balance", "check_progress", "draw_batches", "mask_of", "outputs", "perturbed", "upper_start"]
@@ -62,7 +63,7 @@ def mask_of(kind: str, share: float) -> Callable[[Tensor], Tensor] | None:
 
     def keep(errors: Tensor) -> Tensor:
         count = len(errors)
-        dropped = math.floor(share * count + 1e-9)
+        dropped = left_out(share, count)
         kept = torch.ones_like(errors)
         if kind == "depth":
             kept[:dropped] = 0

@@ -25,7 +25,7 @@ from ._memory import net_bytes, second_order_bytes, set_bytes
 from ._method import Distilled, Problem, State, TrajectorySource
 from ._real import class_labels, net_on_meta, random_net
 from ._rules import balance, check_progress, draw_batches, mask_of, outputs, perturbed, upper_start
-from ._unroll import Matched, Unrolled, Waypoint, match
+from ._unroll import Matched, Unrolled, Waypoint, images_per_graph, match
 
 __all__ = ["TrajectoryMatching", "preset"]
 
@@ -35,8 +35,6 @@ LEAST_LR = 1e-10
 """A smaller step size of the student moves nothing in float32."""
 MAX_SKIPPED = 20
 """Steps in a row without a finite gradient after which a run has diverged."""
-PART = 256
-"""Images of a graph when `microbatch` is not given: at most as many, on any device."""
 VECTORS = 8
 """Vectors of parameters that a step holds beside those of the student's steps."""
 GATED, SKIPPED, IN_A_ROW, CLAMPED = range(4)
@@ -122,7 +120,10 @@ class TrajectoryMatching:
         """
         images = len(problem.classes) * problem.ipc
         batch = min(self.batch_syn or images, images)
-        at_once = batch * self.syn_steps if self.unroll == "full" else min(batch, self.microbatch or PART)
+        mixes = mixes_samples(net_on_meta(problem))
+        at_once = images_per_graph(mixes, batch, self.microbatch, problem.device)
+        if self.unroll == "full":
+            at_once = batch * self.syn_steps
         kept = (self.syn_steps + 1) * (2 if self.inner_momentum or self.unroll == "full" else 1)
         return net_bytes(problem, kept + VECTORS) + second_order_bytes(problem) * at_once + set_bytes(problem)
 
