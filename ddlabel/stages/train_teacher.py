@@ -23,12 +23,13 @@ from ..preprocess import describe_space, space_sections
 from ..space import Space
 from ..teachers import Checkpoint, checkpoint_section
 from ..tensors import RawTensor
-from ..training import Recipe, Sampler, TrainState, accuracy, minibatches, train
+from ..training import Recipe, Sampler, TrainState, accuracy, encoded_bytes, minibatches, train
 from ._difficulty import Prepared, Request, prepare, read_request
 from ._estimate import check_training
 from ._experts import PRESETS, Recorder, Store, choose_epochs, course
 from ._ledger import Ledger, Running
 from ._partial import Progress, Saved, Task
+from ._scores import scoring_recipe
 from ._stage import Clock, computing, fit_space, redact
 
 __all__ = ["default_recipe", "run"]
@@ -94,6 +95,8 @@ def run(
             trajectories=_trajectory_bytes(plan),
             disk=progress.free_bytes,
             data=dataset.train.pixels.nbytes,
+            encoded=encoded_bytes(dataset.train.pixels, space, clock.device),
+            scoring=_scoring(plan, request),
         )
         known = None if request.score_epochs else prepare(request, config, dataset, space, clock.device, on_event)
         task, saved = progress.begin(_task(plan, request, known), on_event)
@@ -211,6 +214,15 @@ def _shape(dataset: Dataset) -> dict[str, int]:
     """What a net is built for."""
     info = dataset.info
     return {"channels": info.channels, "size": info.height, "classes": len(info.classes)}
+
+
+def _scoring(plan: _Plan, request: Request) -> tuple[Net, tuple[int, ...]] | None:
+    """A net that computes scores, on the meta device, and the shape of its batches; None when none does."""
+    if not request.score_epochs:
+        return None
+    arch = request.options.arch(plan.dataset.info.height)
+    batch = min(scoring_recipe(request.options).batch, len(plan.dataset.train))
+    return on_meta(arch, **_shape(plan.dataset)), (batch, *plan.dataset.train.pixels.shape[1:])
 
 
 def _batch_shape(plan: _Plan) -> tuple[int, ...]:
