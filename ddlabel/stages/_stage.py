@@ -33,6 +33,8 @@ class Clock:
     device: torch.device
     started: float = made(default_factory=time.time)
     ticks: float = made(default_factory=time.monotonic)
+    threads: int = made(default_factory=torch.get_num_threads)
+    tf32: bool = made(default_factory=lambda: _tf32_is_allowed())
 
     def record(
         self,
@@ -54,8 +56,8 @@ class Clock:
             started=self.started,
             host={
                 "device": _device_name(self.device),
-                "threads": torch.get_num_threads(),
-                "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
+                "threads": self.threads,
+                "tf32": self.tf32,
                 "versions": {
                     "ddlabel": __version__,
                     "python": platform.python_version(),
@@ -92,6 +94,10 @@ def computing(device: str, threads: int) -> Iterator[Clock]:
         raise
     finally:
         torch.set_num_threads(before)
+
+
+def _tf32_is_allowed() -> bool:
+    return bool(torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
 
 
 @contextlib.contextmanager
