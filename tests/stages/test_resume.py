@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ddlabel import _plugins, seeding
 from ddlabel.bundle import Bundle, NewSection, StageRecord
-from ddlabel.config import DistillConfig
+from ddlabel.config import DistillConfig, TrainTeacherConfig
 from ddlabel.data._dataset import Dataset, load
 from ddlabel.errors import BundleError, InterruptedRunError, ResourceError, UsageError
 from ddlabel.events import Event
@@ -21,7 +21,7 @@ from ddlabel.nets._net import build
 from ddlabel.options import describe
 from ddlabel.preprocess import describe_space
 from ddlabel.space import Space
-from ddlabel.stages import _partial, distill
+from ddlabel.stages import _partial, distill, train_teacher
 from ddlabel.stages._partial import Progress, Saved, state_section
 from ddlabel.teachers import Checkpoint, checkpoint_section
 from ddlabel.trajectories import flatten
@@ -108,6 +108,8 @@ def test_fault_114_stopped_anywhere_and_continued_equals_never_stopped(tiny: str
     """Every method, at every step, through the bytes of a file: the content digest covers images, labels, history."""
     method = _plugins.load("distill", name, "METHOD")
     teachers = [experts] if method.needs else []
+    if "scores.forgetting" in method.needs:
+        teachers = [with_forgetting(tiny)]
     config = DistillConfig(data=tiny, method=name, ipc=2, arch=NET, pixels="float32", threads=1)
     options = quick_options(name)
 
@@ -123,6 +125,12 @@ def test_fault_114_stopped_anywhere_and_continued_equals_never_stopped(tiny: str
         continued = start(progress=Progress(saved=left))
         assert count == left.section(_partial.PROGRESS).parameters["done"]
         assert whole.content == continued.content, f"after {count} of {total} steps"
+
+
+def with_forgetting(tiny: str) -> Bundle:
+    """A teacher that counted how often its images were forgotten."""
+    config = TrainTeacherConfig(data=tiny, arch=NET, epochs=1, scores="forgetting", threads=1)
+    return train_teacher.run(config, {"score_nets": 1, "score_epoch": 2, "score_arch": NET})
 
 
 def events_of(start: Callable[..., Any]) -> list[Event]:
