@@ -11,7 +11,7 @@ __all__ = ["METHOD"]
 
 @dataclass(frozen=True, kw_only=True)
 class TruncatedTrajectories(TrajectoryMatching):
-    """MTT whose gradient takes the student's parameters as constants: biased, and no cheaper than the exact adjoint.
+    """MTT whose gradient takes the student's parameters as constants: biased, for the curvature terms it saves.
 
     The terms through which an image of an early step acts on later steps are dropped; the error grows with the
     student's step size, the number of steps and the curvature of its loss (LADD, arXiv:2409.16239, appendices C and E).
