@@ -107,11 +107,16 @@ class DistillConfig:
 class AugmentLabelsConfig:
     """Let teachers label the distilled images."""
 
-    kind: str = opt("soft", "label kind: soft (one view), dense (LADD's sub-crops) or fkd (replayed crops and mixes)")
+    kind: str = opt(
+        "soft",
+        "label kind: soft (one view), dense (LADD's sub-crops), fkd (replayed crops and mixes), feature (what a layer "
+        "gives) or attention (that, pooled)",
+    )
     checkpoint: str = opt(
-        "last",
+        "default",
         "which kept epoch of each teacher labels: a number, 'last', 'all' (combined), 'ipc' (the fewer images, the "
-        "earlier) or 'auto' (what makes the best student on held-out training images; needs --data)",
+        "earlier), 'rded' (the same by DCPI's rule) 'auto' (what makes the best student on held-out training images; "
+        "needs --data), or 'default': last, and 1 for feature and attention labels",
     )
     ensemble: str = opt(
         "mean",
@@ -134,8 +139,24 @@ class AugmentLabelsConfig:
 class RefineConfig:
     """Change labels that a bundle already holds."""
 
-    method: str = opt("gift", "refinement: gift (mix with the smoothed hard label) or recode (another codec)")
-    labels: str | None = opt(None, "label kind to refine; auto takes the richest one present")
+    method: str = opt(
+        "gift",
+        "refinement: gift (mix with the smoothed hard label), recode (another codec) or dcpi (learn feature or "
+        "attention labels)",
+    )
+    labels: str | None = opt(
+        None, "label kind to refine; auto takes the richest one present. dcpi: feature or attention, auto is feature"
+    )
+    matcher: str | None = opt(
+        None,
+        "dcpi: what the labels are learned by: dc (gradients of real images), mtt or datm (trajectories of experts); "
+        "auto is dc",
+        choices=("dc", "mtt", "datm"),
+    )
+    data: str | None = opt(None, _DATA + ", for dcpi")
+    arch: str | None = opt(
+        None, "dcpi: net to learn through; auto takes the experts', or the ConvNet that suits the images"
+    )
     codec: str = opt("keep", "codec of the result: keep (the present one), a name, or auto: see --max-kl")
     max_kl: float | None = opt(None, _MAX_KL, min=0, max=1000)
     recipe: str | None = opt(None, _RECIPE)
@@ -151,7 +172,9 @@ class EvaluateConfig:
     data: str = opt(..., _DATA)
     arch: tuple[str, ...] = opt((), "student nets, comma separated; none takes the ConvNet that suits the images")
     labels: str | None = opt(
-        None, "label kind to train on: hard, soft, dense or fkd; auto takes the richest one present"
+        None,
+        "label kind to train on: hard, soft, dense or fkd; with +feature or +attention those beside it, as in "
+        "soft+feature (feature alone is hard+feature); auto takes the richest of each present",
     )
     loss: tuple[str, ...] = opt(
         (), "training losses, comma separated; none takes the one that suits the labels, also called 'native'"
@@ -174,6 +197,11 @@ class EvaluateConfig:
         False,
         "also score what the bytes of the labels buy as plain images: random ones, and more images by the same method "
         "(LADD's baseline++), given by --plain or distilled again",
+    )
+    diagnose: str | None = opt(
+        None,
+        "measure feature or attention labels (discriminability, diversity, alignment of gradients with real images) "
+        "and draw them into this PNG file",
     )
     recipe: str | None = opt(None, _RECIPE)
     seed: int = opt(0, "seed of every random draw", min=0)

@@ -173,7 +173,7 @@ _PLAIN = {
     "packed": {"zstd"},
 }
 """What every reader of format 1.0 knows; anything else is named in `requires`."""
-_KNOWN = {"labels.refined", "space.zca"}
+_KNOWN = {"labels.refined", "space.zca", "domain.feature"}
 _ROOMS = {"codec": "codecs", "labels": "labels"}
 
 

@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 from . import seeding
 from .distilled import DistilledSet
 from .labels._labels import LabelSet, load_kind
+from .labels._privileged import PrivilegedSet
 from .losses._loss import Targets
 from .training import Batch, Sampler
 
@@ -30,6 +31,8 @@ class StudentData:
     distilled: DistilledSet
     labels: LabelSet | None
     """None when training on hard labels alone."""
+    privileged: PrivilegedSet | None = None
+    """Feature or attention labels beside them."""
     samples: int | None = None
     """Whole images in an epoch, when not each once: sets of other sizes are compared at equal samples seen."""
 

@@ -50,8 +50,8 @@ class Linear(Net):
     def __init__(self, features, classes):
         super().__init__()
         self.classifier = nn.Linear(features, classes)
-    def features_by_layer(self, images): return [images]
-    def embed(self, images): return images.flatten(1)
+    def chain(self): return [nn.Identity()]
+    def gather(self, maps): return maps.flatten(1)
     def classify(self, features): return self.classifier(features)
 
 class LinearFamily(Family):

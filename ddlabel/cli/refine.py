@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from ..config import RefineConfig
-from ._options import Command, Invocation, Output, Talk
+from ._options import Command, Invocation, Output, Resume, Talk
 from ._stage import SET_HELP, Stage, run_stage
 
 __all__ = ["COMMAND"]
 
 
 def run(invocation: Invocation) -> None:
-    r"""Change the labels of a bundle by labels alone: GIFT's refinement, or another codec.
+    r"""Change the labels of a bundle: GIFT's refinement, another codec, or labels learned from real data (DCPI).
 
     \b
     Example:
       ddlabel refine dense.ddset --method gift -o gift.ddset
+      ddlabel refine base.ddset --method dcpi --data digits --set steps=20 -o learned.ddset
     """
     run_stage(invocation, RefineConfig, _stage, options=_plugins_named)
 
@@ -30,4 +31,13 @@ def _stage() -> Stage:
     return stage
 
 
-COMMAND = Command(name="refine", run=run, records=(RefineConfig, Output, Talk), files="BUNDLE", lists={"set": SET_HELP})
+COMMAND = Command(
+    name="refine",
+    run=run,
+    records=(RefineConfig, Output, Resume, Talk),
+    files="BUNDLE",
+    lists={
+        "teacher": "dcpi: experts (--matcher mtt, datm), or the net whose features come first; repeatable",
+        "set": SET_HELP,
+    },
+)

@@ -44,12 +44,15 @@ class Targets:
     """What `soft` is: logit, prob, logprob, or unit (an L2-normalised refined label)."""
     local: Tensor | None
     """(b,) bool: the sample is a sub-crop view (LADD); None when no sample is."""
+    privileged: Tensor | None = None
+    """(b, c, h, w) float32 feature or attention labels of the whole images; None without them."""
 
     def to(self, device: torch.device) -> Targets:
         """The same labels on a device."""
         soft = None if self.soft is None else self.soft.to(device)
         local = None if self.local is None else self.local.to(device)
-        return Targets(self.hard.to(device), soft, self.domain, local)
+        privileged = None if self.privileged is None else self.privileged.to(device)
+        return Targets(self.hard.to(device), soft, self.domain, local, privileged)
 
 
 class Loss(Protocol):

@@ -40,8 +40,40 @@ class Net(nn.Module, ABC):
     """What a user should know of this net at this image size."""
 
     @abstractmethod
+    def chain(self) -> Sequence[Callable[[Tensor], Tensor]]:
+        """The blocks, first to last: the first takes images, the others what the one before gave.
+
+        A block gives maps (b, c, h, w) or vectors (b, f); it can be tapped after each.
+        """
+
+    @abstractmethod
+    def gather(self, maps: Tensor) -> Tensor:
+        """(b, f): the embedding, of what the last block gave."""
+
+    @abstractmethod
+    def classify(self, features: Tensor) -> Tensor:
+        """(b, k) logits of embeddings (b, f)."""
+
     def features_by_layer(self, images: Tensor) -> list[Tensor]:
         """Outputs of the blocks, first to last."""
+        outputs = []
+        for block in self.chain():
+            images = block(images)
+            outputs.append(images)
+        return outputs
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(b, f): what the classifier sees."""
+        return self.gather(self._through(images, 0, None))
+
+    def tap(self, images: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """What block `layer`, from 1, gives, and the logits (b, k), in one forward pass."""
+        maps = self._through(images, 0, layer)
+        return maps, self.rest(maps, layer)
+
+    def rest(self, maps: Tensor, layer: int) -> Tensor:
+        """(b, k) logits of what block `layer`, from 1, gave: the part of the net after the tap."""
+        return self.classify(self.gather(self._through(maps, layer, None)))
 
     def taps(self, images: Tensor) -> list[Tensor]:
         """Outputs of every single layer, shallow to deep; the last one, flattened, is the embedding.
@@ -56,17 +88,14 @@ class Net(nn.Module, ABC):
             hint="use --arch convnet",
         )
 
-    @abstractmethod
-    def embed(self, images: Tensor) -> Tensor:
-        """(b, f): what the classifier sees."""
-
-    @abstractmethod
-    def classify(self, features: Tensor) -> Tensor:
-        """(b, k) logits of embeddings (b, f)."""
-
     def forward(self, images: Tensor) -> Tensor:
         """(b, k) logits."""
         return self.classify(self.embed(images))
+
+    def _through(self, values: Tensor, start: int, stop: int | None) -> Tensor:
+        for block in self.chain()[start:stop]:
+            values = block(values)
+        return values
 
 
 class Family(ABC):

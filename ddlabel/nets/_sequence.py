@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -20,19 +20,13 @@ class SequenceNet(Net):
         self.head = head
         self.classifier = classifier
 
-    def features_by_layer(self, images: Tensor) -> list[Tensor]:
-        """Output of every stage."""
-        outputs = []
-        for stage in self.stages:
-            images = stage(images)
-            outputs.append(images)
-        return outputs
+    def chain(self) -> Sequence[Callable[[Tensor], Tensor]]:
+        """The stages."""
+        return tuple(self.stages)
 
-    def embed(self, images: Tensor) -> Tensor:
+    def gather(self, maps: Tensor) -> Tensor:
         """What the last linear layer sees."""
-        for stage in self.stages:
-            images = stage(images)
-        features: Tensor = self.head(images.flatten(1))
+        features: Tensor = self.head(maps.flatten(1))
         return features
 
     def classify(self, features: Tensor) -> Tensor:

@@ -121,13 +121,9 @@ class ConvNet(Net):
             self.notes = (*self.notes, "the last norm sees maps of 2 x 2 or less: take a smaller depth")
         self.classifier = nn.Linear(options.width * maps * maps, classes)
 
-    def features_by_layer(self, images: Tensor) -> list[Tensor]:
-        """Output of every block after its pooling."""
-        outputs = []
-        for block in self.blocks:
-            images = block(images)
-            outputs.append(images)
-        return outputs
+    def chain(self) -> Sequence[Callable[[Tensor], Tensor]]:
+        """The blocks, each with its pooling."""
+        return tuple(self.blocks)
 
     def taps(self, images: Tensor) -> list[Tensor]:
         """Outputs of convolution, norm, activation and pooling of every block: 4k of them at depth k."""
@@ -136,11 +132,9 @@ class ConvNet(Net):
             outputs += cast(_Block, block).taps(outputs[-1] if outputs else images)
         return outputs
 
-    def embed(self, images: Tensor) -> Tensor:
+    def gather(self, maps: Tensor) -> Tensor:
         """The flattened last map: 2048 features at width 128 and a 4 x 4 map."""
-        for block in self.blocks:
-            images = block(images)
-        return images.flatten(1)
+        return maps.flatten(1)
 
     def classify(self, features: Tensor) -> Tensor:
         """One linear layer."""

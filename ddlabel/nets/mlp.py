@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,17 +25,14 @@ class MLP(Net):
         self.layers = nn.ModuleList([nn.Linear(channels * size * size, HIDDEN), nn.Linear(HIDDEN, HIDDEN)])
         self.classifier = nn.Linear(HIDDEN, classes)
 
-    def features_by_layer(self, images: Tensor) -> list[Tensor]:
-        """Both hidden layers."""
-        x, outputs = images.flatten(1), []
-        for layer in self.layers:
-            x = functional.relu(layer(x))
-            outputs.append(x)
-        return outputs
+    def chain(self) -> Sequence[Callable[[Tensor], Tensor]]:
+        """Both hidden layers, (b, 128) each."""
+        first, second = self.layers
+        return (lambda images: functional.relu(first(images.flatten(1))), lambda x: functional.relu(second(x)))
 
-    def embed(self, images: Tensor) -> Tensor:
+    def gather(self, maps: Tensor) -> Tensor:
         """The second hidden layer, (b, 128)."""
-        return self.features_by_layer(images)[-1]
+        return maps
 
     def classify(self, features: Tensor) -> Tensor:
         """One linear layer."""

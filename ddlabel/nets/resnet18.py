@@ -6,7 +6,7 @@ and an adaptive average pool.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -73,18 +73,14 @@ class ResNet18(Net):
         self.last_pool: nn.Module = nn.Identity() if ap else nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(512 * (side * side if ap else 1), classes)
 
-    def features_by_layer(self, images: Tensor) -> list[Tensor]:
-        """Output of the four stages."""
-        x = self.pool(functional.relu(self.norm(self.stem(images))))
-        outputs = []
-        for stage in self.stages:
-            x = stage(x)
-            outputs.append(x)
-        return outputs
+    def chain(self) -> Sequence[Callable[[Tensor], Tensor]]:
+        """The four stages, the first with the stem."""
+        first, *others = self.stages
+        return (lambda images: first(self.pool(functional.relu(self.norm(self.stem(images))))), *others)
 
-    def embed(self, images: Tensor) -> Tensor:
+    def gather(self, maps: Tensor) -> Tensor:
         """512 features, or 512*side^2 for `ap`."""
-        features: Tensor = self.last_pool(self.features_by_layer(images)[-1])
+        features: Tensor = self.last_pool(maps)
         return features.flatten(1)
 
     def classify(self, features: Tensor) -> Tensor:

@@ -25,6 +25,9 @@ from ._stage import computing, redact
 
 __all__ = ["run"]
 
+DEFAULT = "default"
+"""`--checkpoint default`."""
+
 
 def run(
     bundle: Bundle,
@@ -51,6 +54,8 @@ def run(
         BundleError: a teacher of other classes, image shape or space.
     """
     check(config)
+    if config.checkpoint == DEFAULT:
+        config = dataclasses.replace(config, checkpoint="last")
     kind, codec = build_kind_and_codec(config, settings or {})
     if not teachers:
         raise UsageError("labels come from a teacher, expected --teacher FILE", field="teacher")

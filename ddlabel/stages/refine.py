@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import _plugins
@@ -16,6 +16,7 @@ from ..events import OnEvent, ignore
 from ..labels._labels import choose_kind, make_section, read_labels
 from ..options import as_dict, build_many, check
 from ._labelling import settle_codec
+from ._partial import Progress
 from ._stage import computing
 
 __all__ = ["run"]
@@ -28,7 +29,9 @@ def run(
     config: RefineConfig,
     settings: Mapping[str, Any] | None = None,
     *,
+    teachers: Sequence[Bundle] = (),
     on_event: OnEvent = ignore,
+    progress: Progress | None = None,
 ) -> Bundle:
     """Refine one section of soft labels and store it in place of the old one.
 
@@ -36,7 +39,9 @@ def run(
         bundle: a distilled bundle with labels richer than hard ones.
         config: refinement, label kind and codec.
         settings: options of the refinement and the codec (`--set`).
+        teachers: for a refinement that learns from real data.
         on_event: told of the candidates when the codec is chosen.
+        progress: where states go, and one to continue from; refinements by labels alone keep none.
 
     Returns:
         The bundle with its section `labels.<kind>` replaced.
@@ -47,6 +52,9 @@ def run(
     """
     check(config)
     check_max_kl(config.codec, config.max_kl)
+    del progress
+    if teachers:
+        raise UsageError(f"refinement '{config.method}' takes no teacher", field="teacher", hint="drop --teacher")
     kind = config.labels or choose_kind(bundle)
     if kind == "hard":
         raise BundleError(

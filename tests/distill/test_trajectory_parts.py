@@ -172,11 +172,11 @@ class Linear(Net):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(3, 4, dtype=F64))
 
-    def features_by_layer(self, images: Tensor) -> list[Tensor]:
-        return [images.flatten(1)]
+    def chain(self) -> list[nn.Module]:
+        return [nn.Flatten()]
 
-    def embed(self, images: Tensor) -> Tensor:
-        return images.flatten(1)
+    def gather(self, maps: Tensor) -> Tensor:
+        return maps
 
     def classify(self, features: Tensor) -> Tensor:
         return features @ self.weight.T
