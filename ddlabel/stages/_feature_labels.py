@@ -14,7 +14,7 @@ from ..codecs._choose import AUTO, check_max_kl, stored_bytes
 from ..codecs._codec import Codec
 from ..config import AugmentLabelsConfig
 from ..errors import UsageError
-from ..labels._privileged import PrivilegedKind, feature_codecs, fit_norm, make_privileged
+from ..labels._privileged import PrivilegedKind, check_codec, feature_codecs, fit_norm, make_privileged
 from ..options import as_dict, build_many
 from ..preprocess import data_of
 from ..privileged._form import Form
@@ -57,6 +57,7 @@ def build_privileged(config: AugmentLabelsConfig, settings: Mapping[str, Any]) -
     kind, codec = build_many(
         [_plugins.load("labels", config.kind, "KIND"), _plugins.load("codecs", config.codec, "CODEC")], settings
     )
+    check_codec(config.codec, codec, 1)
     return kind, codec
 
 
