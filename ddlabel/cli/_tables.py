@@ -151,7 +151,7 @@ def _adapter_line(result: Mapping[str, Any]) -> str:
         trained = f"{said['adapter_parameters']} parameters, thrown away, " if said["adapter_parameters"] else ""
         adapter = f"{said['adapter']} adapter ({trained}norm {fmean(said['adapter_norm']):.3g})"
     return (
-        f"{result['labels']}, {result['loss']['name']}, {result['arch']}: layer {said['layer']}, {adapter}, "
+        f"{result['images']}, {result['labels']}, {result['loss']['name']}, {result['arch']}: layer {said['layer']}, {adapter}, "
         f"final MSE {fmean(said['mse']):.3g}"
     )
 

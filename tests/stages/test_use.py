@@ -282,12 +282,15 @@ def test_what_cannot_work_is_refused_with_advice(run_cli, files, made, name, arg
 def test_auto_leaves_features_out_where_no_whole_image_is_seen_and_says_so(run_cli, files, made) -> None:
     """Dense labels under a loss on views alone; the rows of equal bytes point to more."""
     outcome = run_cli("evaluate", made["dense"], "--data", files.data, *QUICK, "--loss", "softce")
-    said = run_cli("evaluate", made["base"], "--data", files.data, *QUICK[:-1])
+    said = run_cli(
+        "evaluate", made["base"], "--data", files.data, *QUICK[:-1], "--set", "as=channel", "--set", "label_aug=hflip"
+    )
 
     assert 0 == outcome.code
     assert "feature labels are left out" in outcome.err
     assert "privileged" not in json.loads(outcome.out)["evaluation"]
     assert "plain-equal-bytes is not run" in said.err
+    assert "channel attention has no sides" in said.err
     assert "hard +feature" in said.out
     assert "no adapter, final MSE" in said.out
 
