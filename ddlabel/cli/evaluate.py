@@ -20,6 +20,7 @@ def run(invocation: Invocation) -> None:
     \b
     Example:
       ddlabel evaluate dense.ddset --data digits --seeds 3 --epochs 100 -o scored.ddset
+      ddlabel evaluate rich.ddset --data digits --labels soft+feature --set lambda_reg=0.5
     """
     run_stage(invocation, EvaluateConfig, _stage, options=_plugins_named, output_optional=True, show=_show)
 
@@ -51,6 +52,6 @@ COMMAND = Command(
     lists={
         "teacher": "teacher that made the labels, for --baselines; repeatable",
         "plain": "plain bundle for --equal-bytes: the same method with as many images as the bytes buy",
-        "set": SET_HELP,
+        "set": SET_HELP + "; 'ddlabel methods evaluate' those of feature and attention labels",
     },
 )
