@@ -10,8 +10,8 @@ Discriminability, more is more discriminative:
   net.
 - `nearest_mean_accuracy`, 0 to 1: labels whose nearest mean of real features is that of their class; chance is 1 / k.
 - `Head`: accuracy (0 to 1) and cross entropy (0 to infinity, ln k by chance) of labels under a linear head that was
-  refitted on a net's real features. This and the one before compare labels with the features of some net: labels made by
-  another net have another basis and score near chance, however good they are.
+  refitted on a net's real features. This and the one before compare labels with the features of some net: labels made
+  by another net have another basis and score near chance, however good they are.
 
 Diversity, more is more diverse:
 - `within_class_spread`: mean 1 - cos of two labels of a class, 0 (all alike) to 2; about 1 for noise.
@@ -103,11 +103,17 @@ def refit_head(real: Tensor, real_hard: Tensor, classes: int) -> Head:
         real: (m, d).
         real_hard: (m,) in [0, k).
         classes: k.
+
+    With more features than images the fit is done in the space that the images span, which holds the weights of the
+    best head: the same head for less.
     """
     features = real.detach().double()
     mean, scale = features.mean(0), features.var(0, correction=0).sqrt()
     scale = scale.clamp_min(LEAST_SCALE * float(scale.square().mean().sqrt()) or 1.0)
     inputs = (features - mean) / scale
+    span = torch.linalg.qr(inputs.T).Q if inputs.shape[1] > len(inputs) else None
+    if span is not None:
+        inputs = inputs @ span
     weight = torch.zeros(classes, inputs.shape[1], dtype=torch.float64, device=inputs.device, requires_grad=True)
     bias = torch.zeros(classes, dtype=torch.float64, device=inputs.device, requires_grad=True)
     solver = torch.optim.LBFGS(
@@ -121,7 +127,8 @@ def refit_head(real: Tensor, real_hard: Tensor, classes: int) -> Head:
         return value
 
     solver.step(loss)
-    return Head(mean, scale, weight.detach(), bias.detach())
+    best = weight.detach() if span is None else weight.detach() @ span.T
+    return Head(mean, scale, best, bias.detach())
 
 
 def within_class_spread(labels: Tensor, hard: Tensor) -> float | None:

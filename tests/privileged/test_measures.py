@@ -70,6 +70,18 @@ def test_a_refitted_head_is_the_least_of_its_loss() -> None:
     assert head.score(-real, hard)[0] < 0.3
 
 
+def test_a_head_on_more_features_than_images_is_the_least_of_its_loss_too() -> None:
+    real, hard = noise(8, 30), torch.arange(8) % 2
+    head = refit_head(real, hard, 2)
+    weight = head.weight.clone().requires_grad_()
+    inputs = (real - head.mean) / head.scale
+    loss = functional.cross_entropy(inputs @ weight.T + head.bias, hard) + 1e-3 / 2 * weight.square().sum()
+    (gradient,) = torch.autograd.grad(loss, weight)
+
+    assert weight.shape == (2, 30)
+    assert gradient.abs().max() < 1e-5
+
+
 def test_spread_within_classes_by_hand() -> None:
     """Classes of two orthogonal and of two opposite labels; a class of one says nothing."""
     labels = rows((1, 0), (0, 3), (1, 1), (-2, -2), (5, 0))
