@@ -25,8 +25,8 @@ MEASURES = {
 """Rows: name and what it says."""
 BASES = {
     "teachers": "means and heads are of features of the teachers that made the labels",
-    "held-out nets": "means and heads are of features of held-out nets, in another basis than the labels: chance is to be "
-    "expected; --teacher gives their own",
+    "held-out nets": "means and heads are of features of held-out nets, in another basis than the labels: expect "
+    "chance; --teacher gives their own",
 }
 VARIANTS = {"none": "no labels", "noise": "noise", "labels": "labels"}
 
