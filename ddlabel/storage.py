@@ -77,7 +77,7 @@ def report(
     }
 
 
-def equal_ipc(ipc: int, image_bytes: float, label_bytes: float) -> tuple[int, int]:
+def equal_ipc(ipc: int | Fraction, image_bytes: float, label_bytes: float) -> tuple[int, int]:
     """How many plain images per class the same bytes are, both ways (DCPI's section on memory).
 
     Args:
@@ -101,7 +101,8 @@ def feature_size(record: Record) -> int | None:
     shape = record["parameters"].get("shape")
     if record["kind"] != "labels" or record.get("domain") != "feature":
         return None
-    return math.prod(shape) if isinstance(shape, list) and all(type(side) is int for side in shape) else None
+    fits = isinstance(shape, list) and all(type(side) is int and side > 0 for side in shape)
+    return math.prod(shape) if fits else None
 
 
 def _role(record: Record) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _plugins
 from ..bundle import Bundle, NewSection, Packed
 from ..codecs._codec import Codec, error_of, fidelity
 from ..errors import BundleError, DivergedError, UsageError
@@ -20,14 +19,16 @@ from ..options import as_dict, opt
 from ..privileged._form import LAST, Form, make_form
 from ..privileged._objective import Norm, Objective
 from ..storage import zip_bytes
-from ._checks import RELABEL, Place, check_features, check_identity, check_size, identity_of
+from ._checks import RELABEL, Place, check_features, identity_of
+from ._features import DEFAULTS, DOMAIN, check_codec, check_parameters, feature_codecs, objective_of, read_norm
 from ._kind import PRIVILEGED
-from ._stored import NORM, check_current, decode, image_count, load_codec, load_record
+from ._stored import NORM, check_current, decode, image_count, load_codec
 
 __all__ = [
     "PRIVILEGED",
     "PrivilegedKind",
     "PrivilegedSet",
+    "check_codec",
     "choose_privileged",
     "feature_codecs",
     "fit_norm",
@@ -36,14 +37,6 @@ __all__ = [
     "read_privileged",
 ]
 
-DOMAIN = "feature"
-MODES = ("noise", "assigned", "learned")
-"""Drawn from N(0, 1), as a teacher gave them, or learned from real data."""
-MATCHERS = (None, "dc", "mtt", "datm")
-"""What learned them."""
-DEFAULTS: Mapping[str, Any] = {"matcher": None, "lambda_task": 0.0, "soft": 0.0}
-"""What labels that nobody learned say of their learning."""
-FORM = ("arch", "layer", "attention", "pool", "shape", "size")
 SCALE_FLOOR = 0.1
 """Least scale of an element as a share of the rms of all: units that are dead in all labels do not explode."""
 
@@ -89,11 +82,6 @@ def choose_privileged(bundle: Bundle) -> str | None:
     return next((kind for kind in PRIVILEGED if kind in usable), None)
 
 
-def feature_codecs() -> tuple[str, ...]:
-    """Codecs that hold features: those made for distributions, and those that leave views out, do not."""
-    return tuple(name for name in _plugins.names("codecs") if not _refusal(_plugins.load("codecs", name, "CODEC")(), 1))
-
-
 def fit_norm(values: Tensor) -> Norm:
     """Mean and standard deviation of every element over all labels, for `norm=zscore`.
 
@@ -107,19 +95,6 @@ def fit_norm(values: Tensor) -> Norm:
     typical = float(deviation.square().mean().sqrt())
     scale = deviation.clamp(min=SCALE_FLOOR * typical) if typical else torch.ones_like(deviation)
     return Norm(flat.mean(dim=0).float(), scale.float())
-
-
-def objective_of(parameters: Mapping[str, Any], place: Place | None = None) -> Objective:
-    """The objective that a section says its labels are for.
-
-    Raises:
-        BundleError: impossible values, or some missing.
-    """
-    place = place or Place("these labels", "labels")
-    names = [field.name for field in dataclasses.fields(Objective)]
-    _check_present(place, parameters, names)
-    made: Objective = load_record(Objective, {name: parameters[name] for name in names}, place)
-    return made
 
 
 def make_privileged(
@@ -158,16 +133,10 @@ def make_privileged(
         raise ValueError(f"{kind} labels {tuple(values.shape)} of {image_count(bundle)} images and form {form.shape}")
     check_features(place, values, DivergedError)
     said = _said(bundle, form, parameters)
-    _check_parameters(place, kind, said, bundle.manifest.data)
+    check_parameters(place, kind, said, bundle.manifest.data)
     if (norm is not None) != (said["norm"] == "zscore"):
         raise ValueError(f"norm is '{said['norm']}', expected a stored norm with zscore alone")
-    problem = _refusal(codec, values.shape[1])
-    if problem is not None:
-        raise UsageError(
-            f"codec '{codec_name}' {problem}",
-            field="codec",
-            hint=f"use --codec f16, or another of {', '.join(feature_codecs())}",
-        )
+    check_codec(codec_name, codec)
     flat = values.float().flatten(2).contiguous()
     parts = codec.encode(flat)
     decoded = codec.decode(parts, (flat.shape[0], flat.shape[1], flat.shape[2]))
@@ -198,17 +167,18 @@ def read_privileged(bundle: Bundle, kind: str) -> PrivilegedSet:
     """
     section = _section(bundle, kind)
     place = Place(bundle.name, section.name)
-    check_current(bundle, section, place)
-    if section.domain != DOMAIN:
-        raise BundleError(f"{place} has domain '{section.domain}', expected '{DOMAIN}'", field=section.name)
-    form = _check_parameters(place, kind, section.parameters, bundle.manifest.data)
+    domain, _views = check_current(bundle, section, place)
+    if domain != DOMAIN:
+        raise BundleError(f"{place} has domain '{domain}', expected '{DOMAIN}'", field=section.name)
+    form = check_parameters(place, kind, section.parameters, bundle.manifest.data)
     codec = load_codec(section, place)
-    problem = _refusal(codec, section.views or 1)
-    if problem is not None:
-        raise BundleError(f"{place}: its codec {problem}", field=section.name, hint=RELABEL)
+    try:
+        check_codec(str((section.codec or {})["name"]), codec)
+    except UsageError as error:
+        raise BundleError(f"{place}: {error.message}", field=section.name, hint=RELABEL) from error
     values = decode(bundle, section, codec, place, math.prod(form.shape)).unflatten(2, form.shape)
     check_features(place, values, BundleError)
-    norm = _read_norm(bundle, section, place, form)
+    norm = read_norm(bundle, section, place, form)
     return PrivilegedSet(kind, values, form, norm, section.parameters, section)
 
 
@@ -225,96 +195,7 @@ def _section(bundle: Bundle, kind: str) -> Section:
     return bundle.section(f"labels.{kind}")
 
 
-def _refusal(codec: Codec, views: int) -> str | None:
-    """Why a codec cannot hold features, as the end of a sentence; None when it can."""
-    try:
-        kept, becomes = codec.bind(views).view_ids(1), codec.domain(DOMAIN)
-    except UsageError:
-        return "is for distributions over classes, these are features"
-    if kept is not None:
-        return "leaves labels out, which features have too few of"
-    return None if becomes == DOMAIN else "is for distributions over classes, these are features"
-
-
 def _said(bundle: Bundle, form: Form, parameters: Mapping[str, Any]) -> dict[str, Any]:
     data = bundle.manifest.data or {}
     of_form = dataclasses.asdict(form) | {"shape": list(form.shape), "size": data.get("height")}
     return {**DEFAULTS, **as_dict(Objective()), **parameters, **of_form, **identity_of(bundle.manifest.data)}
-
-
-def _check_present(place: Place, parameters: Mapping[str, Any], names: Sequence[str]) -> None:
-    missing = [name for name in names if name not in parameters]
-    if missing:
-        raise BundleError(f"{place} does not say its {', '.join(missing)}", field=place.section, hint=RELABEL)
-
-
-def _check_parameters(place: Place, kind: str, parameters: Mapping[str, Any], data: Mapping[str, Any] | None) -> Form:
-    """The form that the parameters say, once all of them are possible and of the images' data."""
-    if data is None:
-        raise BundleError(f"{place}: nothing says the data of its images, which labels need", field="data")
-    _check_present(place, parameters, (*FORM, *identity_of(data), "mode", *DEFAULTS))
-    check_size(place, parameters["size"], data)
-    check_identity(place, parameters, data)
-    objective_of(parameters, place)
-    weights = [parameters["lambda_task"], parameters["soft"]]
-    if (
-        parameters["mode"] not in MODES
-        or parameters["matcher"] not in MATCHERS
-        or not all(type(weight) in {int, float} and 0 <= weight < math.inf for weight in weights)
-    ):
-        values = ", ".join(f"{name} {parameters[name]!r}" for name in ("mode", *DEFAULTS))
-        raise BundleError(f"{place} was written with impossible {values}"[:400], field=place.section, hint=RELABEL)
-    return _form_of(place, kind, parameters, data)
-
-
-def _form_of(place: Place, kind: str, parameters: Mapping[str, Any], data: Mapping[str, Any]) -> Form:
-    """The form by the net itself; it must be what the parameters say."""
-    said = {name: parameters[name] for name in FORM if name != "size"}
-    try:
-        form = make_form(
-            str(said["arch"]),
-            channels=data["channels"],
-            size=data["height"],
-            classes=len(data["classes"]),
-            layer=str(said["layer"]),
-            attention=said["attention"],
-            pool=str(said["pool"]),
-        )
-    except UsageError as error:
-        raise BundleError(f"{place}: {error.message}", field=place.section, hint=RELABEL) from error
-    made = dataclasses.asdict(form) | {"shape": list(form.shape)}
-    wrong = [name for name in made if made[name] != said[name] or type(made[name]) is not type(said[name])]
-    if wrong:
-        raise BundleError(
-            f"{place} says {wrong[0]} {str(said[wrong[0]])[:80]}, its net has {made[wrong[0]]}",
-            field=place.section,
-            hint=RELABEL,
-        )
-    if (form.attention is not None) != (kind == "attention"):
-        raise BundleError(f"{place} says attention {form.attention}, which is no {kind}", field=place.section)
-    return form
-
-
-def _read_norm(bundle: Bundle, section: Section, place: Place, form: Form) -> Norm | None:
-    """The stored norm: finite, its scale positive, there if and only if it is needed."""
-    names = {name for name in section.tensors if name.startswith(f"{section.name}.{NORM}")}
-    wanted = {f"{section.name}.{NORM}{part}" for part in ("mean", "scale")}
-    if names != (wanted if section.parameters["norm"] == "zscore" else set()):
-        raise BundleError(
-            f"{place} has norm '{section.parameters['norm']}' and norm tensors {', '.join(sorted(names)) or 'none'}",
-            field=section.name,
-            hint=RELABEL,
-        )
-    if not names:
-        return None
-    mean, scale = (bundle.tensor(name) for name in sorted(names))
-    for name, tensor in (("mean", mean), ("scale", scale)):
-        fits = tensor.dtype == torch.float32 and tuple(tensor.shape) == form.shape
-        if not fits or not bool(torch.isfinite(tensor).all()) or (name == "scale" and not bool((tensor > 0).all())):
-            raise BundleError(
-                f"{place}: its norm's {name} is {tensor.dtype} of shape {tuple(tensor.shape)}, expected finite float32 "
-                f"of shape {form.shape}{', above 0' if name == 'scale' else ''}",
-                field=section.name,
-                hint=RELABEL,
-            )
-    return Norm(mean, scale)

@@ -58,7 +58,7 @@ def make_form(
     Raises:
         UsageError: no such net or layer, listing the layers with their shapes; impossible `attention` or `pool`.
     """
-    if attention not in {None, *ATTENTIONS}:
+    if attention not in (None, *ATTENTIONS):
         raise UsageError(f"attention is '{attention}', expected one of {', '.join(ATTENTIONS)}", field="attention")
     if pool not in POOLS:
         raise UsageError(f"pool is '{pool}', expected one of {', '.join(POOLS)}", field="pool")
