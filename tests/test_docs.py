@@ -142,7 +142,7 @@ def test_bytes_of_privileged_labels_are_as_printed() -> None:
         image, kind, codec = re.fullmatch(r"(\w+), (\w+) (\w+)", row).groups()
         pixels, label = {"float32": 12288, "uint8": 3072}[image], sizes[kind][codec]
         assert [ipc * pixels // (pixels + label) for ipc in (1, 10, 50)] == [int(cell) for cell in shrink.split(",")]
-        assert [ipc * (pixels + label) // pixels for ipc in (1, 10, 50)] == [int(cell) for cell in grow.split(",")]
+        assert [-(-ipc * (pixels + label) // pixels) for ipc in (1, 10, 50)] == [int(cell) for cell in grow.split(",")]
 
 
 def test_python_examples_of_the_readme_run(files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
