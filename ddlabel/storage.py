@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
-__all__ = ["report", "zip_bytes"]
+__all__ = ["equal_ipc", "feature_size", "report", "zip_bytes"]
 
 _NOT_DISTILLED = {"teacher", "trajectory", "state", "scores"}
 ZIP_LEVEL = 6
@@ -76,6 +77,34 @@ def report(
     }
 
 
+def equal_ipc(ipc: int | Fraction, image_bytes: float, label_bytes: float) -> tuple[int, int]:
+    """How many plain images per class the same bytes are, both ways (DCPI's section on memory).
+
+    Args:
+        ipc: images per class with labels.
+        image_bytes: of one image, above 0.
+        label_bytes: of its labels.
+
+    Returns:
+        Images with labels that fit the bytes of `ipc` plain ones, and plain images for the bytes of `ipc` with labels;
+        whole ones alone.
+
+    >>> equal_ipc(50, 3072, 128), equal_ipc(10, 12288, 8192)
+    ((48, 52), (6, 16))
+    """
+    image, label = Fraction(image_bytes), Fraction(label_bytes)
+    return math.floor(ipc * image / (image + label)), math.floor(ipc * (image + label) / image)
+
+
+def feature_size(record: Record) -> int | None:
+    """Numbers in one label of a section of feature or attention labels; None of other sections."""
+    shape = record["parameters"].get("shape")
+    if record["kind"] != "labels" or record.get("domain") != "feature":
+        return None
+    fits = isinstance(shape, list) and all(type(side) is int and side > 0 for side in shape)
+    return math.prod(shape) if fits else None
+
+
 def _role(record: Record) -> str:
     return str(record.get("role", record["name"]))
 
@@ -104,6 +133,11 @@ def _views(record: Record) -> int:
 def _raw(record: Record, classes: int | None) -> int:
     if record["kind"] == "images":
         return sum(math.prod(array["shape"]) for array in _arrays(record))
+    size = feature_size(record)
+    if size is not None:
+        prefix = f"{record['name']}.shared_norm"
+        norm = (value for name, value in record["tensors"].items() if name.startswith(prefix))
+        return 4 * size * _views(record) + sum(int(value.get("packed", value)["bytes"]) for value in norm)
     if record["kind"] == "labels" and classes is not None:
         return 4 * classes * _views(record)
     return int(sum(array["bytes"] for array in _arrays(record)))

@@ -31,6 +31,8 @@ SHARES = {
 From CIFAR-10, CIFAR-100 and Tiny-ImageNet with ConvNets and ImageNet-1K with ResNet-18 in "A Label is Worth a Thousand
 Images in Dataset Distillation" (arXiv:2406.10485), Table 7. Shares carry over to other nets, epochs do not.
 """
+EARLY_IPC, LATE_IPC = 2, 50
+"""Images per class up to which DCPI wants RDED's teacher early, and from which on converged."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,37 @@ class Teacher:
         Raises:
             UsageError: the teacher was trained without a held-out part, so that only test data could choose.
         """
+        means = self._held_out()
+        wanted = share_of_best(ipc, len(data_of(self.bundle)["classes"])) * max(means.values())
+        return min(epoch for epoch, mean in means.items() if mean >= wanted - 1e-9)
+
+    def guided_epoch(self, ipc: int) -> int:
+        """The kept epoch that guides RDED's crops and labels, as DCPI wants it: early for few images, late for many.
+
+        Up to 2 images per class it is the earliest trained one whose held-out accuracy is half of the last one's; from
+        50 on the last one; between them the kept epoch nearest to the geometric interpolation in log(ipc), the earlier
+        of two.
+
+        Args:
+            ipc: images per class.
+
+        Raises:
+            UsageError: fewer than 50 images per class, and a teacher without a held-out part.
+        """
+        trained = sorted({checkpoint.epoch for checkpoint in self.checkpoints if checkpoint.epoch})
+        if not trained:
+            raise UsageError(f"{self.bundle.name} kept no trained epoch", field="checkpoint")
+        last = trained[-1]
+        if ipc >= LATE_IPC:
+            return last
+        means = self._held_out()
+        early = next(epoch for epoch in trained if means[epoch] >= means[last] / 2)
+        part = math.log(max(ipc, EARLY_IPC) / EARLY_IPC) / math.log(LATE_IPC / EARLY_IPC)
+        wanted = (1 - part) * math.log(early) + part * math.log(last)
+        return min(trained, key=lambda epoch: (round(abs(math.log(epoch) - wanted), 9), epoch))
+
+    def _held_out(self) -> dict[int, float]:
+        """Mean held-out accuracy of the nets of every kept epoch."""
         scores: dict[int, list[float]] = {}
         for checkpoint in self.checkpoints:
             value = checkpoint.accuracy.get("validation")
@@ -129,9 +162,7 @@ class Teacher:
                     hint="train the teacher with --validation above 0, or name an epoch",
                 )
             scores.setdefault(checkpoint.epoch, []).append(value)
-        means = {epoch: statistics.fmean(values) for epoch, values in scores.items()}
-        wanted = share_of_best(ipc, len(data_of(self.bundle)["classes"])) * max(means.values())
-        return min(epoch for epoch, mean in means.items() if mean >= wanted - 1e-9)
+        return {epoch: statistics.fmean(values) for epoch, values in scores.items()}
 
     def net(self, checkpoint: Checkpoint, device: torch.device | str = "cpu") -> Net:
         """One net with its stored parameters and buffers, frozen and in eval mode."""

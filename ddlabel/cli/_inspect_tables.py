@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from ..manifest import printable
+from ..storage import equal_ipc, feature_size
 from ._tables import console, percent, plain_table, print_evaluations, readable_bytes
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ def print_bundle(bundle: Bundle, *, verified: bool) -> None:
     out.print(plain_table("", *_byte_table(manifest)))
     for line in _costs(manifest.storage):
         out.print("  " + line)
+    for line in _features(manifest):
+        out.print("  " + printable(line), overflow="fold")
     out.print("  history: " + printable(" → ".join(_step(entry) for entry in manifest.history)), overflow="fold")
     for kind, warning in PRIVATE.items():
         if any(section.kind == kind for section in manifest.sections):
@@ -137,6 +141,9 @@ def _holds(section: Section) -> str:
     if section.kind == "labels":
         views = f", {section.views} views" if section.views and section.views > 1 else ""
         refined = ", refined" if section.refined else ""
+        if feature_size(section.record) is not None:
+            shape = "x".join(map(str, section.parameters["shape"]))
+            return f"{section.role} labels, {shape}, K {section.views}"
         return f"{section.role} labels{views}{', ' + section.domain if section.domain else ''}{refined}"
     if section.kind == "teacher":
         accuracy = section.parameters.get("accuracy", {})
@@ -163,6 +170,31 @@ def _costs(storage: Mapping[str, Any]) -> list[str]:
     if storage.get("equivalent_ipc") is not None:
         lines.append(f"equivalent ipc: {storage['equivalent_ipc']:.2f} plain images per class for the same bytes")
     return lines
+
+
+def _features(manifest: Manifest) -> list[str]:
+    """Of feature and attention labels: what they are of, what they cost an image, and the plain images for that."""
+    images = next((section for section in manifest.sections if section.name == "images"), None)
+    if images is None or manifest.data is None:
+        return []
+    count = images.tensors["images.pixels"].get("packed", images.tensors["images.pixels"])["shape"][0]
+    ipc, pixels = Fraction(count, len(manifest.data["classes"])), _bytes_of(images)
+    lines = []
+    for section in manifest.sections:
+        if feature_size(section.record) is None or not count or not pixels:
+            continue
+        said, spent = section.parameters, _bytes_of(section)
+        pooled = f"{said.get('attention')} attention ({said.get('pool')}) of " if said.get("attention") else ""
+        net = f"layer {said.get('layer', '?')} of {said.get('arch', '?')}"
+        cost = f"{spent / count:.1f} bytes an image, {spent / pixels:.2f} times the image"
+        lines.append(f"{section.name}: {said.get('mode', '?')}, {pooled}{net}, {cost}")
+        shrunk, grown = equal_ipc(ipc, pixels, spent)
+        lines.append(f"  equal bytes: plain ipc {grown} (grow), or ipc {shrunk} with these labels (shrink)")
+    return lines
+
+
+def _bytes_of(section: Section) -> int:
+    return int(sum(record["bytes"] for record in section.tensors.values()))
 
 
 def _step(entry: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ __all__ = [
     "Place",
     "as_distributions",
     "check_classes",
+    "check_features",
     "check_finite",
     "check_identity",
     "check_kept",
@@ -48,6 +49,19 @@ def check_finite(place: Place, values: Tensor, error: type[BundleError | Diverge
         image, view, label = (int(index) for index in bad.nonzero()[0])
         raise error(
             f"{place}, image {image}, view {view} is not finite: class {label} has {float(values[image, view, label])}",
+            field=place.section,
+            hint="check the teacher",
+        )
+
+
+def check_features(place: Place, values: Tensor, error: type[BundleError | DivergedError]) -> None:
+    """Refuse NaN and infinity in features (n, K, c, h, w), naming image, label and element."""
+    bad = ~torch.isfinite(values)
+    if bool(bad.any()):
+        image, label, *element = (int(index) for index in bad.nonzero()[0])
+        raise error(
+            f"{place}, image {image}, label {label} is not finite: element {tuple(element)} is "
+            f"{float(values[image, label, *element])}",
             field=place.section,
             hint="check the teacher",
         )

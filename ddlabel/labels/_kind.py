@@ -10,7 +10,10 @@ from torch import Tensor
 
 from ..errors import UsageError
 
-__all__ = ["Kind"]
+__all__ = ["PRIVILEGED", "Kind"]
+
+PRIVILEGED = ("feature", "attention")
+"""Label kinds that only training sees, as sections `labels.<kind>`; they are no `Kind`, because nothing is viewed."""
 
 
 class Kind(Protocol):

@@ -15,7 +15,7 @@ from ..bundle import Bundle, NewSection, Packed
 from ..codecs._codec import Codec, Shape, error_of, fidelity
 from ..errors import BundleError, DivergedError, UsageError
 from ..manifest import Section
-from ..options import as_dict, build
+from ..options import as_dict
 from ..storage import zip_bytes
 from ._checks import (
     RELABEL,
@@ -30,7 +30,8 @@ from ._checks import (
     check_views,
     identity_of,
 )
-from ._kind import Kind
+from ._kind import PRIVILEGED, Kind
+from ._stored import DRAWS, check_current, decode, load_codec, load_record
 
 __all__ = [
     "Kind",
@@ -44,8 +45,6 @@ __all__ = [
 ]
 
 RICHEST_FIRST = ("dense", "fkd", "soft", "hard")
-DRAWS = "augmentation."
-"""How the names of stored draws begin, after the name of their section."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +65,14 @@ class LabelSet:
 
 
 def available_kinds(bundle: Bundle) -> list[str]:
-    """Kinds of labels in a bundle, richest first."""
-    roles = {section.role for section in bundle.sections("labels")}
+    """Kinds of class labels in a bundle, richest first: those that students answer with, not feature or attention."""
+    roles = {section.role for section in bundle.sections("labels")} - set(PRIVILEGED)
     known = [kind for kind in RICHEST_FIRST if kind in roles]
     return known + sorted(role for role in roles if role is not None and role not in RICHEST_FIRST)
 
 
 def choose_kind(bundle: Bundle) -> str:
-    """The richest kind that is not stale: dense before fkd before soft before hard."""
+    """The richest kind of class labels that is not stale: dense before fkd before soft before hard."""
     stale = {section.role for section in bundle.sections("labels") if section.stale}
     usable = [kind for kind in available_kinds(bundle) if kind not in stale]
     return usable[0] if usable else "hard"
@@ -163,28 +162,26 @@ def read_labels(bundle: Bundle, kind: str) -> LabelSet:
     Raises:
         BundleError: no such labels; stale; of other images, classes, image size or views; not what their codec wrote;
             not finite; rows that are not of their domain.
+        UsageError: feature or attention labels, which `read_privileged` reads.
     """
     section = _section(bundle, kind)
     place = Place(bundle.name, section.name)
-    if section.codec is None or section.domain is None or section.views is None:
-        raise BundleError(f"{place} does not say its codec, domain and views", field=section.name)
-    if section.stale or section.of != bundle.images_digest():
-        raise BundleError(
-            f"{place} is stale: the images changed after they were labelled", field=section.name, hint=RELABEL
-        )
-    codec, data = _load_codec(section, place), bundle.manifest.data
-    values = _decode(bundle, section, codec, place)
+    domain, views = check_current(bundle, section, place)
+    codec, data = load_codec(section, place), bundle.manifest.data
+    if data is None:
+        raise BundleError(f"{bundle.name} does not say its classes, which labels need", field="data")
+    values = decode(bundle, section, codec, place, len(data["classes"]))
     check_size(place, section.parameters.get("size"), data)
     check_identity(place, section.parameters, data)
     kind_made = _load_kind(kind, section.parameters, place)
-    check_views(place, kind_made, section.parameters, codec.made_from(section.views))
+    check_views(place, kind_made, section.parameters, codec.made_from(views))
     kept = codec.view_ids(len(values))  # only now: it takes memory for all views that the codec says there were
     augmentation = _read_draws(bundle, section)
     _replaying(kind_made, augmentation, section.parameters, place)
     check_finite(place, values, BundleError)
-    check_rows(place, values, section.domain, _slack(section, codec, values))
-    values = as_distributions(values, section.domain)
-    return LabelSet(kind, values, section.domain, section.parameters, section.refined, section, augmentation, kept)
+    check_rows(place, values, domain, _slack(section, codec, values))
+    values = as_distributions(values, domain)
+    return LabelSet(kind, values, domain, section.parameters, section.refined, section, augmentation, kept)
 
 
 def through_codec(labels: LabelSet, name: str, options: Mapping[str, Any]) -> LabelSet:
@@ -197,7 +194,7 @@ def through_codec(labels: LabelSet, name: str, options: Mapping[str, Any]) -> La
     """
     place, plugin = Place("these labels", labels.section.name), _plugins.load("codecs", name, "CODEC")
     own = {field.name for field in dataclasses.fields(plugin)}
-    made: Codec = _record(plugin, {key: value for key, value in options.items() if key in own}, place)
+    made: Codec = load_record(plugin, {key: value for key, value in options.items() if key in own}, place)
     codec = made.bind(load_kind(labels).view_count)
     kept, (images, views, classes) = codec.view_ids(len(labels.values)), labels.values.shape
     check_kept(place, labels.view_ids, kept)
@@ -208,6 +205,12 @@ def through_codec(labels: LabelSet, name: str, options: Mapping[str, Any]) -> La
 
 
 def _section(bundle: Bundle, kind: str) -> Section:
+    if kind in PRIVILEGED:
+        raise UsageError(
+            f"'{kind}' labels say what a layer gives, not which class; expected class labels",
+            field="labels",
+            hint=f"name class labels, and train on both with 'evaluate --labels soft+{kind}'",
+        )
     have = available_kinds(bundle)
     if kind not in have:
         raise BundleError(
@@ -221,7 +224,7 @@ def _section(bundle: Bundle, kind: str) -> Section:
 def _load_kind(kind: str, parameters: Mapping[str, Any], place: Place) -> Kind:
     plugin = _plugins.load("labels", kind, "KIND")
     names = {field.name for field in dataclasses.fields(plugin)}
-    made: Kind = _record(plugin, {name: value for name, value in parameters.items() if name in names}, place)
+    made: Kind = load_record(plugin, {name: value for name, value in parameters.items() if name in names}, place)
     return made
 
 
@@ -236,49 +239,6 @@ def _read_draws(bundle: Bundle, section: Section) -> dict[str, Tensor]:
     prefix = f"{section.name}.{DRAWS}"
     names = [name for name in section.tensors if name.startswith(prefix)]
     return {name.removeprefix(prefix): bundle.tensor(name) for name in names}
-
-
-def _load_codec(section: Section, place: Place) -> Codec:
-    said = section.codec or {}
-    codec: Codec = _record(_plugins.load("codecs", str(said["name"]), "CODEC"), said["parameters"], place)
-    return codec
-
-
-def _record(plugin: type[Any], options: Mapping[str, Any], place: Place) -> Any:
-    """A plugin with options that came from a file; as texts, so that their types are checked like a user's."""
-    try:
-        return build(plugin, {key: _text(value) for key, value in options.items()})
-    except UsageError as error:
-        raise BundleError(
-            f"{place} was written with impossible options: {error.message}", field=place.section, hint=RELABEL
-        ) from error
-
-
-def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _decode(bundle: Bundle, section: Section, codec: Codec, place: Place) -> Tensor:
-    """Values (n, v, k), whatever the file holds."""
-    data, prefix = bundle.manifest.data, f"{section.name}."
-    if data is None:
-        raise BundleError(f"{bundle.name} does not say its classes, which labels need", field="data")
-    shape = (_image_count(bundle), section.views or 0, len(data["classes"]))
-    parts = {part.removeprefix(prefix): bundle.tensor(part) for part in section.tensors}
-    parts = {part: tensor for part, tensor in parts.items() if not part.startswith(DRAWS)}
-    try:
-        return codec.decode(parts, shape)
-    except (BundleError, UsageError, KeyError, RuntimeError, IndexError, ValueError) as error:
-        raise BundleError(
-            f"{place} does not hold what codec '{(section.codec or {})['name']}' wrote: {error}",
-            field=section.name,
-            hint=RELABEL,
-        ) from error
-
-
-def _image_count(bundle: Bundle) -> int:
-    record = bundle.section("images").tensors["images.pixels"]
-    return int(record.get("packed", record)["shape"][0])
 
 
 def _shape(values: Tensor) -> Shape:

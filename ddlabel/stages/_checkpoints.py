@@ -23,7 +23,10 @@ from ._stage import Clock, load_like
 from ._students import train_student
 from ._trials import AUGMENTED, SUITS
 
-__all__ = ["Chosen", "choose_checkpoints"]
+__all__ = ["GUIDED", "Chosen", "choose_checkpoints"]
+
+GUIDED = "rded"
+"""`--checkpoint rded`."""
 
 PROTOCOL = "dm"
 """Training protocol of the students that try labels out."""
@@ -54,8 +57,9 @@ def choose_checkpoints(
 
     Args:
         bundle: the distilled bundle.
-        config: an epoch, `last`, `all`, `ipc` (`Teacher.epoch_for`), or `auto`: the epoch whose labels make the best
-            students on the held-out part of the training data, by their mean; the earlier one of equals.
+        config: an epoch, `last`, `all`, `ipc` (`Teacher.epoch_for`), `rded` (`Teacher.guided_epoch`), or `auto`: the
+            epoch whose labels make the best students on the held-out part of the training data, by their mean; the
+            earlier one of equals.
         distilled: what the bundle holds.
         teachers: their bundles.
         label: gives the bundle labelled by the checkpoints of one epoch, for `auto`.
@@ -65,10 +69,12 @@ def choose_checkpoints(
         UsageError: no such checkpoint; `auto` without data or without a held-out part.
     """
     loaded = [Teacher(teacher) for teacher in teachers]
-    if config.checkpoint == "ipc":
-        epochs = [teacher.epoch_for(distilled.ipc) for teacher in loaded]
+    if config.checkpoint in {"ipc", GUIDED}:
+        guided = config.checkpoint == GUIDED
+        rules = [teacher.guided_epoch if guided else teacher.epoch_for for teacher in loaded]
+        epochs = [rule(distilled.ipc) for rule in rules]
         picked = [teacher.select(str(epoch)) for teacher, epoch in zip(loaded, epochs, strict=True)]
-        return Chosen(_sections(picked), {"checkpoint_by_ipc": epochs})
+        return Chosen(_sections(picked), {f"checkpoint_by_{config.checkpoint}": epochs})
     if config.checkpoint == "auto":
         scores = _try_epochs(bundle, config, distilled, loaded, label, clock, on_event)
         epoch = max(scores, key=lambda tried: (scores[tried]["mean"], -tried))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,19 +13,70 @@ from torch import Tensor
 from ..bundle import Bundle
 from ..codecs._choose import check_max_kl, choose
 from ..codecs._codec import Codec
+from ..config import AugmentLabelsConfig
 from ..distilled import DistilledSet
 from ..events import Event, OnEvent, ignore
 from ..labels._labels import Kind
 from ..nets._flops import forward_flops
 from ..nets._net import Net
 from ..preprocess import data_of
-from ..teachers import Teacher, combine
+from ..privileged._form import Form
+from ..teachers import Checkpoint, Teacher, combine
 from ._stage import Clock
 
-__all__ = ["label_views", "labelling_flops", "settle_codec", "teacher_nets"]
+__all__ = ["Labelling", "label_features", "label_views", "settle_codec", "teacher_nets"]
 
 VIEWS_AT_ONCE = 256
 """Views in one forward pass of a teacher."""
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """Images, and the checkpoints that label them."""
+
+    bundle: Bundle
+    config: AugmentLabelsConfig
+    distilled: DistilledSet
+    """What the bundle holds."""
+    teachers: Sequence[Bundle]
+    sections: Sequence[str]
+    """For each teacher its checkpoints' sections, joined by commas."""
+    clock: Clock
+    on_event: OnEvent
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """Of all teachers."""
+        each = zip(map(Teacher, self.teachers), self.sections, strict=True)
+        return [checkpoint for teacher, names in each for checkpoint in teacher.select(names)]
+
+    def nets(self) -> list[Net]:
+        """Those checkpoints, on the device, in eval mode."""
+        return teacher_nets(self.teachers, self.sections, self.clock)
+
+    def flops(self, views: int) -> int:
+        """FLOPs of asking all of them about so many views."""
+        data = data_of(self.bundle)
+        shape = {"channels": data["channels"], "size": data["height"], "classes": len(data["classes"])}
+        return views * sum(forward_flops(checkpoint.arch, **shape) for checkpoint in self.checkpoints)
+
+    def describe(self, nets: Sequence[Net]) -> list[dict[str, Any]]:
+        """Of each net its section, epoch, accuracies, and the mean entropy in nats of its answers for the images."""
+        described = []
+        with torch.inference_mode():
+            for checkpoint, net in zip(self.checkpoints, nets, strict=True):
+                chunks = self.distilled.images.split(VIEWS_AT_ONCE)
+                logs = [net(chunk.to(self.clock.device)).cpu().double().log_softmax(dim=1) for chunk in chunks]
+                entropy = float(-torch.cat([log.exp() * log for log in logs]).sum(dim=1).mean())
+                described.append(
+                    {
+                        "section": checkpoint.section,
+                        "epoch": checkpoint.epoch,
+                        "accuracy": dict(checkpoint.accuracy),
+                        "entropy": entropy if math.isfinite(entropy) else None,
+                    }
+                )
+        return described
 
 
 def teacher_nets(teachers: Sequence[Bundle], sections: Sequence[str], clock: Clock) -> list[Net]:
@@ -64,14 +117,33 @@ def label_views(
     return torch.cat(parts).reshape(len(images), count, -1)
 
 
-def labelling_flops(bundle: Bundle, teachers: Sequence[Bundle], sections: Sequence[str], views: int) -> int:
-    """FLOPs of asking all chosen nets about so many views."""
-    data = data_of(bundle)
-    return views * sum(
-        forward_flops(chosen.arch, channels=data["channels"], size=data["height"], classes=len(data["classes"]))
-        for teacher, names in zip(map(Teacher, teachers), sections, strict=True)
-        for chosen in teacher.select(names)
-    )
+def label_features(
+    distilled: DistilledSet,
+    form: Form,
+    nets: Sequence[Net],
+    clock: Clock,
+    on_event: OnEvent = ignore,
+    *,
+    keep: str = "mean",
+) -> Tensor:
+    """What the form's layer gives for each image, (n, K, *form.shape) float32 on the CPU.
+
+    Args:
+        distilled: the images, as they will be decoded.
+        form: layer, and how it is pooled.
+        nets: in eval mode, all of the form's architecture.
+        clock, on_event: device and listener.
+        keep: `mean`, over nets and then pooled, K = 1; or `all` of them.
+    """
+    parts, count = [], len(distilled.images)
+    with torch.inference_mode():
+        for images in distilled.images.split(VIEWS_AT_ONCE):
+            batch = images.to(clock.device)
+            maps = [net.tap(batch, form.layer)[0] for net in nets]
+            kept = maps if keep == "all" else [torch.stack(maps).mean(dim=0)]
+            parts.append(torch.stack([form.reduce(one) for one in kept], dim=1).cpu())
+            on_event(Event(phase="labelling images", done=sum(map(len, parts)), total=count))
+    return torch.cat(parts)
 
 
 def settle_codec(

@@ -15,6 +15,7 @@ from ddlabel.bundle import Bundle, NewSection, StageRecord
 from ddlabel.codecs.f32 import CODEC as F32
 from ddlabel.distilled import hard_section, image_section
 from ddlabel.errors import BundleError, UsageError
+from ddlabel.labels._kind import PRIVILEGED
 from ddlabel.labels._labels import (
     available_kinds,
     choose_kind,
@@ -139,7 +140,7 @@ def test_dense_views_are_slices_resized_by_torch_bit_for_bit(size: int, grid: in
         assert torch.equal(functional.interpolate(crop, size=(size, size), mode="bilinear")[0], made[index])
 
 
-@pytest.mark.parametrize("name", _plugins.names("labels"))
+@pytest.mark.parametrize("name", sorted(set(_plugins.names("labels")) - set(PRIVILEGED)))
 def test_contract_of_label_kinds(all_views, name: str) -> None:
     """Shapes, parameters that make the same views again, and views that do not depend on their batch."""
     kind = _plugins.load("labels", name, "KIND")().bound(seed=0, flip=True)
