@@ -16,22 +16,40 @@ from ..distilled import DistilledSet, read_distilled
 from ..errors import BundleError, UsageError
 from ..events import Event, OnEvent
 from ..labels._labels import LabelSet, load_kind, through_codec
-from ..options import build_many
+from ..labels._privileged import PrivilegedSet
+from ..options import build, build_many
 from ..preprocess import check_agreement, data_of
 from ..selection import select_random
 from . import distill
 from ._labelling import label_views, teacher_nets
 from ._stage import Clock
 
-__all__ = ["check_plain", "equal_bytes_ipc", "plain_bundle", "plain_bytes", "random_set", "relabel", "spent_bytes"]
+__all__ = [
+    "check_plain",
+    "equal_bytes_ipc",
+    "plain_bundle",
+    "plain_bytes",
+    "random_set",
+    "relabel",
+    "relabel_features",
+    "spent_bytes",
+]
 
+IMAGES_AT_ONCE = 256
+"""Images in one forward pass of a teacher."""
 PLAIN = ("images", "labels.hard")
 """Sections that grow with the number of images."""
 
 
-def spent_bytes(bundle: Bundle, kind: str) -> int:
-    """Stored bytes of what students of one label kind need: images, hard labels, that kind, transforms, step size."""
-    wanted = {*PLAIN, f"labels.{kind}"}
+def spent_bytes(bundle: Bundle, kind: str, privileged: str | None = None) -> int:
+    """Stored bytes of what students need: images, hard labels, transforms, step size, and labels of the kinds given.
+
+    Args:
+        bundle: whose file it is.
+        kind: of class labels.
+        privileged: feature or attention labels beside them, with the norm that is stored with them.
+    """
+    wanted = {*PLAIN, f"labels.{kind}", f"labels.{privileged}"}
     sections = bundle.manifest.sections
     return sum(
         record["bytes"]
@@ -41,13 +59,13 @@ def spent_bytes(bundle: Bundle, kind: str) -> int:
     )
 
 
-def equal_bytes_ipc(bundle: Bundle, kind: str, classes: int) -> int:
-    """The fewest images per class whose stored bytes, with hard labels, are at least those spent for a label kind.
+def equal_bytes_ipc(bundle: Bundle, kind: str, classes: int, privileged: str | None = None) -> int:
+    """The fewest images per class whose stored bytes, with hard labels, are at least those spent for all labels.
 
     Rounding up favours the baseline.
     """
     own, count = _own_bytes(bundle), len(bundle.tensor("labels.hard"))
-    wanted = spent_bytes(bundle, kind) - spent_bytes(bundle, "hard") + own
+    wanted = spent_bytes(bundle, kind, privileged) - spent_bytes(bundle, "hard") + own
     return -(-wanted * count // (own * classes))
 
 
@@ -106,6 +124,36 @@ def relabel(
             (chosen,) = build_many([refinement], {name: said["options"][name] for name in own})
             fresh = through_codec(chosen.apply(fresh, random.labels), said["codec"], said["options"])
     return fresh
+
+
+def relabel_features(
+    bundle: Bundle, stored: PrivilegedSet, random: DistilledSet, teachers: Sequence[Bundle], clock: Clock
+) -> PrivilegedSet:
+    """Give random images the feature or attention labels that teachers gave a bundle's: same nets, form and codec."""
+    kind, form = stored.kind, stored.form
+    made = _stage_entry(
+        bundle, "augment-labels", kind, "random images cannot be labelled the same way", "drop --baselines"
+    )
+    origin = made["config"]
+    makers = [next(each for each in teachers if each.content == digest) for digest in stored.section.teacher or ()]
+    sections = origin.get("checkpoints") or [origin["checkpoint"]] * len(makers)
+    images = random.images.to(clock.device)
+    with torch.inference_mode():
+        maps = torch.stack(
+            [
+                torch.cat([net.tap(part, form.layer)[0] for part in images.split(IMAGES_AT_ONCE)])
+                for net in teacher_nets(makers, sections, clock)
+            ],
+            dim=1,
+        ).cpu()
+    if stored.values.shape[1] == 1:
+        maps = maps.mean(dim=1, keepdim=True)
+    values = form.reduce(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
+    flat = values.flatten(2).contiguous()
+    name = str((stored.section.codec or {})["name"])
+    codec = build(_plugins.load("codecs", name, "CODEC"), dict((stored.section.codec or {})["parameters"]))
+    decoded = codec.decode(codec.encode(flat), tuple(flat.shape))
+    return dataclasses.replace(stored, values=decoded.reshape(values.shape))
 
 
 def plain_bundle(
