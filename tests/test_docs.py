@@ -17,6 +17,7 @@ from ddlabel.cli.app import COMMANDS
 from ddlabel.cli.demo import PIPELINE
 from ddlabel.cli.methods import ROOMS
 from ddlabel.nets._net import on_meta
+from ddlabel.storage import equal_ipc
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -141,8 +142,8 @@ def test_bytes_of_privileged_labels_are_as_printed() -> None:
     for row, shrink, grow in table_rows(text, "| image, label | shrink | grow |"):
         image, kind, codec = re.fullmatch(r"(\w+), (\w+) (\w+)", row).groups()
         pixels, label = {"float32": 12288, "uint8": 3072}[image], sizes[kind][codec]
-        assert [ipc * pixels // (pixels + label) for ipc in (1, 10, 50)] == [int(cell) for cell in shrink.split(",")]
-        assert [-(-ipc * (pixels + label) // pixels) for ipc in (1, 10, 50)] == [int(cell) for cell in grow.split(",")]
+        found = [equal_ipc(ipc, pixels, label) for ipc in (1, 10, 50)]
+        assert found == list(zip(map(int, shrink.split(",")), map(int, grow.split(",")), strict=True)), row
 
 
 def test_python_examples_of_the_readme_run(files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
