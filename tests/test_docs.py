@@ -114,6 +114,23 @@ def test_commands_of_the_page_on_privileged_labels_exist() -> None:
         assert not [setting for setting in settings if f"`--set {setting}=`" not in methods], words
 
 
+@pytest.mark.slow
+def test_commands_of_the_page_on_privileged_labels_run(
+    run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other, in one folder; only epochs, steps and seeds are cut."""
+    monkeypatch.chdir(tmp_path)
+    shorter = {"steps=20": "steps=1", "max_start_epoch=4": "max_start_epoch=1", "1,20": "1,3"}
+    for line in commands_of(page("privileged.md")):
+        if "DATA" in line:
+            continue
+        words = [shorter.get(word, word) for word in line]
+        for before in ("--epochs", "--seeds", "--checkpoint"):
+            words = ["3" if previous == before else word for previous, word in itertools.pairwise(["", *words])]
+        outcome = run_cli(*words)
+        assert 0 == outcome.code, (words, outcome.err)
+
+
 def test_blocks_of_nets_are_as_printed() -> None:
     """Shapes of labels by net and size, first to last."""
     for arch, pixels, blocks in table_rows(page("privileged.md"), "| net | pixels | blocks |"):
