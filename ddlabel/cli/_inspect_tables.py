@@ -186,10 +186,10 @@ def _features(manifest: Manifest) -> list[str]:
         said, spent = section.parameters, _bytes_of(section)
         pooled = f"{said.get('attention')} attention ({said.get('pool')}) of " if said.get("attention") else ""
         net = f"layer {said.get('layer', '?')} of {said.get('arch', '?')}"
-        cost = f"{spent / count:.1f} bytes an image, {spent / pixels:.2f} times the image"
-        lines.append(f"{section.name}: {said.get('mode', '?')}, {pooled}{net}, {cost}")
+        lines.append(f"{section.name}: {said.get('mode', '?')}, {pooled}{net}")
         shrunk, grown = equal_ipc(ipc, pixels, spent)
-        lines.append(f"  equal bytes: plain ipc {grown} (grow), or ipc {shrunk} with these labels (shrink)")
+        bought = f"equal bytes: plain ipc {grown} (grow), or ipc {shrunk} with them (shrink)"
+        lines.append(f"  {spent / count:.1f} bytes an image, {spent / pixels:.2f} of its own; {bought}")
     return lines
 
 

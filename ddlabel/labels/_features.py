@@ -33,20 +33,16 @@ FORM = ("arch", "layer", "attention", "pool", "shape", "size")
 
 def feature_codecs() -> tuple[str, ...]:
     """Codecs that hold features: those made for distributions, and those that leave views out, do not."""
-    return tuple(name for name in _plugins.names("codecs") if not _refusal(_plugins.load("codecs", name, "CODEC")(), 1))
+    return tuple(name for name in _plugins.names("codecs") if not _refusal(_plugins.load("codecs", name, "CODEC")()))
 
 
-def check_codec(name: str, codec: Codec, views: int) -> None:
+def check_codec(name: str, codec: Codec) -> None:
     """Refuse a codec that cannot hold features, naming those that can.
-
-    Args:
-        name, codec: which.
-        views: labels of each image, K.
 
     Raises:
         UsageError: it is for distributions, or leaves labels out.
     """
-    problem = _refusal(codec, views)
+    problem = _refusal(codec)
     if problem is not None:
         raise UsageError(
             f"codec '{name}' {problem}",
@@ -55,15 +51,14 @@ def check_codec(name: str, codec: Codec, views: int) -> None:
         )
 
 
-def _refusal(codec: Codec, views: int) -> str | None:
+def _refusal(codec: Codec) -> str | None:
     """Why a codec cannot hold features, as the end of a sentence; None when it can."""
+    if type(codec).view_ids is not Codec.view_ids:
+        return "leaves labels out, and features have few"
     try:
-        kept, becomes = codec.bind(views).view_ids(1), codec.domain(DOMAIN)
+        return None if codec.domain(DOMAIN) == DOMAIN else "is for distributions over classes, these are features"
     except UsageError:
         return "is for distributions over classes, these are features"
-    if kept is not None:
-        return "leaves labels out, which features have too few of"
-    return None if becomes == DOMAIN else "is for distributions over classes, these are features"
 
 
 def objective_of(parameters: Mapping[str, Any], place: Place | None = None) -> Objective:

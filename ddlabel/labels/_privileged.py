@@ -136,7 +136,7 @@ def make_privileged(
     check_parameters(place, kind, said, bundle.manifest.data)
     if (norm is not None) != (said["norm"] == "zscore"):
         raise ValueError(f"norm is '{said['norm']}', expected a stored norm with zscore alone")
-    check_codec(codec_name, codec, values.shape[1])
+    check_codec(codec_name, codec)
     flat = values.float().flatten(2).contiguous()
     parts = codec.encode(flat)
     decoded = codec.decode(parts, (flat.shape[0], flat.shape[1], flat.shape[2]))
@@ -167,13 +167,13 @@ def read_privileged(bundle: Bundle, kind: str) -> PrivilegedSet:
     """
     section = _section(bundle, kind)
     place = Place(bundle.name, section.name)
-    domain, views = check_current(bundle, section, place)
+    domain, _views = check_current(bundle, section, place)
     if domain != DOMAIN:
         raise BundleError(f"{place} has domain '{domain}', expected '{DOMAIN}'", field=section.name)
     form = check_parameters(place, kind, section.parameters, bundle.manifest.data)
     codec = load_codec(section, place)
     try:
-        check_codec(str((section.codec or {})["name"]), codec, views)
+        check_codec(str((section.codec or {})["name"]), codec)
     except UsageError as error:
         raise BundleError(f"{place}: {error.message}", field=section.name, hint=RELABEL) from error
     values = decode(bundle, section, codec, place, math.prod(form.shape)).unflatten(2, form.shape)

@@ -57,7 +57,7 @@ def build_privileged(config: AugmentLabelsConfig, settings: Mapping[str, Any]) -
     kind, codec = build_many(
         [_plugins.load("labels", config.kind, "KIND"), _plugins.load("codecs", config.codec, "CODEC")], settings
     )
-    check_codec(config.codec, codec, 1)
+    check_codec(config.codec, codec)
     return kind, codec
 
 
