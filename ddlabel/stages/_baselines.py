@@ -17,6 +17,7 @@ from ..errors import BundleError, UsageError
 from ..events import Event, OnEvent
 from ..labels._labels import LabelSet, load_kind, through_codec
 from ..labels._privileged import PrivilegedSet
+from ..manifest import Section
 from ..options import build, build_many
 from ..preprocess import check_agreement, data_of
 from ..selection import select_random
@@ -26,6 +27,7 @@ from ._stage import Clock
 
 __all__ = [
     "check_plain",
+    "check_teachers",
     "equal_bytes_ipc",
     "plain_bundle",
     "plain_bytes",
@@ -221,6 +223,24 @@ def check_plain(bundle: Bundle, plain: Bundle, ipc: int) -> DistilledSet:
                 hint=hint,
             )
     return found
+
+
+def check_teachers(kind: str, section: Section, teachers: Sequence[Bundle]) -> None:
+    """Refuse to label random images by other teachers than made a section of labels.
+
+    Raises:
+        UsageError: one of them was not given.
+    """
+    wanted = list(section.teacher or ())
+    have = [teacher.content for teacher in teachers]
+    if not set(wanted) <= set(have):
+        raise UsageError(
+            f"--baselines labels random images like '{kind}', expected the {len(wanted)} teacher(s) that made them "
+            f"({', '.join(digest[:12] for digest in wanted)}), got {len(have)} "
+            f"({', '.join(digest[:12] for digest in have) or 'none'})",
+            field="teacher",
+            hint="pass them with --teacher FILE",
+        )
 
 
 def _own_bytes(bundle: Bundle) -> int:

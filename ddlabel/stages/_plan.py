@@ -27,6 +27,7 @@ from ..teachers import Teacher
 from ..training import Recipe
 from ._baselines import (
     check_plain,
+    check_teachers,
     equal_bytes_ipc,
     plain_bundle,
     plain_bytes,
@@ -36,13 +37,10 @@ from ._baselines import (
     spent_bytes,
 )
 from ._stage import Clock
-from ._trials import AUGMENTED, BUNDLE, PLAIN_EQUAL, RANDOM, RANDOM_EQUAL, SUITS, Trial, list_trials, optimizer_settings
+from ._trials import AUGMENTED, BUNDLE, PLAIN_EQUAL, RANDOM, RANDOM_EQUAL, Trial, list_trials, optimizer_settings
 from ._use import USE_OPTIONS, Use, whole_image_problem
 
-__all__ = ["Plan", "resolve_losses"]
-
-NATIVE = "native"
-"""`--loss native`: the loss that suits the label kind, also for refined labels (GIFT's "Refine" alone)."""
+__all__ = ["Plan"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -232,20 +230,10 @@ class Plan:
 
     def _check_teachers(self) -> None:
         """Random images are labelled by the teachers of the labels, as far as teachers made them."""
-        made = [] if self.labels is None or self.learned else [(self.kind, self.labels.section)]
+        if self.labels is not None and not self.learned:
+            check_teachers(self.kind, self.labels.section, self.teachers)
         if self.use is not None and self.use.is_assigned and not self.learned:
-            made.append((self.use.kind, self.use.stored.section))
-        have = [teacher.content for teacher in self.teachers]
-        for kind, section in made:
-            wanted = list(section.teacher or ())
-            if not set(wanted) <= set(have):
-                raise UsageError(
-                    f"--baselines labels random images like '{kind}', expected the {len(wanted)} teacher(s) that made "
-                    f"them ({', '.join(digest[:12] for digest in wanted)}), got {len(have)} "
-                    f"({', '.join(digest[:12] for digest in have) or 'none'})",
-                    field="teacher",
-                    hint="pass them with --teacher FILE",
-                )
+            check_teachers(self.use.kind, self.use.stored.section, self.teachers)
 
     def _check_features(self) -> None:
         """Whole images are seen under every loss, every student has the layer; what the rows do not say is said."""
@@ -310,20 +298,6 @@ class Plan:
             return spent_bytes(self.bundle, trial.labels, trial.privileged)
         ipc = self.random_ipc if trial.images == RANDOM_EQUAL else self.equal_ipc
         return round(plain_bytes(self.bundle, ipc * len(self.distilled.classes)))
-
-
-def resolve_losses(config: EvaluateConfig, kind: str, labels: LabelSet | None, on_event: OnEvent) -> tuple[str, ...]:
-    """The losses to train with; `kl` among several optimisers brings `kl_t2` along."""
-    refined = labels is not None and labels.refined is not None
-    suiting = SUITS.get(kind, "softce")
-    named = [suiting if name == NATIVE else name for name in config.loss] or ["gift" if refined else suiting]
-    if len(set(config.optimizer)) > 1 and "kl" in named and "kl_t2" not in named:
-        named.insert(named.index("kl") + 1, "kl_t2")
-        message = (
-            "kl_t2 is scored beside kl: without T^2 its gradients are 1/T^2 as large, which SGD cannot make up for"
-        )
-        on_event(Event(phase="losses", message=message))
-    return tuple(dict.fromkeys(named))
 
 
 def _option_names(cls: type[Any]) -> set[str]:

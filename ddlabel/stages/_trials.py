@@ -6,9 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..config import EvaluateConfig
+from ..events import Event, OnEvent
+from ..labels._labels import LabelSet
 from ..scores import paired_difference
 
-__all__ = ["PRESETS", "SUITS", "Trial", "add_differences", "list_trials", "optimizer_settings", "optimizer_table"]
+__all__ = [
+    "PRESETS",
+    "SUITS",
+    "Trial",
+    "add_differences",
+    "list_trials",
+    "optimizer_settings",
+    "optimizer_table",
+    "resolve_losses",
+]
 
 SUITS = {"hard": "ce", "soft": "softce", "dense": "ladd", "fkd": "kl_t2"}
 """The loss taken for a label kind when none is asked for; refined labels take `gift`."""
@@ -25,6 +37,8 @@ PRESETS: Mapping[str, tuple[Mapping[str, float], ...]] = {
 
 AUGMENTED = frozenset({"fkd"})
 """Label kinds whose views are the augmentation: students see them as they are."""
+NATIVE = "native"
+"""`--loss native`: the loss that suits the label kind, also for refined labels (GIFT's "Refine" alone)."""
 BUNDLE, RANDOM = "bundle", "random"
 RANDOM_EQUAL, PLAIN_EQUAL = "random-equal-bytes", "plain-equal-bytes"
 
@@ -47,6 +61,20 @@ class Trial:
     def label_kinds(self) -> str:
         """As `--labels` writes them: `soft`, `soft+feature`."""
         return "+".join(filter(None, (self.labels, self.privileged)))
+
+
+def resolve_losses(config: EvaluateConfig, kind: str, labels: LabelSet | None, on_event: OnEvent) -> tuple[str, ...]:
+    """The losses to train with; `kl` among several optimisers brings `kl_t2` along."""
+    refined = labels is not None and labels.refined is not None
+    suiting = SUITS.get(kind, "softce")
+    named = [suiting if name == NATIVE else name for name in config.loss] or ["gift" if refined else suiting]
+    if len(set(config.optimizer)) > 1 and "kl" in named and "kl_t2" not in named:
+        named.insert(named.index("kl") + 1, "kl_t2")
+        message = (
+            "kl_t2 is scored beside kl: without T^2 its gradients are 1/T^2 as large, which SGD cannot make up for"
+        )
+        on_event(Event(phase="losses", message=message))
+    return tuple(dict.fromkeys(named))
 
 
 def optimizer_settings(names: Sequence[str], settings: Mapping[str, Any]) -> list[dict[str, Any]]:

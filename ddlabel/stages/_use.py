@@ -19,7 +19,7 @@ from ..events import Event, OnEvent
 from ..labels._labels import RICHEST_FIRST, choose_kind
 from ..labels._privileged import PRIVILEGED, PrivilegedSet, choose_privileged, fit_norm, objective_of, read_privileged
 from ..nets._net import Net
-from ..options import as_dict, build_many, opt
+from ..options import OptionDoc, as_dict, build_many, describe, opt
 from ..privileged._form import ATTENTIONS
 from ..privileged._objective import Norm, Objective
 from ..privileged._student import (
@@ -32,7 +32,16 @@ from ..privileged._student import (
     student_layer,
 )
 
-__all__ = ["USE_OPTIONS", "Use", "UseOptions", "parse_labels", "resolve_use", "usable_beside", "whole_image_problem"]
+__all__ = [
+    "USE_OPTIONS",
+    "Use",
+    "UseOptions",
+    "describe_use",
+    "parse_labels",
+    "resolve_use",
+    "usable_beside",
+    "whole_image_problem",
+]
 
 AS = "as"
 """The option that pools labels late; a keyword of Python, so no field."""
@@ -57,6 +66,14 @@ class UseOptions:
     )
 
 
+AS_DOC = OptionDoc(
+    name=AS,
+    type="text or auto",
+    default=None,
+    required=False,
+    help="pools feature labels late, students' features alike: feature, spatial or channel; auto is as they are stored",
+    bounds="one of " + ", ".join(FORMS),
+)
 USE_OPTIONS = frozenset({AS, *(field.name for cls in (Objective, UseOptions) for field in dataclasses.fields(cls))})
 """What `--set` may say of feature and attention labels."""
 
@@ -177,6 +194,11 @@ class Use:
         }
 
 
+def describe_use() -> list[OptionDoc]:
+    """What `evaluate --set` says of feature and attention labels beside the weights of the `Objective`."""
+    return [*describe(UseOptions), AS_DOC]
+
+
 def parse_labels(text: str | None, bundle: Bundle) -> tuple[str, str | None]:
     """The kind of class labels and the kind of feature or attention labels that `--labels` means.
 
@@ -217,6 +239,7 @@ def resolve_use(bundle: Bundle, kind: str, settings: Mapping[str, Any]) -> Use:
     given = {name: value for name, value in settings.items() if name in USE_OPTIONS and name != AS}
     objective, options = build_many([Objective, UseOptions], {**as_dict(objective_of(stored.parameters)), **given})
     pooled = settings.get(AS)
+    pooled = None if pooled == "auto" else pooled
     problems = []
     if pooled is not None and pooled not in FORMS:
         problems.append(f"option 'as' is '{str(pooled)[:40]}', expected one of {', '.join(FORMS)}")

@@ -17,10 +17,10 @@ from ..options import as_dict, check
 from ..preprocess import data_of
 from ..scores import summarise
 from ..training import Recipe
-from ._plan import Plan, resolve_losses
+from ._plan import Plan
 from ._stage import computing, load_like, redact
 from ._students import train_student
-from ._trials import Trial, add_differences, optimizer_table
+from ._trials import Trial, add_differences, optimizer_table, resolve_losses
 from ._use import parse_labels, resolve_use, usable_beside
 
 __all__ = ["run"]

@@ -186,3 +186,22 @@ def test_t9_the_adapter_is_trained_and_is_no_part_of_the_student() -> None:
         assert moves == (not torch.equal(before, tapped.adapter.weight))
         assert plain.state_dict().keys() == tapped.net.state_dict().keys()
         assert not torch.equal(plain.classifier.weight, tapped.net.classifier.weight)
+
+
+def test_training_tells_the_loss_which_samples_were_mirrored() -> None:
+    """Of what the net saw, against the images themselves."""
+    images = torch.randn(12, 3, 16, 16, generator=rng("images"))
+    net, seen = build(NET, **IMAGE, generator=rng("init")), []
+
+    def sample(epoch: int, generator: torch.Generator):
+        yield images, Targets(torch.arange(12) % 4, None, None, None, torch.zeros(12, 8, 4, 4))
+
+    def loss(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
+        seen.append(targets.mirrored)
+        return CrossEntropy()(logits, targets)
+
+    net.register_forward_pre_hook(lambda _net, given: seen.append((given[0] != images).flatten(1).any(dim=1)))
+    train(net, sample, Recipe(epochs=1), loss, build_augmentation("flip"), seed=0, seed_path=("student",))
+
+    assert torch.equal(*seen)
+    assert 0 < int(seen[0].sum()) < 12
