@@ -32,9 +32,15 @@ def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     assert not modules_after(f"from ddlabel.cli.app import main; main({arguments!r})") & set(HEAVY)
 
 
-def test_inspect_imports_neither_torch_nor_numpy(files) -> None:
-    """Auditing a bundle works from its header and manifest."""
-    loaded = modules_after(f"from ddlabel.cli.app import main; main(['inspect', {str(files.dense)!r}])")
+def test_inspect_imports_neither_torch_nor_numpy(run_cli, files, tmp_path: Path) -> None:
+    """Auditing a bundle works from its header and manifest, of feature labels too."""
+    feature = tmp_path / "f.ddset"
+    assert (
+        0 == run_cli("augment-labels", files.base, "--teacher", files.teacher, "--kind", "feature", "-o", feature).code
+    )
+    loaded = modules_after(
+        f"from ddlabel.cli.app import main; main(['inspect', {str(files.dense)!r}, {str(feature)!r}])"
+    )
 
     assert not loaded & {"torch", "numpy", "safetensors"}
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ddlabel.bundle import Bundle, NewSection, Packed, RawTensor
-from ddlabel.storage import report, zip_bytes
+from ddlabel.storage import equal_ipc, report, zip_bytes
 
 from .forging import DATA, hard_section, images_section, make_distilled, stage_record, teacher_section
 
@@ -233,3 +233,49 @@ def test_foreign_bytes_and_container_are_part_of_the_total() -> None:
 
     assert storage["container"] == {"header": 100, "manifest": 20, "padding": 3, "unlisted": 4}
     assert storage["total"] == 127 + 1920 + 10 + 1800
+
+
+IMAGE, FEATURE, CHANNEL = 3 * 32 * 32, 128 * 4 * 4, 128
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "shrunk", "grown"),
+    [
+        (4 * IMAGE, 4 * FEATURE, (0, 6, 30), (1, 16, 83)),
+        (4 * IMAGE, 2 * FEATURE, (0, 7, 37), (1, 13, 66)),
+        (4 * IMAGE, FEATURE + 8, (0, 8, 42), (1, 11, 58)),
+        (4 * IMAGE, 4 * CHANNEL, (0, 9, 48), (1, 10, 52)),
+        (IMAGE, 4 * FEATURE, (0, 2, 13), (3, 36, 183)),
+        (IMAGE, 2 * FEATURE, (0, 4, 21), (2, 23, 116)),
+        (IMAGE, 2 * CHANNEL, (0, 9, 46), (1, 10, 54)),
+    ],
+)
+def test_equal_bytes_of_feature_labels(image: int, label: int, shrunk: tuple[int, ...], grown: tuple[int, ...]) -> None:
+    """The table for ConvNet-D3 at 32 px and ipc 1, 10, 50: pixels and labels as float32, float16 or bytes."""
+    assert [(less, more) for less, more in zip(shrunk, grown, strict=True)] == [
+        equal_ipc(ipc, image, label) for ipc in (1, 10, 50)
+    ]
+
+
+def test_equal_bytes_are_exact_where_images_come_out_even() -> None:
+    """50 * 3072 / 3200 = 48: the ipc of DCPI's repository. A ratio of floats must not lose the last image."""
+    assert 48 == equal_ipc(50, IMAGE, CHANNEL)[0]
+    assert 9 == equal_ipc(10, IMAGE, CHANNEL)[0]
+    assert (49, 147) == equal_ipc(49, 0.1, 0)[:1] + equal_ipc(49, 0.1, 0.2)[1:]
+    assert (33, 300) == equal_ipc(100, 3, 6)
+
+
+def test_feature_labels_count_their_numbers_and_their_norm() -> None:
+    """Not the classes: 4 bytes a number, K of them, and two tensors that the set shares."""
+    section = record(
+        "labels.feature", "labels", [10, 2, 24], 960, role="feature", views=2, domain="feature"
+    ) | {"parameters": {"shape": [6, 2, 2]}}  # fmt: skip
+    for part in ("mean", "scale"):
+        section["tensors"][f"labels.feature.shared_norm_{part}"] = {
+            "dtype": "F32", "shape": [6, 2, 2], "bytes": 96, "sha256": "0" * 64,
+        }  # fmt: skip
+    made = summary([record("images", "images", [10, 3, 4, 4], 480), section])
+
+    assert {"kind": "labels", "raw": 4 * 24 * 20 + 192, "stored": 960 + 192} == made["sections"]["labels.feature"]
+    assert 8 * 1152 / 20 == made["bits_per_view"]["labels.feature"]
+    assert (4 * 24 * 20 + 192) / 480 == made["overhead"]["raw"]

@@ -24,6 +24,24 @@ def test_the_table_says_where_every_byte_goes(run_cli, files) -> None:
     assert all(len(line) <= 100 for line in outcome.out.splitlines())
 
 
+def test_feature_labels_say_their_layer_their_bytes_and_the_images_for_them(run_cli, files, tmp_path: Path) -> None:
+    """Form, K and codec; what an image's label costs, and plain images for it both ways, from the bytes of the file."""
+    path = tmp_path / "f.ddset"
+    run_cli(
+        "augment-labels", files.base, "--teacher", files.teacher, "--kind", "attention", "--checkpoint", "all",
+        "--codec", "f16", "--set", "keep=all", "-o", path,
+    )  # fmt: skip
+    out = run_cli("inspect", path).out
+    sections = Bundle.open(path).manifest.storage["sections"]
+    image, label = (sections[name]["stored"] for name in ("images", "labels.attention"))
+
+    assert "attention labels, 1x4x4, K 2" in out
+    assert "labels.attention: assigned, spatial attention (avg) of layer 1 of convnet-d1-w8-instance" in out
+    assert f"{label / 12:.1f} bytes an image, {label / image:.2f} of its own" in out
+    assert f"plain ipc {3 * (image + label) // image} (grow), or ipc {3 * image // (image + label)} with them" in out
+    assert all(len(line) <= 100 for line in out.splitlines())
+
+
 def test_the_total_is_the_size_of_the_file(run_cli, files) -> None:
     """In the JSON report, for every bundle."""
     paths = (files.teacher, files.base, files.soft, files.dense, files.gift)

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddlabel.bundle import Bundle
+from ddlabel.bundle import Bundle, StageRecord
+from ddlabel.distilled import read_distilled
 from ddlabel.errors import UsageError
-from ddlabel.teachers import SHARES, Teacher, combine, share_of_best
+from ddlabel.nets._net import build
+from ddlabel.teachers import SHARES, Checkpoint, Teacher, checkpoint_section, combine, share_of_best
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +157,66 @@ def test_the_ensemble_is_an_option_and_is_recorded(run_cli, files, pair: Path, t
 
     assert not torch.equal(mean.tensor("labels.soft.values"), equal.tensor("labels.soft.values"))
     assert "equal-norm" == equal.manifest.history[-1]["config"]["ensemble"]
+
+
+def teacher_of(accuracies: dict[int, list[float | None]]) -> Teacher:
+    """A teacher whose nets kept these epochs with these held-out accuracies; the weights are nobody's."""
+    net = build("mlp", channels=1, size=1, classes=2, generator=torch.Generator().manual_seed(0))
+    sections = [
+        checkpoint_section(
+            net, Checkpoint(f"teacher.{member}.{epoch}", member, epoch, "mlp", {"validation": value}), seed=0
+        )
+        for epoch, values in accuracies.items()
+        for member, value in enumerate(values)
+    ]
+    return Teacher(Bundle.create("teacher", DATA, StageRecord("train-teacher", {}, 0, [], {}, 0.0, 0.0, {}), sections))
+
+
+DATA = {
+    "name": "dots", "classes": ["a", "b"], "channels": 1, "height": 1, "width": 1, "train_images": 2,
+    "fingerprint": "0" * 64, "validation": {"fraction": 0.5}, "flip": False,
+    "space": {"kind": "normalised", "mean": [0.0], "std": [1.0]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("ipc", "epoch"), [(1, 2), (2, 2), (3, 4), (5, 4), (10, 8), (20, 32), (35, 32), (49, 64), (50, 64), (500, 64)]
+)
+def test_rdeds_teacher_is_early_for_few_images_and_converged_for_many(ipc: int, epoch: int) -> None:
+    """Up to 2 the first epoch with half of the last accuracy, 2; from 50 on 64; between 2 * 32^(ln(i / 2) / ln 25).
+
+    By hand: 3.1 at 3, 5.4 at 5, 11.3 at 10 (as near to 8 as to 16, in ratio), 23.9 at 20, 43.6 at 35, 62.6 at 49.
+    """
+    accuracy = {0: [0.6], 1: [0.39], 2: [0.4], 4: [0.5], 8: [0.5], 16: [0.6], 32: [0.7], 64: [0.8]}
+
+    assert epoch == teacher_of(accuracy).guided_epoch(ipc)
+
+
+def test_rdeds_teacher_goes_by_the_mean_of_its_nets_and_needs_a_held_out_part_for_few_images() -> None:
+    """Half of 0.8 is reached by (0.6 + 0.3) / 2; a converged teacher needs no accuracy; untrained nets never guide."""
+    assert 3 == teacher_of({0: [0.9, 0.9], 1: [0.6, 0.1], 3: [0.6, 0.3], 9: [0.8, 0.8]}).guided_epoch(1)
+    assert 9 == teacher_of({1: [None], 9: [None]}).guided_epoch(50)
+    with pytest.raises(UsageError, match="no held-out accuracies to choose a checkpoint by"):
+        teacher_of({1: [None], 9: [None]}).guided_epoch(49)
+    with pytest.raises(UsageError, match="kept no trained epoch"):
+        teacher_of({0: [0.5]}).guided_epoch(1)
+
+
+def test_rdeds_rule_labels_and_tells_epoch_accuracy_and_entropy(run_cli, files, pair: Path, tmp_path: Path) -> None:
+    """Of class labels too; entropies by hand."""
+    outcome = run_cli(
+        "augment-labels", files.base, "--teacher", pair, "--checkpoint", "rded", "-o", tmp_path / "s.ddset"
+    )
+    assert 0 == outcome.code, outcome.err
+    made, teacher = Bundle.open(tmp_path / "s.ddset"), Teacher(Bundle.open(pair))
+    entry, epoch = made.manifest.history[-1], teacher.guided_epoch(3)
+    images = read_distilled(made).images
+    for checkpoint, said in zip(teacher.select(str(epoch)), entry["metrics"]["labellers"], strict=True):
+        with torch.inference_mode():
+            chances = teacher.net(checkpoint)(images).softmax(1)
+
+        assert (checkpoint.section, epoch) == (said["section"], said["epoch"])
+        assert dict(checkpoint.accuracy) == said["accuracy"]
+        assert pytest.approx(float(-(chances * chances.log()).sum(1).mean()), rel=1e-5) == said["entropy"]
+    assert [epoch] == entry["metrics"]["checkpoint_by_rded"]
+    assert "rded" == entry["config"]["checkpoint"]
