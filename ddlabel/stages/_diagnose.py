@@ -7,6 +7,7 @@ and its range, `_alignment` what alignment is. None of them is a proof of use: t
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -65,7 +66,7 @@ def diagnose(
         seed: of nets, noise and real batches; the same for all variants.
         teachers: those that made the labels, if at hand: labels are told apart in the features of these nets, which are
             the labels' own basis; without them in those of held-out nets, where chance is to be expected.
-        on_event: told after every net.
+        on_event: told after every step of a net and every class of a comparison.
     """
     form, device = privileged.form, clock.device
     labels = privileged.values.mean(dim=1).to(device)
@@ -80,10 +81,17 @@ def diagnose(
     basis = _teacher_nets(teachers, privileged, device)
     source = _Sources(real, form)
     aligned: dict[str, list[tuple[str, Aligned]]] = {name: [] for name in variants}
-    classes = _evenly(len(dataset.info.classes), MOST_CLASSES).tolist()
-    for done, (stage, net) in enumerate(held_out_nets(real, form.arch), start=1):
-        on_event(Event(phase="diagnosing labels", done=done, total=2 * NETS))
-        found = alignment_on(net, real, images, hard, variants, classes=classes, form=form, objective=objective)
+    present = torch.unique(distilled.labels)
+    classes = present[_evenly(len(present), MOST_CLASSES)].tolist()
+    done = itertools.count(1)
+
+    def tick() -> None:
+        on_event(Event(phase="diagnosing labels", done=next(done), total=NETS * (STEPS + 2 * len(classes))))
+
+    for stage, net in held_out_nets(real, form.arch, tick):
+        found = alignment_on(
+            net, real, images, hard, variants, classes=classes, form=form, objective=objective, tick=tick
+        )
         for name, one in found.items():
             aligned[name].append((stage, one))
         if stage == "trained" and not basis:
