@@ -20,7 +20,7 @@ from torch.nn.functional import avg_pool2d, conv2d, fold, interpolate, linear
 from ..nets._net import Net
 from ..nets.convnet import ConvNet
 
-__all__ = ["fits", "gradient", "layout", "pull"]
+__all__ = ["fits", "gradient", "layout", "pull", "tangent"]
 
 aten: Any = torch.ops.aten
 Loss = Callable[[Tensor, Tensor | None], Tensor]
@@ -102,6 +102,20 @@ def pull(
     return slope.detach(), found if curvature else [], x, rest
 
 
+def tangent(
+    net: Net, own: Sequence[Tensor], along: Sequence[Tensor], images: Tensor, layer: int
+) -> tuple[Tensor, Tensor]:
+    """What block `layer`, from 1, gives, and its derivative along `along`; later blocks are left out.
+
+    Args:
+        net, own, images: as for `gradient`; batch norm takes the statistics of these images.
+        along: like `own`.
+        layer: the block.
+    """
+    _blocks, flows = _forward(net, own, along, images, layer)
+    return flows[-1][0], flows[-1][1]
+
+
 def _leaf(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_(True)
 
@@ -117,13 +131,13 @@ def layout(images: Tensor) -> torch.memory_format:
 
 
 def _forward(
-    net: Net, own: Sequence[Tensor], along: Sequence[Tensor] | None, images: Tensor
+    net: Net, own: Sequence[Tensor], along: Sequence[Tensor] | None, images: Tensor, stop: int | None = None
 ) -> tuple[list[_Block], list[list[Tensor]]]:
-    """The blocks, and of each what it gave and the tangent of that."""
+    """The blocks, as far as `stop`, and of each what it gave and the tangent of that."""
     flows = [[images.contiguous(memory_format=layout(images))]]
     blocks: list[_Block] = []
     modules: Any = net.get_submodule("blocks")
-    for index, module in enumerate(modules):
+    for index, module in enumerate(modules[:stop]):
         four = slice(4 * index, 4 * index + 4)
         blocks.append(_Block(module, own[four], None if along is None else along[four]))
         flows.append(blocks[-1].forward(*flows[-1]))

@@ -17,7 +17,7 @@ from ..options import opt
 from ..privileged._form import LAST, Form, make_form
 from ..privileged._objective import Norm, Objective
 
-__all__ = ["FeatureOptions", "Lesson", "images_per_class"]
+__all__ = ["FeatureOptions", "Lesson", "images_per_class", "same_as"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +59,10 @@ def images_per_class(labels: Tensor, classes: int, name: str) -> int:
     return ipc
 
 
-def _of_objective(name: str, says: str | None = None) -> Any:
-    """The option of `Objective` of that name."""
-    field = next(field for field in dataclasses.fields(Objective) if field.name == name)
-    return dataclasses.field(default=field.default, metadata={**field.metadata, **({"help": says} if says else {})})
+def same_as(record: type[Any], name: str) -> Any:
+    """The option of another record of that name, with its default, help and bounds."""
+    field = next(field for field in dataclasses.fields(record) if field.name == name)
+    return dataclasses.field(default=field.default, metadata=field.metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,18 +88,18 @@ class FeatureOptions:
         "first labels: features of new nets after one epoch on all real images, N(0, 1) noise, or those of --teacher",
         choices=("one-epoch", "noise", "teacher"),
     )
-    lambda_reg: float = _of_objective("lambda_reg")
+    lambda_reg: float = same_as(Objective, "lambda_reg")
     lambda_mode: str = opt(
         "absolute",
         "what lambda_reg is: a weight, or the length of the labels' gradient relative to that of the classes in new "
         "nets, which the weight follows from",
         choices=("absolute", "relative"),
     )
-    metric: str = _of_objective("metric")
-    norm: str = _of_objective("norm")
-    ce: float = _of_objective("ce")
-    infonce: float = _of_objective("infonce")
-    supcon: float = _of_objective("supcon")
+    metric: str = same_as(Objective, "metric")
+    norm: str = same_as(Objective, "norm")
+    ce: float = same_as(Objective, "ce")
+    infonce: float = same_as(Objective, "infonce")
+    supcon: float = same_as(Objective, "supcon")
     soft: float = opt(0.0, "weight of the KL divergence to the bundle's soft labels in the net's loss", min=0)
     lambda_task: float | None = opt(
         None, "weight of the class that a net reads from its label; auto is 0.01, and 0 for attention labels", min=0

@@ -16,7 +16,7 @@ from ..privileged._form import Form
 from ..schedules import Recipe
 from ..training import encoder, minibatches, train
 
-__all__ = ["features_of", "labels_of_nets", "net_in", "nets_as_state"]
+__all__ = ["ONE_EPOCH", "features_of", "labels_of_nets", "net_in", "nets_as_state"]
 
 ONE_EPOCH = Recipe(optimizer="sgd", lr=0.01, momentum=0.0, weight_decay=0.0, epochs=1, batch=256, augment="none")
 """As published: plain SGD without augmentation."""
