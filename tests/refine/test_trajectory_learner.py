@@ -227,6 +227,16 @@ class TestMoves:
         assert losses[-1] < losses[0]
         assert 0.01 <= movement <= 0.3
 
+    @pytest.mark.parametrize("scale", [1e-9, 1e3])
+    def test_adam_does_not_know_how_large_gradients_are(self, scale: float, make_lesson: MakeLesson) -> None:
+        """At width 128 and lambda_reg 0.0005 they are 1e-12: torch's 1e-8 in the quotient would stop the labels."""
+        chosen = learner()
+        state = start(chosen, make_lesson())
+        gradient = 1e-3 * torch.randn(state["features"].shape, generator=generator(0, "gradient"))
+        moves = [chosen.move_labels(state, factor * gradient)["features"] for factor in (1.0, scale)]
+        torch.testing.assert_close(*moves, rtol=1e-5, atol=1e-7)
+        assert 0.005 < float((moves[0] - state["features"]).square().mean().sqrt() / state["features"].std()) < 0.05
+
 
 class TestCopies:
     """K labels of each image."""
