@@ -40,7 +40,7 @@ SUMMARY = """### Where the gain comes from
 FORMS = """## Forms
 
 The same frozen images with labels of many forms. *gain* is over the same images and class labels without the features;
-*a kB* is that gain for a thousand bytes of labels per image. Bytes are stored bytes, before compression of the file.
+*a kB* is that gain for a thousand bytes of labels per image. Bytes are those stored in the file.
 """
 CONFIRM = """### Confirmed
 
