@@ -16,7 +16,7 @@ from ..errors import BundleError, DivergedError, UsageError
 from ..manifest import Section
 from ..options import as_dict, opt
 from ..privileged._form import LAST, Form, make_form
-from ..privileged._objective import Norm, Objective, fit_norm
+from ..privileged._objective import Norm, Objective
 from ..storage import zip_bytes
 from ._checks import RELABEL, Place, check_features, identity_of
 from ._features import DEFAULTS, DOMAIN, check_codec, check_parameters, feature_codecs, objective_of, read_norm
@@ -30,7 +30,6 @@ __all__ = [
     "check_codec",
     "choose_privileged",
     "feature_codecs",
-    "fit_norm",
     "make_privileged",
     "objective_of",
     "read_privileged",

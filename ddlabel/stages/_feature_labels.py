@@ -14,11 +14,11 @@ from ..codecs._choose import AUTO, check_max_kl, stored_bytes
 from ..codecs._codec import Codec
 from ..config import AugmentLabelsConfig
 from ..errors import UsageError
-from ..labels._privileged import PrivilegedKind, check_codec, feature_codecs, fit_norm, make_privileged
+from ..labels._privileged import PrivilegedKind, check_codec, feature_codecs, make_privileged
 from ..options import as_dict, build_many
 from ..preprocess import data_of
 from ..privileged._form import Form
-from ..privileged._objective import Objective
+from ..privileged._objective import Objective, fit_norm
 from ._labelling import Labelling, label_features
 
 __all__ = ["build_privileged", "label_privileged"]

@@ -17,11 +17,11 @@ from ..data._dataset import DatasetInfo
 from ..distilled import DistilledSet
 from ..errors import UsageError
 from ..events import Event, OnEvent
-from ..labels._privileged import PrivilegedSet, fit_norm, objective_of, read_privileged
+from ..labels._privileged import PrivilegedSet, objective_of, read_privileged
 from ..nets._net import Net
 from ..options import OptionDoc, as_dict, build_many, describe, opt
 from ..privileged._form import ATTENTIONS
-from ..privileged._objective import Norm, Objective
+from ..privileged._objective import Norm, Objective, fit_norm
 from ..privileged._scale import fresh_ratios, scale_warning
 from ..privileged._student import (
     ADAPTERS,

@@ -14,6 +14,7 @@ from ..distilled import read_distilled
 from ..errors import BundleError, UsageError
 from ..events import OnEvent, ignore
 from ..labels._labels import choose_kind, make_section, read_labels
+from ..labels._privileged import PRIVILEGED, feature_codecs, make_privileged, read_privileged
 from ..options import as_dict, build_many, check
 from ._labelling import settle_codec
 from ._learning import learn
@@ -23,6 +24,7 @@ from ._stage import computing
 __all__ = ["run"]
 
 KEEP = "keep"
+RECODE = "recode"
 
 
 def run(
@@ -58,6 +60,8 @@ def run(
     del progress
     _refuse_unused(config, teachers)
     kind = config.labels or choose_kind(bundle)
+    if kind in PRIVILEGED:
+        return _recode_privileged(bundle, config, settings or {}, kind)
     if kind == "hard":
         raise BundleError(
             f"{bundle.name}: no soft labels to refine",
@@ -97,6 +101,46 @@ def run(
             seed=config.seed,
             inputs=[bundle],
             metrics={"bytes_before": _bytes(bundle, labels.section.name)} | table,
+        )
+        return bundle.with_stage(record, add=[section])
+
+
+def _recode_privileged(bundle: Bundle, config: RefineConfig, settings: Mapping[str, Any], kind: str) -> Bundle:
+    """The same feature or attention labels by another codec; everything else that their section says stays."""
+    if config.method != RECODE:
+        raise UsageError(
+            f"refinement '{config.method}' is for labels over classes, '{kind}' labels are not",
+            field="labels",
+            hint="use --method recode for another codec, or --method dcpi to learn them",
+        )
+    if config.codec == AUTO:
+        raise UsageError(
+            f"codec 'auto' bounds a divergence of distributions, '{kind}' labels are none",
+            field="codec",
+            hint=f"name one of {', '.join(feature_codecs())}",
+        )
+    with computing(config.device, config.threads) as clock:
+        labels = read_privileged(bundle, kind)
+        refinement, codec_name, codec = _refinement_and_codec(config, settings, labels.section.codec)
+        if codec is None:
+            raise ValueError("a named codec must give a record")
+        section = make_privileged(
+            bundle,
+            kind,
+            labels.form,
+            labels.values,
+            codec_name=codec_name,
+            codec=codec,
+            teachers=labels.section.teacher or (),
+            parameters=labels.parameters,
+            norm=labels.norm,
+        )
+        record = clock.record(
+            "refine",
+            as_dict(config) | {"labels": kind, "codec": codec_name, "options": as_dict(refinement) | as_dict(codec)},
+            seed=config.seed,
+            inputs=[bundle],
+            metrics={"bytes_before": _bytes(bundle, labels.section.name)},
         )
         return bundle.with_stage(record, add=[section])
 

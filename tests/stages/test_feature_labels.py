@@ -8,10 +8,13 @@ import pytest
 import torch
 
 from ddlabel.bundle import Bundle
-from ddlabel.config import AugmentLabelsConfig
+from ddlabel.config import AugmentLabelsConfig, RefineConfig
 from ddlabel.distilled import read_distilled
-from ddlabel.labels._privileged import fit_norm, objective_of, read_privileged
+from ddlabel.errors import UsageError
+from ddlabel.labels._privileged import objective_of, read_privileged
+from ddlabel.privileged._objective import fit_norm
 from ddlabel.stages.augment_labels import run
+from ddlabel.stages.refine import run as refine
 from ddlabel.teachers import Teacher
 
 
@@ -207,3 +210,38 @@ def test_labels_are_added_beside_others_and_replace_their_own_kind(run_cli, file
     assert ["feature", "hard", "soft"] == sorted(section.role or "" for section in bundle.sections("labels"))
     assert (8, 4, 4) == read_privileged(bundle, "feature").form.shape
     assert 0 == run_cli("inspect", second, "--verify").code
+
+
+def test_labels_are_recoded_and_nothing_else_changes(files, deep: Path) -> None:
+    """To eight bits: within half a step and what float16 rounds, with every parameter and the norm kept."""
+    teachers = [Bundle.open(deep)]
+    first = run(Bundle.open(files.base), AugmentLabelsConfig(kind="feature"), {"norm": "zscore"}, teachers=teachers)
+    second = refine(first, RefineConfig(method="recode", labels="feature", codec="q8"))
+    before, after = read_privileged(first, "feature"), read_privileged(second, "feature")
+    rows = before.values.flatten(2)
+    step = (rows.amax(2) - rows.amin(2)) / 255
+
+    assert bool(((after.values.flatten(2) - rows).abs().amax(2) <= step / 2 + rows.abs().amax(2) * 2.0**-10).all())
+    assert before.parameters == after.parameters
+    assert before.section.teacher == after.section.teacher
+    assert before.norm is not None
+    assert after.norm is not None
+    assert torch.equal(before.norm.scale, after.norm.scale)
+    sections = second.manifest.storage["sections"]
+    assert sections["labels.feature"]["stored"] < first.manifest.storage["sections"]["labels.feature"]["stored"]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (RefineConfig(method="gift", labels="feature"), "for labels over classes"),
+        (RefineConfig(method="recode", labels="feature", codec="auto", max_kl=0.1), "divergence of distributions"),
+        (RefineConfig(method="recode", labels="feature", codec="topk-mr"), "distributions over classes"),
+    ],
+)
+def test_labels_that_are_no_distributions_are_not_refined_as_such(files, deep: Path, config, message: str) -> None:
+    """GIFT, codecs chosen by their divergence, and codecs of distributions."""
+    bundle = run(Bundle.open(files.base), AugmentLabelsConfig(kind="feature"), {}, teachers=[Bundle.open(deep)])
+
+    with pytest.raises(UsageError, match=message):
+        refine(bundle, config)
