@@ -28,6 +28,8 @@ FILES = tuple(
         "recipes_datm",
         "recipes_pad",
         "recipes_hosts",
+        "recipes_dcpi",
+        "recipes_dcpi_coresets",
     )
 )
 HIDDEN = "_"

@@ -7,7 +7,7 @@ each epoch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -32,7 +32,7 @@ class StudentData:
     labels: LabelSet | None
     """None when training on hard labels alone."""
     privileged: PrivilegedSet | None = None
-    """Feature or attention labels beside them."""
+    """Feature or attention labels of the whole images beside them; of several per image, one is drawn per sample."""
     samples: int | None = None
     """Whole images in an epoch, when not each once: sets of other sizes are compared at equal samples seen."""
 
@@ -58,30 +58,51 @@ def make_sampler(data: StudentData, *, batch: int, estimator: str, seed: int) ->
         return _Walk(data, batch, seed)
     views = 0 if data.labels is None else data.labels.values.shape[1]
     if data.labels is None or data.labels.kind == "soft":
-        return _SingleView(data, batch)
+        return _SingleView(data, batch, seed)
     if estimator == "views" and load_kind(data.labels).in_turn:
-        return _InTurn(data, batch)
+        return _InTurn(data, batch, seed)
     if estimator == "full":
-        return _EveryView(data, batch)
+        return _EveryView(data, batch, seed)
     if estimator == "balanced":
         return _Balanced(data, batch, seed)
     return _Pool(data, batch, seed, globals_too=estimator == "pool", views=views)
 
 
+Pick = Callable[[Tensor], Tensor | None]
+"""Gives the feature or attention labels (b, c, h, w) of images (b,), in the order of an epoch's batches."""
+
+
+class _Privileged:
+    """Feature or attention labels by epoch; draws come from a stream that nothing else reads."""
+
+    def __init__(self, data: StudentData, seed: int) -> None:
+        self.values = None if data.privileged is None else data.privileged.values
+        self.seed = seed
+
+    def __call__(self, epoch: int) -> Pick:
+        """What gives the labels in an epoch: the one of an image, or one of its K, drawn for each sample."""
+        values = self.values
+        if values is None:
+            return lambda _image: None
+        if values.shape[1] == 1:
+            return lambda image: values[image, 0]
+        draws = seeding.generator(self.seed, "privileged", epoch)
+        return lambda image: values[image, torch.randint(values.shape[1], image.shape, generator=draws)]
+
+
 class _SingleView:
     """Each image once per epoch, in random order."""
 
-    def __init__(self, data: StudentData, batch: int) -> None:
-        self.data, self.batch = data, batch
+    def __init__(self, data: StudentData, batch: int, seed: int) -> None:
+        self.data, self.batch, self.privileged = data, batch, _Privileged(data, seed)
 
     def __call__(self, epoch: int, generator: Generator) -> Iterator[Batch]:
-        del epoch
-        distilled, labels = self.data.distilled, self.data.labels
+        distilled, labels, pick = self.data.distilled, self.data.labels, self.privileged(epoch)
         order = torch.randperm(len(distilled.labels), generator=generator)
         for index in order.split(self.batch):
             soft = None if labels is None else labels.values[index, 0]
             domain = None if labels is None else labels.domain
-            yield distilled.images[index], Targets(distilled.labels[index], soft, domain, None)
+            yield distilled.images[index], Targets(distilled.labels[index], soft, domain, None, pick(index))
 
 
 class _Walk:
@@ -121,17 +142,20 @@ class _Permutations:
 class _Views:
     """Samples given by (image, slot) indices into the stored values; slot -1 is the whole image with its hard label."""
 
-    def __init__(self, data: StudentData) -> None:
+    def __init__(self, data: StudentData, seed: int) -> None:
         if data.labels is None:
             raise ValueError("views need labels")
-        self.labels = data.labels
+        self.labels, self.privileged = data.labels, _Privileged(data, seed)
         self.distilled = data.distilled
         self.kind = load_kind(data.labels)
         kept = data.labels.view_ids
         self.view_ids: Tensor | None = None if kept is None else kept.long()
 
-    def batch(self, image: Tensor, slot: Tensor) -> Batch:
-        """Materialise samples: (b, c, h, w) images and their targets."""
+    def batch(self, image: Tensor, slot: Tensor, pick: Pick) -> Batch:
+        """Materialise samples: (b, c, h, w) images and their targets.
+
+        Views carry the feature or attention label of their whole image, which only whole images may be compared with.
+        """
         local = slot >= 0
         pair = image[local], slot[local]
         views = self.kind.view(
@@ -142,27 +166,27 @@ class _Views:
             images = self.distilled.images[image]
             images[local] = views
         soft = self.labels.values[image, slot.clamp(min=0)]
-        return images, Targets(self.distilled.labels[image], soft, self.labels.domain, local)
+        return images, Targets(self.distilled.labels[image], soft, self.labels.domain, local, pick(image))
 
 
 class _InTurn:
     """Each image once per epoch, in random order: its stored view e mod v in epoch e."""
 
-    def __init__(self, data: StudentData, batch: int) -> None:
-        self.views = _Views(data)
+    def __init__(self, data: StudentData, batch: int, seed: int) -> None:
+        self.views = _Views(data, seed)
         self.batch, self.images, self.count = batch, len(data.distilled.labels), _view_count(data)
 
     def __call__(self, epoch: int, generator: Generator) -> Iterator[Batch]:
-        order = torch.randperm(self.images, generator=generator)
+        order, pick = torch.randperm(self.images, generator=generator), self.views.privileged(epoch)
         for image in order.split(self.batch):
-            yield self.views.batch(image, torch.full_like(image, epoch % self.count))
+            yield self.views.batch(image, torch.full_like(image, epoch % self.count), pick)
 
 
 class _Pool:
     """Walks through random permutations of all pairs, m of them per epoch."""
 
     def __init__(self, data: StudentData, batch: int, seed: int, *, globals_too: bool, views: int) -> None:
-        self.views = _Views(data)
+        self.views = _Views(data, seed)
         self.batch = batch
         self.seed = seed
         self.first = -1 if globals_too else 0
@@ -172,9 +196,9 @@ class _Pool:
 
     def __call__(self, epoch: int, generator: Generator) -> Iterator[Batch]:
         del generator
-        pairs = self.order.take(epoch * self.images, self.images)
+        pairs, pick = self.order.take(epoch * self.images, self.images), self.views.privileged(epoch)
         for chunk in pairs.split(self.batch):
-            yield self.views.batch(chunk // self.width, chunk % self.width + self.first)
+            yield self.views.batch(chunk // self.width, chunk % self.width + self.first, pick)
 
 
 class _Balanced:
@@ -192,8 +216,9 @@ class _Balanced:
         is_local = (slots + epoch * self.images) % 2 == 1
         image[~is_local] = whole[: int((~is_local).sum())]
         image[is_local], view[is_local] = local // self.pool.width, local % self.pool.width
+        pick = self.views.privileged(epoch)
         for chunk in slots.split(self.batch):
-            yield self.views.batch(image[chunk], view[chunk])
+            yield self.views.batch(image[chunk], view[chunk], pick)
 
     def _whole(self, epoch: int) -> Tensor:
         return torch.randperm(self.images, generator=seeding.generator(self.pool.seed, "balanced", epoch))
@@ -208,16 +233,15 @@ class _Balanced:
 class _EveryView:
     """Every image with all its views in each batch: Eq. 5 itself, 1 + v times the cost."""
 
-    def __init__(self, data: StudentData, batch: int) -> None:
-        self.views = _Views(data)
+    def __init__(self, data: StudentData, batch: int, seed: int) -> None:
+        self.views = _Views(data, seed)
         self.batch, self.images, self.count = batch, len(data.distilled.labels), _view_count(data)
 
     def __call__(self, epoch: int, generator: Generator) -> Iterator[Batch]:
-        del epoch
-        order = torch.randperm(self.images, generator=generator)
+        order, pick = torch.randperm(self.images, generator=generator), self.views.privileged(epoch)
         view = torch.arange(-1, self.count)
         for index in order.split(self.batch):
-            yield self.views.batch(index.repeat_interleave(len(view)), view.repeat(len(index)))
+            yield self.views.batch(index.repeat_interleave(len(view)), view.repeat(len(index)), pick)
 
 
 def _view_count(data: StudentData) -> int:

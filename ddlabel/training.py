@@ -8,6 +8,7 @@ the augmentation, and a run continued from any `TrainState` gives the bits of an
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -19,10 +20,11 @@ from torch import Generator, Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from . import seeding
-from .augment._augment import Augmentation, apply
+from .augment._augment import Augmentation, apply, flips
 from .errors import DivergedError
 from .events import Event, OnEvent, ignore
 from .losses._loss import Loss, Targets, loss_of_epoch
+from .privileged._student import TappedStudent
 from .schedules import Recipe, loss_factor, rate, restarts
 from .sharpness import flat_gradient, frozen_statistics, input_gradient_penalty
 from .space import Space
@@ -99,7 +101,7 @@ def train(
     """Train a net in place and return it.
 
     Args:
-        net: on its device; its parameters are changed.
+        net: on its device; its parameters are changed. Of a `TappedStudent`, the adapter's as well.
         sampler: the batches of each epoch, images (b, c, h, w) float32 in model-input space, on any device.
         recipe: optimiser, schedule, epochs; its `batch` is the sampler's business.
         loss: of logits and targets; one with `at_epoch` may change from epoch to epoch.
@@ -260,7 +262,8 @@ class _Objective:
         if self.factor != 1:
             value = self.factor * value
         if self.recipe.gradient_penalty:
-            value = value + self.recipe.gradient_penalty * input_gradient_penalty(self.net, plain)
+            classifier = self.net.net if isinstance(self.net, TappedStudent) else self.net
+            value = value + self.recipe.gradient_penalty * input_gradient_penalty(classifier, plain)
         return value
 
     def again(self, plain: Tensor, images: Tensor, targets: Targets) -> None:
@@ -285,6 +288,8 @@ def _run_epoch(
     for index, (images, targets) in enumerate(batches):
         height, width = images.shape[2:]
         steps = augmentation.draw(len(images), height, width, draws)
+        if targets.privileged is not None:
+            targets = dataclasses.replace(targets, mirrored=flips(steps, len(images)))
         plain = images.to(device)
         batch = (plain, apply(plain, steps), targets.to(device))
         value = objective(*batch)

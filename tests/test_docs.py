@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
 from ddlabel import _plugins
+from ddlabel.cli._options import split_unknown
 from ddlabel.cli.app import COMMANDS
 from ddlabel.cli.demo import PIPELINE
 from ddlabel.cli.methods import ROOMS
+from ddlabel.nets._net import on_meta
+from ddlabel.storage import equal_ipc
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -48,6 +53,17 @@ def test_every_plugin_says_in_one_line_what_it_is(room: str, name: str) -> None:
     assert line.endswith(".")
 
 
+def page(name: str) -> str:
+    """A page of the guide."""
+    return (ROOT / "docs" / name).read_text()
+
+
+def table_rows(text: str, head: str) -> list[list[str]]:
+    """The cells of the table whose first line begins so, without marks of code."""
+    lines = text[text.index(head) :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in lines]
+
+
 def commands_of(text: str) -> list[list[str]]:
     """Lines of shell blocks that start with ddlabel, as words."""
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
@@ -56,7 +72,7 @@ def commands_of(text: str) -> list[list[str]]:
 
 
 def test_the_pipeline_of_the_readme_runs_as_printed(run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All six commands, in an empty folder; only the number of epochs of the students is cut."""
+    """All six commands and the two for privileged labels, in an empty folder; only epochs and steps are cut."""
     monkeypatch.chdir(tmp_path)
     pipeline = commands_of(README)
     for words in pipeline:
@@ -66,9 +82,8 @@ def test_the_pipeline_of_the_readme_runs_as_printed(run_cli, tmp_path: Path, mon
         outcome = run_cli(*shorter)
         assert 0 == outcome.code, (words, outcome.err)
 
-    assert ["train-teacher", "distill", "augment-labels", "refine", "evaluate", "inspect"] == [
-        words[0] for words in pipeline
-    ]
+    stages = ["train-teacher", "distill", "augment-labels", "refine", "evaluate", "inspect"]
+    assert [*stages, "refine", "evaluate"] == [words[0] for words in pipeline]
 
 
 def test_the_chain_of_the_matching_page_runs_as_printed(
@@ -84,6 +99,68 @@ def test_the_chain_of_the_matching_page_runs_as_printed(
         assert 0 == outcome.code, (words, outcome.err)
 
     assert ["train-teacher", "distill", "evaluate"] == [words[0] for words in chain]
+
+
+def test_commands_of_the_page_on_privileged_labels_exist() -> None:
+    """Every option of every line, and every name that --set takes, is one that the reference explains."""
+    by_name, methods = {command.name: command for command in COMMANDS}, generator().methods_page()
+    lines = commands_of(page("privileged.md"))
+
+    assert len(lines) > 15
+    for name, *words in lines:
+        _, problems = split_unknown(by_name[name], words)
+        assert not problems, (words, problems)
+        settings = [word.split("=")[0] for before, word in itertools.pairwise(words) if before == "--set"]
+        assert not [setting for setting in settings if f"`--set {setting}=`" not in methods], words
+
+
+@pytest.mark.slow
+def test_commands_of_the_page_on_privileged_labels_run(
+    run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other, in one folder; only epochs, steps and seeds are cut."""
+    monkeypatch.chdir(tmp_path)
+    shorter = {"steps=20": "steps=1", "max_start_epoch=4": "max_start_epoch=1", "1,20": "1,3"}
+    for line in commands_of(page("privileged.md")):
+        if "DATA" in line:
+            continue
+        words = [shorter.get(word, word) for word in line]
+        for before in ("--epochs", "--seeds", "--checkpoint"):
+            words = ["3" if previous == before else word for previous, word in itertools.pairwise(["", *words])]
+        outcome = run_cli(*words)
+        assert 0 == outcome.code, (words, outcome.err)
+
+
+def test_blocks_of_nets_are_as_printed() -> None:
+    """Shapes of labels by net and size, first to last."""
+    for arch, pixels, blocks in table_rows(page("privileged.md"), "| net | pixels | blocks |"):
+        size = int(pixels)
+        images = torch.empty(1, 3, size, size, device="meta")
+        outputs = on_meta(arch, channels=3, size=size, classes=10).features_by_layer(images)
+        shapes = [" x ".join(map(str, output.shape[1:])) for output in outputs]
+        printed = re.split(r", | to ", blocks)
+
+        assert printed == ([shapes[0], shapes[-1]] if " to " in blocks else shapes), arch
+
+
+def test_bytes_of_privileged_labels_are_as_printed() -> None:
+    """By the parts that codecs write, and by the rule of equal bytes."""
+    text = page("privileged.md")
+    head = "| label | numbers | `f32`"
+    names = [cell.strip(" `") for cell in text[text.index(head) :].splitlines()[0].strip("|").split("|")[2:]]
+    sizes = {}
+    for label, numbers, *cells in table_rows(text, head):
+        values = torch.linspace(0, 1, int(numbers)).reshape(1, 1, -1)
+        parts = [_plugins.load("codecs", name, "CODEC")().encode(values).values() for name in names]
+        found = [sum(part.numel() * part.element_size() for part in encoded) for encoded in parts]
+        assert found == [int(cell) for cell in cells], label
+        sizes.setdefault(re.split(r"\W", label)[0], dict(zip(names, found, strict=True)))
+
+    for row, shrink, grow in table_rows(text, "| image, label | shrink | grow |"):
+        image, kind, codec = re.fullmatch(r"(\w+), (\w+) (\w+)", row).groups()
+        pixels, label = {"float32": 12288, "uint8": 3072}[image], sizes[kind][codec]
+        found = [equal_ipc(ipc, pixels, label) for ipc in (1, 10, 50)]
+        assert found == list(zip(map(int, shrink.split(",")), map(int, grow.split(",")), strict=True)), row
 
 
 def test_python_examples_of_the_readme_run(files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -11,6 +12,8 @@ from ddlabel import seeding
 from ddlabel.bundle import Bundle
 from ddlabel.distilled import read_distilled
 from ddlabel.labels._labels import load_kind, read_labels
+from ddlabel.labels._privileged import PrivilegedSet
+from ddlabel.privileged._form import Form
 from ddlabel.students import StudentData, make_sampler
 
 
@@ -95,3 +98,51 @@ def test_an_epoch_is_a_function_of_seed_and_epoch(data: StudentData, estimator: 
 
     assert torch.equal(pictures[0], pictures[1])
     assert not torch.equal(pictures[0], pictures[2])
+
+
+@pytest.mark.parametrize("estimator", ["views", "pool", "balanced", "full"])
+def test_every_sample_carries_the_feature_label_of_its_image(data: StudentData, estimator: str) -> None:
+    """Dense labels under every estimator: whole images are matched pixel by pixel; what is seen does not change."""
+    privileged = _privileged(len(data.distilled.labels), 1)
+    plain = epoch(make_sampler(data, batch=5, estimator=estimator, seed=0), 1)
+    rich = epoch(
+        make_sampler(dataclasses.replace(data, privileged=privileged), batch=5, estimator=estimator, seed=0), 1
+    )
+    whole = 0
+    for (images, targets), (same, also) in zip(rich, plain, strict=True):
+        assert torch.equal(images, same)
+        assert torch.equal(targets.soft, also.soft)
+        assert also.privileged is None
+        for row in (~targets.local).nonzero()[:, 0]:
+            image = int((data.distilled.images == images[row]).flatten(1).all(dim=1).nonzero())
+            assert torch.equal(privileged.values[image, 0], targets.privileged[row])
+            whole += 1
+
+    assert (whole > 0) == (estimator != "views")
+
+
+def test_random_labels_are_drawn_for_each_sample_from_a_stream_of_their_own(files) -> None:
+    """Every one of the K is seen, also within a batch; another epoch draws others; the order of images is the same."""
+    distilled = read_distilled(Bundle.open(files.base))
+    privileged = _privileged(len(distilled.labels), 3)
+    plain = make_sampler(StudentData(distilled, None), batch=12, estimator="views", seed=0)
+    rich = make_sampler(StudentData(distilled, None, privileged), batch=12, estimator="views", seed=0)
+    drawn = []
+    for index in range(8):
+        ((images, targets),), ((same, _targets),) = epoch(rich, index), epoch(plain, index)
+        assert torch.equal(images, same)
+        which = (targets.privileged[:, None, None] == privileged.values).flatten(3).all(dim=3).nonzero()
+        order = (images[:, None] == distilled.images).flatten(2).all(dim=2).nonzero()[:, 1]
+        assert torch.equal(which[:, 0], torch.arange(12))
+        assert torch.equal(which[:, 1], order)
+        drawn.append(which[:, 2].tolist())
+
+    assert all(len(set(each)) > 1 for each in drawn)
+    assert {0, 1, 2} == {k for each in drawn for k in each}
+    assert len({tuple(each) for each in drawn}) == 8
+
+
+def _privileged(images: int, labels: int) -> PrivilegedSet:
+    values = torch.randn(images, labels, 2, 3, 3, generator=seeding.generator(0, "values"))
+    form = Form(arch="mlp", layer=1, attention=None, pool="avg", shape=(2, 3, 3))
+    return PrivilegedSet("feature", values, form, None, {}, section=None)  # type: ignore[arg-type]

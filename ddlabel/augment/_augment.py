@@ -18,7 +18,7 @@ from torch.nn import functional
 from .. import _plugins
 from ..crops import resized_crops
 
-__all__ = ["FAMILIES", "Augmentation", "Step", "apply", "build", "draw_step"]
+__all__ = ["FAMILIES", "Augmentation", "Step", "apply", "build", "draw_step", "flips"]
 
 PROB_FLIP = 0.5
 RATIO_SCALE = 1.2
@@ -71,6 +71,19 @@ def apply(images: Tensor, steps: tuple[Step, ...]) -> Tensor:
     for step in steps:
         images = OPERATIONS[step.family](images, step)
     return images
+
+
+def flips(steps: tuple[Step, ...], n: int) -> Tensor | None:
+    """Which of n samples the steps mirror left and right, (n,) bool; None where they mirror none at all.
+
+    Mirrored twice is not mirrored. A flip that all samples share is every sample's.
+    """
+    flipped: Tensor | None = None
+    for step in steps:
+        if step.family == "flip":
+            own = step.values["flip"].expand(n)
+            flipped = own if flipped is None else flipped ^ own
+    return flipped
 
 
 def draw_step(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ..manifest import printable
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = ["console", "percent", "plain_table", "points", "print_evaluations", "readable_bytes"]
+
+
+DIFFERENCES = (
+    ("bundle_minus_this", ""),
+    ("first_loss_minus_this", " (loss)"),
+    ("privileged_minus_this", " (labels)"),
+)
+"""Paired differences of a result, and what their cells say they are of."""
 
 
 def console() -> Console:
@@ -77,7 +86,7 @@ def print_evaluations(scored: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     """The scores of one or several evaluations, one row per net, loss, optimiser and training set."""
     for name, evaluation in scored:
         results = evaluation["results"]
-        compared = any("bundle_minus_this" in result or "first_loss_minus_this" in result for result in results)
+        compared = any(key in result for result in results for key, _of in DIFFERENCES)
         optimizers = {(result["recipe"]["optimizer"], result["recipe"]["lr"]) for result in results}
         nets = list(dict.fromkeys(result["arch"] for result in results))
         columns = [
@@ -87,27 +96,31 @@ def print_evaluations(scored: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
             *([("net", "left")] if len(nets) > 1 else []),
             *([("optimiser", "left")] if len(optimizers) > 1 else []),
             ("accuracy %", "right"),
-            ("std", "right"),
+            *([] if "privileged" in evaluation else [("std", "right")]),
             ("± 95 %", "right"),
             ("n", "right"),
             *([("bundle − row", "right")] if compared else []),
+            *([("bytes", "right")] if "privileged" in evaluation else []),
         ]
         rows = [[_score_cells(evaluation, result)[column] for column, _side in columns] for result in results]
         net = f", {nets[0]}" if len(nets) == 1 else ""
         title = f"{name}: test accuracy, protocol {evaluation['protocol']}{net}, last epoch"
         console().print(plain_table(title, columns, rows))
+        for result in results:
+            if "features" in result:
+                console().print(_adapter_line(result))
         if "optimizers" in evaluation:
             console().print(_optimizer_table(evaluation["optimizers"]))
 
 
 def _score_cells(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, str]:
     accuracy, recipe = result["accuracy"], result["recipe"]
-    labels = result["labels"]
-    if evaluation.get("refined") and labels == evaluation["labels"]:
-        labels += f" ({evaluation['refined'].get('method', 'refined')})"
+    kind, plus, beside = result["labels"].partition("+")
+    if evaluation.get("refined") and kind == evaluation["labels"].partition("+")[0]:
+        kind += f" ({evaluation['refined'].get('method', 'refined')})"
     return {
         "images": result["images"],
-        "labels": labels,
+        "labels": f"{kind} {plus}{beside}".rstrip(),
         "loss": result["loss"]["name"],
         "net": result["arch"],
         "optimiser": f"{recipe['optimizer']} {recipe['lr']:g}",
@@ -116,18 +129,29 @@ def _score_cells(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> di
         "± 95 %": "-" if accuracy["ci95"] is None else f"{100 * accuracy['ci95']:.2f}",
         "n": str(accuracy["n"]),
         "bundle − row": _gain(result),
+        "bytes": readable_bytes(result["stored_bytes"]),
     }
 
 
 def _gain(result: Mapping[str, Any]) -> str:
-    """The paired difference to this row, of the bundle or, on the bundle's own rows, of its first loss."""
-    for key, of in (("bundle_minus_this", ""), ("first_loss_minus_this", " (loss)")):
+    """The paired difference to this row: of the bundle or, on the bundle's own rows, of its first loss or labels."""
+    for key, of in DIFFERENCES:
         difference = result.get(key)
         if difference is not None:
             error = difference["standard_error"]
             spread = "" if error is None else f" ± {100 * error:.1f}"
             return points(difference["mean"]) + spread + of
     return ""
+
+
+def _adapter_line(result: Mapping[str, Any]) -> str:
+    """How the features of a row's students were compared with labels, and how near they came."""
+    said, adapter = result["features"], "no adapter"
+    if said["adapter"] != "none":
+        trained = f"{said['adapter_parameters']} parameters, thrown away, " if said["adapter_parameters"] else ""
+        adapter = f"{said['adapter']} adapter ({trained}norm {fmean(said['adapter_norm']):.3g})"
+    row = ", ".join((result["images"], result["labels"], result["loss"]["name"], result["arch"]))
+    return f"{row}: layer {said['layer']}, {adapter}, final MSE {fmean(said['mse']):.3g}"
 
 
 def _optimizer_table(entries: Sequence[Mapping[str, Any]]) -> Table:

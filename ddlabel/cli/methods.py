@@ -26,14 +26,15 @@ ROOMS = {
     "generators": ("GENERATOR", "distill --method glad --set generator="),
 }
 """Rooms of plugins: the name each module defines, and where a user types the plugin's name."""
-TEACHER = "train-teacher"
-"""A stage whose `--set` takes no options of plugins."""
+TEACHER, EVALUATE = "train-teacher", "evaluate"
+"""Stages whose `--set` takes options that are of no plugin."""
 
 
 def run(invocation: Invocation) -> None:
     r"""List every method, label kind, codec, loss, protocol, net and data set, or the options of the ones named.
 
-    The name train-teacher lists what that command takes by --set: options of training, scores and curriculum.
+    The name train-teacher lists what that command takes by --set: options of training, scores and curriculum; the name
+    evaluate what that one takes for feature and attention labels.
 
     \b
     Example:
@@ -45,7 +46,7 @@ def run(invocation: Invocation) -> None:
     invocation.fail_if_any()
     known = [(room, name) for room in ROOMS for name in names(room)]
     wanted = invocation.files
-    typed = {TEACHER, *(name for _room, name in known)}
+    typed = {TEACHER, EVALUATE, *(name for _room, name in known)}
     unknown = [name for name in wanted if name not in typed]
     if unknown:
         raise UsageError(f"unknown plugin '{unknown[0]}'{suggest(unknown[0], typed)}")
@@ -53,6 +54,8 @@ def run(invocation: Invocation) -> None:
     entries = [_entry(room, name, with_options=bool(wanted)) for room, name in chosen]
     if TEACHER in wanted:
         entries += _teacher_entries()
+    if EVALUATE in wanted:
+        entries += _evaluate_entries()
     if talk.json:
         print_json("methods", {"plugins": entries})
     else:
@@ -94,6 +97,27 @@ def _teacher_entries() -> list[dict[str, Any]]:
             ],
         }
         for name, (record, about) in parts.items()
+    ]
+
+
+def _evaluate_entries() -> list[dict[str, Any]]:
+    """What `evaluate --set` takes for feature and attention labels."""
+    from ..privileged._objective import Objective
+    from ..stages._use import describe_use
+
+    parts = {
+        "objective": (describe(Objective), "Weights of feature and attention labels; their defaults are the bundle's."),
+        "use": (describe_use(), "How students use these labels."),
+    }
+    return [
+        {
+            "room": EVALUATE,
+            "name": name,
+            "summary": about,
+            "where": f"{EVALUATE} --set",
+            "options": [dataclasses.asdict(option) for option in options],
+        }
+        for name, (options, about) in parts.items()
     ]
 
 

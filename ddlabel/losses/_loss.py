@@ -46,13 +46,16 @@ class Targets:
     """(b,) bool: the sample is a sub-crop view (LADD); None when no sample is."""
     privileged: Tensor | None = None
     """(b, c, h, w) float32 feature or attention labels of the whole images; None without them."""
+    mirrored: Tensor | None = None
+    """(b,) bool: the augmentation mirrored the sample; None where it mirrors none."""
 
     def to(self, device: torch.device) -> Targets:
         """The same labels on a device."""
         soft = None if self.soft is None else self.soft.to(device)
         local = None if self.local is None else self.local.to(device)
         privileged = None if self.privileged is None else self.privileged.to(device)
-        return Targets(self.hard.to(device), soft, self.domain, local, privileged)
+        mirrored = None if self.mirrored is None else self.mirrored.to(device)
+        return Targets(self.hard.to(device), soft, self.domain, local, privileged, mirrored)
 
 
 class Loss(Protocol):

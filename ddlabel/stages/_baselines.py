@@ -15,23 +15,43 @@ from ..data._dataset import Dataset
 from ..distilled import DistilledSet, read_distilled
 from ..errors import BundleError, UsageError
 from ..events import Event, OnEvent
+from ..labels._checks import Place
 from ..labels._labels import LabelSet, load_kind, through_codec
+from ..labels._privileged import PrivilegedSet
+from ..labels._stored import load_codec
+from ..manifest import Section
 from ..options import build_many
 from ..preprocess import check_agreement, data_of
 from ..selection import select_random
 from . import distill
-from ._labelling import label_views, teacher_nets
+from ._labelling import label_features, label_views, teacher_nets
 from ._stage import Clock
 
-__all__ = ["check_plain", "equal_bytes_ipc", "plain_bundle", "plain_bytes", "random_set", "relabel", "spent_bytes"]
+__all__ = [
+    "check_plain",
+    "check_teachers",
+    "equal_bytes_ipc",
+    "plain_bundle",
+    "plain_bytes",
+    "random_set",
+    "relabel",
+    "relabel_features",
+    "spent_bytes",
+]
 
 PLAIN = ("images", "labels.hard")
 """Sections that grow with the number of images."""
 
 
-def spent_bytes(bundle: Bundle, kind: str) -> int:
-    """Stored bytes of what students of one label kind need: images, hard labels, that kind, transforms, step size."""
-    wanted = {*PLAIN, f"labels.{kind}"}
+def spent_bytes(bundle: Bundle, kind: str, privileged: str | None = None) -> int:
+    """Stored bytes of what students need: images, hard labels, transforms, step size, and labels of the kinds given.
+
+    Args:
+        bundle: whose file it is.
+        kind: of class labels.
+        privileged: feature or attention labels beside them, with the norm that is stored with them.
+    """
+    wanted = {*PLAIN, f"labels.{kind}", f"labels.{privileged}"}
     sections = bundle.manifest.sections
     return sum(
         record["bytes"]
@@ -41,13 +61,13 @@ def spent_bytes(bundle: Bundle, kind: str) -> int:
     )
 
 
-def equal_bytes_ipc(bundle: Bundle, kind: str, classes: int) -> int:
-    """The fewest images per class whose stored bytes, with hard labels, are at least those spent for a label kind.
+def equal_bytes_ipc(bundle: Bundle, kind: str, classes: int, privileged: str | None = None) -> int:
+    """The fewest images per class whose stored bytes, with hard labels, are at least those spent for all labels.
 
     Rounding up favours the baseline.
     """
     own, count = _own_bytes(bundle), len(bundle.tensor("labels.hard"))
-    wanted = spent_bytes(bundle, kind) - spent_bytes(bundle, "hard") + own
+    wanted = spent_bytes(bundle, kind, privileged) - spent_bytes(bundle, "hard") + own
     return -(-wanted * count // (own * classes))
 
 
@@ -106,6 +126,25 @@ def relabel(
             (chosen,) = build_many([refinement], {name: said["options"][name] for name in own})
             fresh = through_codec(chosen.apply(fresh, random.labels), said["codec"], said["options"])
     return fresh
+
+
+def relabel_features(
+    bundle: Bundle, stored: PrivilegedSet, random: DistilledSet, teachers: Sequence[Bundle], clock: Clock
+) -> PrivilegedSet:
+    """Give random images the feature or attention labels that teachers gave a bundle's: same nets, form and codec."""
+    section = stored.section
+    made = _stage_entry(
+        bundle, "augment-labels", stored.kind, "random images cannot be labelled the same way", "drop --baselines"
+    )
+    origin = made["config"]
+    makers = [next(each for each in teachers if each.content == digest) for digest in section.teacher or ()]
+    nets = teacher_nets(makers, origin["checkpoints"], clock)
+    values = label_features(random, stored.form, nets, clock, keep=origin["options"]["keep"])
+    codec = load_codec(section, Place(bundle.name, section.name))
+    images, labels, *_shape = values.shape
+    flat = values.flatten(2).contiguous()
+    decoded = codec.decode(codec.encode(flat), (images, labels, flat.shape[2]))
+    return dataclasses.replace(stored, values=decoded.reshape(values.shape))
 
 
 def plain_bundle(
@@ -173,6 +212,24 @@ def check_plain(bundle: Bundle, plain: Bundle, ipc: int) -> DistilledSet:
                 hint=hint,
             )
     return found
+
+
+def check_teachers(kind: str, section: Section, teachers: Sequence[Bundle]) -> None:
+    """Refuse to label random images by other teachers than made a section of labels.
+
+    Raises:
+        UsageError: one of them was not given.
+    """
+    wanted = list(section.teacher or ())
+    have = [teacher.content for teacher in teachers]
+    if not set(wanted) <= set(have):
+        raise UsageError(
+            f"--baselines labels random images like '{kind}', expected the {len(wanted)} teacher(s) that made them "
+            f"({', '.join(digest[:12] for digest in wanted)}), got {len(have)} "
+            f"({', '.join(digest[:12] for digest in have) or 'none'})",
+            field="teacher",
+            hint="pass them with --teacher FILE",
+        )
 
 
 def _own_bytes(bundle: Bundle) -> int:

@@ -25,14 +25,23 @@ from ..protocols._protocol import Student
 from ..students import StudentData
 from ..teachers import Teacher
 from ..training import Recipe
-from ._baselines import check_plain, equal_bytes_ipc, plain_bundle, plain_bytes, random_set, relabel, spent_bytes
+from ._baselines import (
+    check_plain,
+    check_teachers,
+    equal_bytes_ipc,
+    plain_bundle,
+    plain_bytes,
+    random_set,
+    relabel,
+    relabel_features,
+    spent_bytes,
+)
+from ._label_kinds import whole_image_problem
 from ._stage import Clock
-from ._trials import AUGMENTED, BUNDLE, PLAIN_EQUAL, RANDOM, SUITS, Trial, list_trials, optimizer_settings
+from ._trials import AUGMENTED, BUNDLE, PLAIN_EQUAL, RANDOM, RANDOM_EQUAL, Trial, list_trials, optimizer_settings
+from ._use import USE_OPTIONS, Use
 
-__all__ = ["Plan", "resolve_losses"]
-
-NATIVE = "native"
-"""`--loss native`: the loss that suits the label kind, also for refined labels (GIFT's "Refine" alone)."""
+__all__ = ["Plan"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +53,8 @@ class Plan:
     settings: Mapping[str, Any]
     kind: str
     labels: LabelSet | None
+    use: Use | None
+    """Feature or attention labels beside the class labels."""
     losses: tuple[str, ...]
     distilled: DistilledSet
     dataset: Dataset
@@ -82,13 +93,33 @@ class Plan:
                 baselines=config.baselines,
                 equal_bytes=config.equal_bytes,
                 learned=self.learned,
+                privileged=self.privileged,
+                assigned=self.use is not None and self.use.is_assigned,
             )
         )
+
+    @property
+    def privileged(self) -> str | None:
+        """Kind of the labels beside the class labels."""
+        return None if self.use is None else self.use.kind
+
+    @property
+    def label_kinds(self) -> str:
+        """As `--labels` writes them."""
+        return self.trials[0].label_kinds
 
     @cached_property
     def equal_ipc(self) -> int:
         """Plain images per class for the bytes of the bundle."""
-        return equal_bytes_ipc(self.bundle, self.kind, len(self.distilled.classes))
+        return equal_bytes_ipc(self.bundle, self.kind, len(self.distilled.classes), self.privileged)
+
+    @cached_property
+    def random_ipc(self) -> int:
+        """Random images per class of equal bytes: all there are where a row that nobody asked for wants more."""
+        if self.config.equal_bytes:
+            return self.equal_ipc
+        classes = len(self.distilled.classes)
+        return min(self.equal_ipc, int(torch.bincount(self.dataset.train.labels, minlength=classes).min()))
 
     @cached_property
     def plain_set(self) -> DistilledSet:
@@ -144,16 +175,26 @@ class Plan:
                 )
         for teacher in self.teachers:
             Teacher(teacher)
-        if self.config.baselines and self.labels is not None and not self.learned:
+        if self.config.baselines:
             self._check_teachers()
         self._check_samples()
         self._check_labels_suit()
         self._check_equal_bytes()
+        self._check_features()
 
     def _check_settings(self) -> None:
-        """Every setting is an option of the recipe or of one of the losses."""
+        """Every setting is an option of the recipe, of one of the losses or of labels that are used."""
         known = _option_names(Recipe).union(*(_option_names(_plugins.load("losses", n, "LOSS")) for n in self.losses))
-        problems = [f"unknown option '{name}'{suggest(name, known)}" for name in self.settings if name not in known]
+        unused = USE_OPTIONS - known if self.use is None else frozenset()
+        known |= USE_OPTIONS - unused
+        problems = [
+            f"unknown option '{name}'{suggest(name, known)}" for name in self.settings if name not in known | unused
+        ]
+        problems += [
+            f"option '{name}' is of feature and attention labels, --labels is '{self.kind}'"
+            for name in self.settings
+            if name in unused
+        ]
         problems += [
             f"option '{name}' is given by --{name} and by --set, expected one of them"
             for name, given in (("optimizer", self.config.optimizer), ("epochs", self.config.epochs))
@@ -189,16 +230,36 @@ class Plan:
             loss_of_epoch(loss, 0)(torch.zeros(1, classes), targets)
 
     def _check_teachers(self) -> None:
-        wanted = list(self.labels.section.teacher or ()) if self.labels else []
-        have = [teacher.content for teacher in self.teachers]
-        if not set(wanted) <= set(have):
-            raise UsageError(
-                f"--baselines labels random images like '{self.kind}', expected the {len(wanted)} teacher(s) that made "
-                f"them ({', '.join(digest[:12] for digest in wanted)}), got {len(have)} "
-                f"({', '.join(digest[:12] for digest in have) or 'none'})",
-                field="teacher",
-                hint="pass them with --teacher FILE",
+        """Random images are labelled by the teachers of the labels, as far as teachers made them."""
+        if self.labels is not None and not self.learned:
+            check_teachers(self.kind, self.labels.section, self.teachers)
+        if self.use is not None and self.use.is_assigned and not self.learned:
+            check_teachers(self.use.kind, self.use.stored.section, self.teachers)
+
+    def _check_features(self) -> None:
+        """Whole images are seen under every loss, every student has the layer; what the rows do not say is said."""
+        if self.use is None:
+            return
+        for name in self.losses:
+            _recipe, loss = self.recipe_and_loss(self.archs[0], Trial(BUNDLE, self.kind, name))
+            problem = whole_image_problem(self.kind, name, getattr(loss, "estimator", "views"))
+            if problem is not None:
+                hint = "use --loss ladd, which sees whole images too" if self.kind == "dense" else "use soft labels"
+                raise UsageError(problem, field="labels", hint=f"{hint}, or --labels {self.kind}")
+        self.use.check(self.archs, self.dataset.info, self.on_event)
+        self.use.check_scale(self.distilled, self.clock.device, self.config.seed, self.on_event)
+        if self.random_ipc < self.equal_ipc:
+            message = (
+                f"the bytes of the labels buy {self.equal_ipc} images per class, the data have {self.random_ipc}: "
+                f"{RANDOM_EQUAL} takes these"
             )
+            self.on_event(Event(phase="baselines", message=message))
+        if not self.config.equal_bytes:
+            message = (
+                f"{PLAIN_EQUAL} is not run: --equal-bytes distils {self.equal_ipc} images per class by the same "
+                "method, or takes them from --plain FILE"
+            )
+            self.on_event(Event(phase="baselines", message=message))
 
     def _check_equal_bytes(self) -> None:
         if self.plain and not self.config.equal_bytes:
@@ -207,47 +268,38 @@ class Plan:
             raise UsageError(f"--plain was given {len(self.plain)} times, expected one bundle", field="plain")
         if not self.config.equal_bytes:
             return
-        if self.labels is None:
+        if self.labels is None and self.use is None:
             raise UsageError(
                 "--equal-bytes compares labels with the images that their bytes buy, --labels is 'hard'",
                 field="equal_bytes",
-                hint="evaluate soft, dense or fkd labels",
+                hint="evaluate soft, dense, fkd, feature or attention labels",
             )
         _ = self.plain_set
 
     def student_data(self, trial: Trial, index: int) -> StudentData:
         """What student `index` of a row trains on; rows of equal bytes see as many samples as the bundle's."""
         if trial.images == BUNDLE:
-            return StudentData(self.distilled, self.labels)
+            beside = self.use.labels if self.use is not None and trial.privileged else None
+            return StudentData(self.distilled, None if trial.labels == "hard" else self.labels, beside)
         if trial.images == PLAIN_EQUAL:
             return StudentData(self.plain_set, None, samples=len(self.distilled.labels))
         if trial.images == RANDOM:
             random = random_set(self.distilled, self.dataset, self.config.seed, index, ipc=None)
-            if trial.labels == "hard" or self.labels is None:
-                return StudentData(random, None)
-            return StudentData(random, relabel(self.bundle, self.labels, random, self.teachers, self.clock))
-        random = random_set(self.distilled, self.dataset, self.config.seed, index, ipc=self.equal_ipc)
+            labels, beside = None, None
+            if trial.labels != "hard" and self.labels is not None:
+                labels = relabel(self.bundle, self.labels, random, self.teachers, self.clock)
+            if trial.privileged and self.use is not None:
+                beside = self.use.of(relabel_features(self.bundle, self.use.stored, random, self.teachers, self.clock))
+            return StudentData(random, labels, beside)
+        random = random_set(self.distilled, self.dataset, self.config.seed, index, ipc=self.random_ipc)
         return StudentData(random, None, samples=len(self.distilled.labels))
 
     def stored_bytes(self, trial: Trial) -> int:
-        """Bytes that the row's images and labels take in a bundle like this one."""
+        """Bytes that the row's images and labels take in a bundle like this one; adapters are never stored."""
         if trial.images in {BUNDLE, RANDOM}:
-            return spent_bytes(self.bundle, trial.labels)
-        return round(plain_bytes(self.bundle, self.equal_ipc * len(self.distilled.classes)))
-
-
-def resolve_losses(config: EvaluateConfig, kind: str, labels: LabelSet | None, on_event: OnEvent) -> tuple[str, ...]:
-    """The losses to train with; `kl` among several optimisers brings `kl_t2` along."""
-    refined = labels is not None and labels.refined is not None
-    suiting = SUITS.get(kind, "softce")
-    named = [suiting if name == NATIVE else name for name in config.loss] or ["gift" if refined else suiting]
-    if len(set(config.optimizer)) > 1 and "kl" in named and "kl_t2" not in named:
-        named.insert(named.index("kl") + 1, "kl_t2")
-        message = (
-            "kl_t2 is scored beside kl: without T^2 its gradients are 1/T^2 as large, which SGD cannot make up for"
-        )
-        on_event(Event(phase="losses", message=message))
-    return tuple(dict.fromkeys(named))
+            return spent_bytes(self.bundle, trial.labels, trial.privileged)
+        ipc = self.random_ipc if trial.images == RANDOM_EQUAL else self.equal_ipc
+        return round(plain_bytes(self.bundle, ipc * len(self.distilled.classes)))
 
 
 def _option_names(cls: type[Any]) -> set[str]:

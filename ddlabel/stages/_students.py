@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,10 @@ from ..augment._augment import build as build_augmentation
 from ..data._dataset import DatasetInfo, Split
 from ..events import OnEvent
 from ..nets._net import build
+from ..privileged._student import TappedStudent
 from ..students import StudentData, make_sampler
 from ..training import Recipe, TrainState, accuracy, train
+from ._use import Use
 
 __all__ = ["Scored", "train_student"]
 
@@ -27,6 +29,8 @@ class Scored:
     """Fractions at the protocol's looks, the last epoch's last."""
     samples: int
     """Samples seen in training, I x B."""
+    features: Mapping[str, Any] | None = None
+    """Of a student of feature or attention labels: its adapter, and the final error of its features."""
 
 
 def train_student(
@@ -42,6 +46,7 @@ def train_student(
     path: tuple[str | int, ...],
     device: torch.device,
     on_event: OnEvent,
+    use: Use | None = None,
 ) -> Scored:
     """Train one fresh student.
 
@@ -55,7 +60,10 @@ def train_student(
         seed, path: name its streams.
         device: where.
         on_event: told of every step.
+        use: how it learns from the feature or attention labels in the data; what is scored is the net without adapter,
+            and its initial values and the order of its samples are those of a student without such labels.
     """
+    estimator = getattr(loss, "estimator", "views")
     net = build(
         arch,
         channels=info.channels,
@@ -63,6 +71,10 @@ def train_student(
         classes=len(info.classes),
         generator=seeding.generator(seed, *path, "init"),
     ).to(device)
+    tapped: TappedStudent | None = None
+    if use is not None and data.privileged is not None:
+        tapped = use.student(net, arch, info, seeding.generator(seed, *path, "adapter")).to(device)
+        loss = use.loss(loss, tapped, device)
     epochs = frozenset(recipe.epochs * index // looks for index in range(1, looks))
     scores: list[float] = []
     seen = 0
@@ -83,12 +95,12 @@ def train_student(
     sampler = make_sampler(
         data,
         batch=recipe.batch,
-        estimator=getattr(loss, "estimator", "views"),
+        estimator=estimator,
         seed=seeding.stream_seed(seed, *path),
     )
     counted: Callable[..., Any] = lambda epoch, generator: count(sampler(epoch, generator))  # noqa: E731
     train(
-        net,
+        net if tapped is None else tapped,
         counted,
         recipe,
         loss,
@@ -99,4 +111,17 @@ def train_student(
         on_epoch=look,
     )
     score()
-    return Scored(scores, seen)
+    return Scored(scores, seen, None if tapped is None or use is None else _describe(tapped, use, data))
+
+
+def _describe(student: TappedStudent, use: Use, data: StudentData) -> dict[str, Any]:
+    if data.privileged is None:
+        raise ValueError("no labels that features could be compared with")
+    adapter = student.adapter
+    return {
+        "layer": student.layer,
+        "adapter": adapter.kind,
+        "adapter_parameters": adapter.parameter_count,
+        "adapter_norm": adapter.norm,
+        "mse": use.error(student, data.privileged, data.distilled.images),
+    }

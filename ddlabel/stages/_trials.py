@@ -6,9 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..config import EvaluateConfig
+from ..events import Event, OnEvent
+from ..labels._labels import LabelSet
 from ..scores import paired_difference
 
-__all__ = ["PRESETS", "SUITS", "Trial", "add_differences", "list_trials", "optimizer_settings", "optimizer_table"]
+__all__ = [
+    "PRESETS",
+    "SUITS",
+    "Trial",
+    "add_differences",
+    "list_trials",
+    "optimizer_settings",
+    "optimizer_table",
+    "resolve_losses",
+]
 
 SUITS = {"hard": "ce", "soft": "softce", "dense": "ladd", "fkd": "kl_t2"}
 """The loss taken for a label kind when none is asked for; refined labels take `gift`."""
@@ -25,6 +37,8 @@ PRESETS: Mapping[str, tuple[Mapping[str, float], ...]] = {
 
 AUGMENTED = frozenset({"fkd"})
 """Label kinds whose views are the augmentation: students see them as they are."""
+NATIVE = "native"
+"""`--loss native`: the loss that suits the label kind, also for refined labels (GIFT's "Refine" alone)."""
 BUNDLE, RANDOM = "bundle", "random"
 RANDOM_EQUAL, PLAIN_EQUAL = "random-equal-bytes", "plain-equal-bytes"
 
@@ -36,10 +50,31 @@ class Trial:
     images: str
     """`bundle`; `random`, as many real images; or with equal bytes: `random-equal-bytes`, `plain-equal-bytes`."""
     labels: str
-    """Label kind."""
+    """Kind of class labels."""
     loss: str
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """Optimiser fields of the recipe; empty takes the protocol's."""
+    privileged: str | None = None
+    """Feature or attention labels beside them."""
+
+    @property
+    def label_kinds(self) -> str:
+        """As `--labels` writes them: `soft`, `soft+feature`."""
+        return "+".join(filter(None, (self.labels, self.privileged)))
+
+
+def resolve_losses(config: EvaluateConfig, kind: str, labels: LabelSet | None, on_event: OnEvent) -> tuple[str, ...]:
+    """The losses to train with; `kl` among several optimisers brings `kl_t2` along."""
+    refined = labels is not None and labels.refined is not None
+    suiting = SUITS.get(kind, "softce")
+    named = [suiting if name == NATIVE else name for name in config.loss] or ["gift" if refined else suiting]
+    if len(set(config.optimizer)) > 1 and "kl" in named and "kl_t2" not in named:
+        named.insert(named.index("kl") + 1, "kl_t2")
+        message = (
+            "kl_t2 is scored beside kl: without T^2 its gradients are 1/T^2 as large, which SGD cannot make up for"
+        )
+        on_event(Event(phase="losses", message=message))
+    return tuple(dict.fromkeys(named))
 
 
 def optimizer_settings(names: Sequence[str], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -64,16 +99,34 @@ def list_trials(
     baselines: bool,
     equal_bytes: bool,
     learned: bool = False,
+    privileged: str | None = None,
+    assigned: bool = False,
 ) -> Iterator[Trial]:
-    """Every row, optimiser by optimiser, the bundle's first; `learned` labels cannot be made for random images."""
+    """Every row, optimiser by optimiser, the bundle's first.
+
+    A gain by feature or attention labels is claimed only beside the same images and class labels without them, and
+    beside random images of equal bytes: these rows always come.
+
+    Args:
+        kind, privileged: class labels, and what is beside them.
+        losses, recipes: of the rows.
+        baselines, equal_bytes: which further rows are wanted.
+        learned: the class labels were learned with the images, so that they cannot be made for random ones.
+        assigned: teachers gave the labels beside them, and can give them to random images.
+    """
     for recipe in recipes:
-        yield from (Trial(BUNDLE, kind, loss, recipe) for loss in losses)
+        yield from (Trial(BUNDLE, kind, loss, recipe, privileged) for loss in losses)
+        if privileged is not None:
+            yield from (Trial(BUNDLE, kind, loss, recipe) for loss in losses)
         if baselines:
             yield Trial(RANDOM, "hard", SUITS["hard"], recipe)
             if kind != "hard" and not learned:
                 yield from (Trial(RANDOM, kind, loss, recipe) for loss in losses)
-        if equal_bytes:
+            if privileged is not None and assigned and not learned:
+                yield from (Trial(RANDOM, kind, loss, recipe, privileged) for loss in losses)
+        if equal_bytes or privileged is not None:
             yield Trial(RANDOM_EQUAL, "hard", SUITS["hard"], recipe)
+        if equal_bytes:
             yield Trial(PLAIN_EQUAL, "hard", SUITS["hard"], recipe)
 
 
@@ -81,14 +134,18 @@ def add_differences(results: Sequence[dict[str, Any]]) -> None:
     """Give every row but the first of its net and optimiser its paired difference to what it should be compared with.
 
     `bundle_minus_this` on baselines: the bundle under the same loss where there is one, else under the first.
-    `first_loss_minus_this` on the bundle's rows of further losses.
+    `first_loss_minus_this` on the bundle's rows of further losses. `privileged_minus_this` on its rows without feature
+    or attention labels: what these labels add under the same loss.
     """
     for result in results:
-        group = [other for other in results if _setting(other) == _setting(result) and other["images"] == BUNDLE]
-        first = group[0]
+        rows = [other for other in results if _setting(other) == _setting(result) and other["images"] == BUNDLE]
+        first = rows[0]
+        group = [other for other in rows if other["labels"] == first["labels"]]
         same = next((other for other in group if _loss(other) == _loss(result)), first)
         if result["images"] != BUNDLE:
             result["bundle_minus_this"] = _difference(same, result)
+        elif result["labels"] != first["labels"]:
+            result["privileged_minus_this"] = _difference(same, result)
         elif result is not first:
             result["first_loss_minus_this"] = _difference(first, result)
 

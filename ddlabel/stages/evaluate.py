@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,17 +11,21 @@ from .. import _plugins
 from ..bundle import Bundle
 from ..config import EvaluateConfig
 from ..distilled import read_distilled
+from ..errors import UsageError
 from ..events import Event, OnEvent, ignore
-from ..labels._labels import choose_kind, read_labels
+from ..labels._labels import read_labels
 from ..nets._flops import TRAINING_STEP, forward_flops
 from ..options import as_dict, check
 from ..preprocess import data_of
 from ..scores import summarise
 from ..training import Recipe
-from ._plan import Plan, resolve_losses
+from ._diagnose import diagnose
+from ._label_kinds import parse_labels, usable_beside
+from ._plan import Plan
 from ._stage import computing, load_like, redact
 from ._students import train_student
-from ._trials import Trial, add_differences, optimizer_table
+from ._trials import Trial, add_differences, optimizer_table, resolve_losses
+from ._use import Use, resolve_use
 
 __all__ = ["run"]
 
@@ -48,21 +53,25 @@ def run(
         The bundle with one entry more in `evaluations`.
 
     Raises:
-        UsageError: unknown names or options; baselines without the teachers of the labels.
+        UsageError: unknown names or options; baselines without the teachers of the labels; nothing to diagnose.
         BundleError: missing or stale labels; data of other classes or image shape; an unfair plain baseline.
         DivergedError: a loss became non-finite.
     """
     check(config)
     with computing(config.device, config.threads) as clock:
-        kind = config.labels or choose_kind(bundle)
+        kind, privileged = parse_labels(config.labels, bundle)
         labels = None if kind == "hard" else read_labels(bundle, kind)
+        losses = resolve_losses(config, kind, labels, on_event)
+        if privileged is not None and config.labels is None:
+            privileged = usable_beside(privileged, kind, losses, settings or {}, on_event)
         plan = Plan(
             bundle=bundle,
             config=config,
             settings=dict(settings or {}),
             kind=kind,
             labels=labels,
-            losses=resolve_losses(config, kind, labels, on_event),
+            use=None if privileged is None else resolve_use(bundle, privileged, settings or {}),
+            losses=losses,
             distilled=read_distilled(bundle),
             dataset=load_like(bundle, config.data, on_event),
             teachers=tuple(teachers),
@@ -71,11 +80,23 @@ def run(
             on_event=on_event,
         )
         plan.check_before_work()
+        if config.diagnose is not None and plan.use is None:
+            raise UsageError(
+                f"--diagnose measures feature and attention labels, --labels is '{plan.label_kinds}'",
+                field="diagnose",
+                hint="add +feature or +attention to --labels",
+            )
         evaluation = _evaluate(plan)
         record = clock.record(
             "evaluate",
             as_dict(config)
-            | {"data": redact(config.data), "labels": kind, "loss": list(plan.losses), "protocol": plan.protocol},
+            | {
+                "data": redact(config.data),
+                "diagnose": config.diagnose and os.path.basename(config.diagnose),
+                "labels": plan.label_kinds,
+                "loss": list(plan.losses),
+                "protocol": plan.protocol,
+            },
             seed=config.seed,
             inputs=[bundle, *teachers, *plain],
             metrics={"flops": {"students": sum(result["flops"] for result in evaluation["results"])}},
@@ -91,7 +112,7 @@ def _evaluate(plan: Plan) -> dict[str, Any]:
     record: dict[str, Any] = {
         "protocol": plan.protocol,
         "results": results,
-        "labels": plan.kind,
+        "labels": plan.label_kinds,
         "domain": plan.labels.domain if plan.labels else None,
         "refined": plan.labels.refined if plan.labels else None,
         "codec": dict(plan.labels.section.codec or {}) if plan.labels else None,
@@ -103,15 +124,34 @@ def _evaluate(plan: Plan) -> dict[str, Any]:
         "images": plan.bundle.images_digest(),
         "assumption_compliant": True,
     }
+    if plan.use is not None:
+        record["privileged"] = plan.use.record()
+        if plan.config.diagnose is not None:
+            record["diagnostics"] = _diagnose(plan, plan.use)
     if len({trial.recipe.get("optimizer") for trial in plan.trials}) > 1:
         record["optimizers"] = optimizer_table(results)
     return record
+
+
+def _diagnose(plan: Plan, use: Use) -> dict[str, Any]:
+    return diagnose(
+        use.labels,
+        plan.distilled,
+        plan.dataset,
+        plan.clock,
+        objective=use.objective,
+        norm=use.norm,
+        seed=plan.config.seed,
+        teachers=plan.teachers,
+        on_event=plan.on_event,
+    )
 
 
 def _score_row(plan: Plan, trial: Trial, arch: str) -> dict[str, Any]:
     recipe, loss = plan.recipe_and_loss(arch, trial)
     looks = _plugins.load("protocols", plan.protocol, "PROTOCOL").test_evaluations
     info, last, best, samples = plan.dataset.info, [], [], 0
+    features: list[Mapping[str, Any]] = []
     for index in range(plan.config.seeds):
         name = _name(trial, recipe, arch, index)
         scored = train_student(
@@ -126,16 +166,19 @@ def _score_row(plan: Plan, trial: Trial, arch: str) -> dict[str, Any]:
             path=("student", arch, index),
             device=plan.clock.device,
             on_event=lambda event, name=name: plan.on_event(dataclasses.replace(event, phase=name)),  # type: ignore[misc]
+            use=plan.use,
         )
         last.append(scored.accuracies[-1])
         best.append(max(scored.accuracies))
         samples = scored.samples
+        if scored.features is not None:
+            features.append(scored.features)
         plan.on_event(Event(phase=name, message=f"{name}: {last[-1]:.2%}"))
     forward = forward_flops(arch, channels=info.channels, size=info.height, classes=len(info.classes))
-    return {
+    row = {
         "arch": arch,
         "images": trial.images,
-        "labels": trial.labels,
+        "labels": trial.label_kinds,
         "loss": {"name": trial.loss, "options": as_dict(loss)},
         "recipe": as_dict(recipe),
         "accuracy": summarise(last),
@@ -144,8 +187,16 @@ def _score_row(plan: Plan, trial: Trial, arch: str) -> dict[str, Any]:
         "flops": TRAINING_STEP * forward * samples * plan.config.seeds,
         "stored_bytes": plan.stored_bytes(trial),
     }
+    return row | ({"features": _features(features)} if features else {})
+
+
+def _features(students: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a row says of its students' adapters: counts once, numbers student by student."""
+    return {name: students[0][name] for name in ("layer", "adapter", "adapter_parameters")} | {
+        name: [student[name] for student in students] for name in ("adapter_norm", "mse")
+    }
 
 
 def _name(trial: Trial, recipe: Recipe, arch: str, index: int) -> str:
     how = f", {recipe.optimizer} {recipe.lr:g}" if trial.recipe else ""
-    return f"{trial.images} images, {trial.labels} labels, {trial.loss}{how}, {arch}, seed {index}"
+    return f"{trial.images} images, {trial.label_kinds} labels, {trial.loss}{how}, {arch}, seed {index}"

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddlabel import _plugins
-from ddlabel.augment._augment import FAMILIES, OPERATIONS, Step, apply, build, draw_step
+from ddlabel import _plugins, seeding
+from ddlabel.augment._augment import FAMILIES, OPERATIONS, Step, apply, build, draw_step, flips
 
 NAMES = _plugins.names("augment")
 
@@ -177,3 +177,15 @@ def test_a_resized_crop_is_a_slice_resized_by_torch() -> None:
         expected = torch.nn.functional.interpolate(part, size=(8, 8), mode="bilinear", align_corners=False)[0]
 
         torch.testing.assert_close(expected, made[index])
+
+
+def test_the_flips_of_drawn_steps_are_those_that_apply_makes() -> None:
+    """Read off the record, against the images: one flip, two that cancel, a shared one, none."""
+    images = torch.arange(6 * 12, dtype=torch.float32).reshape(6, 1, 3, 4)
+    one, two = (draw_step("flip", 6, 3, 4, seeding.generator(seed, "flips")) for seed in (0, 1))
+    shared = draw_step("flip", 1, 3, 4, seeding.generator(3, "flips"))
+    for steps in ((one,), (one, two), (shared,), (one, shared, two)):
+        changed = (apply(images, steps) != images).flatten(1).any(dim=1)
+
+        assert torch.equal(changed, flips(steps, 6))
+    assert flips((draw_step("crop", 6, 3, 4, seeding.generator(0, "flips")),), 6) is None
