@@ -2,7 +2,8 @@
 # Coresets beside random images on CIFAR-10, at 10 images per class, with a ConvNet small enough for two cores.
 # Usage: docs/coresets.sh DATA OUTPUT_FOLDER      DATA as for --data, such as cifar10:DIR or folder:DIR/cifar10
 # A fifth of the training images is used (--validation 0.8), and features and scores are of a net like the students', where the
-# paper has a ResNet-18: the one whose training counted what it forgot. A bundle that is there already is not made again. docs/tables_coresets.py writes the table.
+# paper has a ResNet-18: the one whose training counted what it forgot. A bundle that is there already is not made again.
+# docs/tables_coresets.py writes the table.
 set -euo pipefail
 data=$1
 out=$2
