@@ -17,7 +17,7 @@ git -C "$here" describe --always --dirty >commit.txt 2>/dev/null || ddlabel vers
 run() { echo "\$ ddlabel $*" && ddlabel "$@" --threads 1; }
 make() { # NAME METHOD [OPTIONS]: choose images, then score them
   [ -f "$1.ddset" ] || run distill --data "$data" --validation $validation --method "$2" --ipc $ipc --teacher teacher.ddset "${@:3}" -o "$1.ddset"
-  score "$1"
+  score "$1" "${more[@]}"
 }
 score() {
   [ -f "$1-scored.ddset" ] || run evaluate "$1.ddset" --data "$data" --arch $net --protocol dc --epochs $epochs --seeds $seeds "${@:2}" -o "$1-scored.ddset"
@@ -25,8 +25,11 @@ score() {
 
 [ -f teacher.ddset ] || run train-teacher --data "$data" --validation $validation --experts 0 --scores forgetting \
   --set score_arch=$net --set score_nets=1 --set score_epoch=10 -o teacher.ddset
-[ -f random.ddset ] || run distill --data "$data" --validation $validation --method random --ipc $ipc --teacher teacher.ddset -o random.ddset
-score random --baselines
-for method in herding k-center forgetting least-confidence entropy margin grand craig glister; do make $method $method; done
-for pick in hard middle easy; do make el2n-$pick el2n --set pick=$pick; done
+more=(--baselines) # random images once more, another choice for every student
+make random random
+more=()
+make herding herding
+make k-center k-center
+for pick in easy hard middle; do make el2n-$pick el2n --set pick=$pick; done
+for method in forgetting least-confidence entropy margin grand craig glister; do make $method $method; done
 python "$here/tables_coresets.py" .
