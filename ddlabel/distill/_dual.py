@@ -20,9 +20,10 @@ from torch.nn.functional import avg_pool2d, conv2d, fold, interpolate, linear
 from ..nets._net import Net
 from ..nets.convnet import ConvNet
 
-__all__ = ["fits", "gradient", "layout", "pull"]
+__all__ = ["fits", "gradient", "layout", "pull", "tangent"]
 
 aten: Any = torch.ops.aten
+Loss = Callable[[Tensor, Tensor | None], Tensor]
 FEW_CHANNELS = 8
 """Up to so many input channels a convolution is transposed as a matrix product: 0.1 in place of 0.27 ms an image."""
 
@@ -37,20 +38,24 @@ def fits(net: Net) -> bool:
     )
 
 
-def gradient(net: Net, own: Sequence[Tensor], images: Tensor, loss: Callable[[Tensor], Tensor]) -> list[Tensor]:
-    """Gradients of `loss` of the (b, k) logits in the parameters.
+def gradient(net: Net, own: Sequence[Tensor], images: Tensor, loss: Loss, *, layer: int | None = None) -> list[Tensor]:
+    """Gradients in the parameters of `loss` of the (b, k) logits and, given a layer, of that block's maps.
 
     Args:
         net: one that `fits`; its own parameters are not used.
         own: the parameters, in the order of `named_parameters()`.
         images: (b, c, h, w), augmented.
-        loss: of the logits.
+        loss: of the logits and of the maps, or None.
+        layer: the block, from 1, whose maps after pooling the loss sees.
     """
-    blocks, (features,) = _forward(net, own, None, images)
-    leaves = [tensor.detach().requires_grad_(True) for tensor in (features, *own[-2:])]
-    x, *found = autograd.grad(loss(linear(*leaves)), leaves)
-    for block in reversed(blocks):
-        x, _none, pulled = block.backward(x, None, inputs=block is not blocks[0], curvature=True)
+    blocks, flows = _forward(net, own, None, images)
+    leaves = [_leaf(tensor) for tensor in (flows[-1][0].flatten(1), *own[-2:])]
+    tapped = [] if layer is None else [_leaf(flows[layer - 1][0])]
+    x, *found = autograd.grad(loss(linear(*leaves), tapped[0] if tapped else None), [*leaves, *tapped])
+    found, more = found[:2], found[2:]
+    for index, block in reversed(list(enumerate(blocks, start=1))):
+        x = _joined(x, more[0]) if index == layer else x
+        x, _none, pulled = block.backward(x, None, inputs=index > 1, curvature=True)
         found = [*pulled, *found]
     return found
 
@@ -60,34 +65,64 @@ def pull(
     own: Sequence[Tensor],
     along: Sequence[Tensor],
     images: Tensor,
-    loss: Callable[[Tensor], Tensor],
+    loss: Loss,
     others: Sequence[Tensor],
     *,
     curvature: bool,
+    layer: int | None = None,
 ) -> tuple[Tensor, list[Tensor], Tensor, list[Tensor]]:
     """The derivative of the loss along `along`, and its gradients.
 
     Args:
-        net, own, images, loss: as for `gradient`.
+        net, own, images, loss, layer: as for `gradient`.
         along: like `own`.
-        others: leaves that the loss depends on beside the logits.
+        others: leaves that the loss depends on beside logits and maps.
         curvature: whether gradients in the parameters are wanted.
 
     Returns:
         The derivative, and its gradients in parameters (none without `curvature`), images and others.
     """
-    blocks, features = _forward(net, own, along, images)
-    leaves = [tensor.detach().requires_grad_(True) for tensor in (*features, *own[-2:])]
+    blocks, flows = _forward(net, own, along, images)
+    leaves = [_leaf(tensor) for tensor in (*(flow.flatten(1) for flow in flows[-1]), *own[-2:])]
     x, moved, weight, bias = leaves
+    tapped = [] if layer is None else [_leaf(flow) for flow in flows[layer - 1]]
     logits = linear(x, weight, bias)
-    (push,) = autograd.grad(loss(logits), logits, create_graph=True)
-    slope = (push * (linear(moved, weight) + linear(x, *along[-2:]))).sum()
-    x, moved, *found = autograd.grad(slope, [*leaves, *others])
-    found, rest = found[:2], found[2:]
-    for block in reversed(blocks):
+    seen = [logits, *tapped[:1]]
+    push = autograd.grad(loss(*seen), seen, create_graph=True)
+    slope = (push[0] * (linear(moved, weight) + linear(x, *along[-2:]))).sum()
+    if tapped:
+        slope = slope + (push[1] * tapped[1]).sum()
+    x, moved, *found = autograd.grad(slope, [*leaves, *tapped, *others])
+    found, more, rest = found[:2], found[2 : 2 + len(tapped)], found[2 + len(tapped) :]
+    for index, block in reversed(list(enumerate(blocks, start=1))):
+        if index == layer:
+            x, moved = _joined(x, more[0]), _joined(moved, more[1])
         x, moved, pulled = block.backward(x, moved, inputs=True, curvature=curvature)
         found = [*pulled, *found]
     return slope.detach(), found if curvature else [], x, rest
+
+
+def tangent(
+    net: Net, own: Sequence[Tensor], along: Sequence[Tensor], images: Tensor, layer: int
+) -> tuple[Tensor, Tensor]:
+    """What block `layer`, from 1, gives, and its derivative along `along`; later blocks are left out.
+
+    Args:
+        net, own, images: as for `gradient`; batch norm takes the statistics of these images.
+        along: like `own`.
+        layer: the block.
+    """
+    _blocks, flows = _forward(net, own, along, images, layer)
+    return flows[-1][0], flows[-1][1]
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_(True)
+
+
+def _joined(flat: Tensor, maps: Tensor) -> Tensor:
+    """The sum of what comes back from the rest of the net, maybe flattened, and from the tap."""
+    return flat.reshape(maps.shape) + maps
 
 
 def layout(images: Tensor) -> torch.memory_format:
@@ -96,16 +131,17 @@ def layout(images: Tensor) -> torch.memory_format:
 
 
 def _forward(
-    net: Net, own: Sequence[Tensor], along: Sequence[Tensor] | None, images: Tensor
-) -> tuple[list[_Block], list[Tensor]]:
-    flow = [images.contiguous(memory_format=layout(images))]
+    net: Net, own: Sequence[Tensor], along: Sequence[Tensor] | None, images: Tensor, stop: int | None = None
+) -> tuple[list[_Block], list[list[Tensor]]]:
+    """The blocks, as far as `stop`, and of each what it gave and the tangent of that."""
+    flows = [[images.contiguous(memory_format=layout(images))]]
     blocks: list[_Block] = []
     modules: Any = net.get_submodule("blocks")
-    for index, module in enumerate(modules):
+    for index, module in enumerate(modules[:stop]):
         four = slice(4 * index, 4 * index + 4)
         blocks.append(_Block(module, own[four], None if along is None else along[four]))
-        flow = blocks[-1].forward(*flow)
-    return blocks, [x.flatten(1) for x in flow]
+        flows.append(blocks[-1].forward(*flows[-1]))
+    return blocks, flows[1:]
 
 
 class _Block:

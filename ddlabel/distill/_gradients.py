@@ -13,7 +13,7 @@ from torch.nn import functional
 from ..augment._augment import Step, apply
 from ..errors import UsageError
 
-__all__ = ["DISTANCES", "Matched", "class_gradients", "distance", "left_out", "match_gradients", "matched"]
+__all__ = ["DISTANCES", "Matched", "class_gradients", "distance", "left_out", "match_gradients", "matched", "pull_of"]
 
 DISTANCES = ("ours", "mse", "cos")
 """Names of the distances between gradients."""
@@ -155,22 +155,22 @@ def match_gradients(
         with torch.no_grad():
             augmented = torch.cat([apply(part, steps) for part in parts])
         current = class_gradients(net, augmented, label, compared.parameters, microbatch or count)
-        loss, pull = _pull(current, target, compared, kind)
+        loss, pull = pull_of(current, target, compared, kind)
     gradients: list[Tensor] = []
     for part in parts:
         leaf = part.detach().requires_grad_(True)
         mean = _mean_loss(net, apply(leaf, steps), label) * (len(part) / count)
         differentiable = torch.autograd.grad(mean, compared.parameters, create_graph=True)
         if len(parts) == 1:
-            loss, pull = _pull(differentiable, target, compared, kind)
+            loss, pull = pull_of(differentiable, target, compared, kind)
         gradients += torch.autograd.grad(differentiable, leaf, pull)
     return loss, torch.cat(gradients)
 
 
-def _pull(
+def pull_of(
     current: Sequence[Tensor], target: Sequence[Tensor], compared: Matched, kind: str
 ) -> tuple[float, tuple[Tensor, ...]]:
-    """The distance, and its gradient by the current gradient."""
+    """The distance between two gradients, and its gradient by the current one; `kind` is of `DISTANCES`."""
     leaves = [tensor.detach().requires_grad_(True) for tensor in current]
     value = distance(leaves, target, kind, compared.first_rows)
     return float(value.detach()), torch.autograd.grad(value, leaves)

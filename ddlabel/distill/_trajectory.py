@@ -1,4 +1,4 @@
-"""Trajectory matching, as MTT, TESLA, FTD, AST, DATM and PAD share it: one record of options, one step.
+"""Trajectory matching, as MTT, TESLA, FTD, AST, DATM and PAD share it: one step, in pieces that others can use.
 
 Each step starts a student at a checkpoint of an expert, trains it N steps on the distilled images, and moves images,
 step size and soft labels so that the student ends near the expert's checkpoint M epochs later.
@@ -6,10 +6,9 @@ step size and soft labels so that the student ends near the expert's checkpoint 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -19,15 +18,15 @@ from ..augment._augment import Step
 from ..augment._augment import build as build_augmentation
 from ..errors import DivergedError, UsageError
 from ..nets._net import mixes_samples
-from ..options import opt
 from ._initial import initial_images, initial_logits
 from ._memory import net_bytes, second_order_bytes, set_bytes
 from ._method import Distilled, Problem, State, TrajectorySource
 from ._real import class_labels, net_on_meta, random_net
 from ._rules import balance, check_progress, draw_batches, mask_of, outputs, perturbed, upper_start
+from ._trajectory_options import TrajectoryOptions
 from ._unroll import Matched, Unrolled, Waypoint, images_per_graph, match
 
-__all__ = ["TrajectoryMatching", "preset"]
+__all__ = ["TrajectoryMatching"]
 
 INTERVAL = 100
 """Outer steps after which DATM's start range grows by an epoch."""
@@ -42,71 +41,11 @@ GATED, SKIPPED, IN_A_ROW, CLAMPED = range(4)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrajectoryMatching:
-    """The options of the family, with MTT's values for CIFAR-10 at 10 images per class."""
+class TrajectoryMatching(TrajectoryOptions):
+    """Trajectory matching as a method: what it starts from, one outer step, and its result."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"trajectories"})
-    grows: ClassVar[bool] = False
-    """Whether the start range grows unless told otherwise."""
     memory_knobs: ClassVar[tuple[str, ...]] = ("microbatch", "batch_syn", "syn_steps")
-    steps: int = opt(5_000, "outer steps, each of which trains one student", min=1, max=100_000_000)
-    syn_steps: int = opt(30, "N: SGD steps of the student in each outer step", min=1, max=100_000)
-    expert_epochs: int = opt(2, "M: expert epochs that the student's steps should cover", min=1, max=100_000)
-    min_start_epoch: int = opt(0, "T-: earliest expert epoch that students start from", min=0)
-    current_max_start_epoch: int | None = opt(
-        None,
-        "T: the start range ends before this epoch at first; auto is max_start_epoch, and half of it for datm and pad",
-        min=1,
-    )
-    max_start_epoch: int = opt(20, "T+: the start range ends before this epoch", min=1)
-    interval: int | None = opt(
-        None, "outer steps after which the start range grows by an epoch; auto is 100, as datm and pad have it", min=1
-    )
-    batch_syn: int | None = opt(None, "b: distilled images per student step; auto takes all", min=1)
-    lr_images: float = opt(100.0, "SGD step on images in model-input space", above=0)
-    lr_lr: float = opt(1e-5, "SGD step on the student's step size", min=0)
-    syn_lr: float = opt(0.001, "the student's step size at the start", above=0)
-    momentum: float = opt(0.5, "momentum of images and step size", min=0, below=1)
-    lr_param: str = opt("raw", "what lr_lr moves: the step size or its logarithm", choices=("raw", "log"))
-    syn_lr_min: float | None = opt(None, "least step size of the student; auto is no limit", above=0)
-    syn_lr_max: float | None = opt(None, "largest step size of the student; auto is no limit", above=0)
-    init: str = opt(
-        "real",
-        "initial images: random real ones, noise, real ones that experts classify correctly (DATM), or those next to "
-        "the k-means centres of an expert's logits (AST)",
-        choices=("real", "noise", "correct", "kmeans"),
-    )
-    augment: str = opt("dsa", "augmentation of the student's batches", choices=("dsa", "none"))
-    unroll: str = opt(
-        "adjoint",
-        "gradient through the student's steps: adjoint (exact, constant memory), full, or tesla (biased)",
-        choices=("adjoint", "full", "tesla"),
-    )
-    tesla_scale: float = opt(1.0, "with unroll=tesla: 1 as in the formula, 0.5 as in the published code", above=0)
-    teacher_label: bool = opt(False, "label the images with the target checkpoint in every step (TESLA)")
-    microbatch: int | None = opt(None, "distilled images in one graph inside a student step; auto chooses", min=1)
-    threshold: float | None = opt(None, "skip the update of an outer step whose loss is above; auto never", above=0)
-    mask: str = opt(
-        "depth",
-        "which parameters mask_shallow drops: the shallowest (depth), those with the least error (loss), the deepest "
-        "(deep), or none",
-        choices=("depth", "loss", "deep", "none"),
-    )
-    mask_shallow: float = opt(0.0, "share of the parameters that are not matched (PAD's FIEM)", min=0, below=1)
-    ema: float = opt(
-        0.0, "decay of the average of images that is the result (FTD); 0 is the last images", min=0, below=1
-    )
-    soft_labels: bool = opt(False, "learn soft labels, as logits that experts initialise (DATM)")
-    lr_label: float = opt(2.0, "SGD step on the logits of soft labels", min=0)
-    momentum_label: float = opt(0.9, "momentum of the soft labels", min=0, below=1)
-    perturb: float = opt(0.0, "relative noise on the student's initial convolution weights (AST takes 1)", min=0)
-    inner_momentum: float = opt(0.0, "momentum of the student (AST takes 0.9)", min=0, below=1)
-    balanced: bool = opt(False, "scale the student's loss by its start epoch (AST)")
-    intermediate: str = opt(
-        "none",
-        "also match the expert epochs in between: with weight 1 (unit), or growing towards the last (adaptive) (AST)",
-        choices=("none", "unit", "adaptive"),
-    )
 
     def total_steps(self, problem: Problem) -> int:
         """The option `steps`."""
@@ -133,44 +72,67 @@ class TrajectoryMatching:
         Raises:
             UsageError: the experts know too few images of a class for `init=correct`.
         """
-        images = initial_images(problem, self.init, generator)
-        labels = class_labels(problem)
-        state = problem.canvas.begin(images, labels, generator)
-        rate = math.log(self.syn_lr) if self.lr_param == "log" else self.syn_lr
-        state |= {
-            "lr": torch.tensor(rate),
-            "lr_velocity": torch.tensor(0.0),
-            "counts": torch.zeros(4, dtype=torch.long),
-        }
+        state = self.begin(problem, initial_images(problem, self.init, generator), self.syn_lr, generator)
         if self.soft_labels:
             every = self.init == "correct"
             logits = initial_logits(problem, problem.canvas.render(state), every=every).to(problem.device)
             state |= {"logits": logits, "logits_velocity": torch.zeros_like(logits)}
+        return state
+
+    def begin(self, problem: Problem, images: Tensor, rate: float, generator: Generator) -> State:
+        """The state at given images (k*ipc, c, h, w) and a step size of the student, without soft labels."""
+        state = problem.canvas.begin(images, class_labels(problem), generator)
+        state |= {
+            "lr": torch.tensor(self._as_parameter(rate)),
+            "lr_velocity": torch.tensor(0.0),
+            "counts": torch.zeros(4, dtype=torch.long),
+        }
         if self.ema:
             state["average"] = problem.canvas.render(state).clone()
         return state
 
     def step(self, problem: Problem, state: State, index: int, generator: Generator) -> tuple[State, dict[str, float]]:
         """Train one student and move everything that is learned; a step without a finite gradient changes nothing."""
-        run = self._student(problem, state, index, generator)
+        run = self.student(problem, state, index, generator)
         matched = match(run, self.unroll, tesla_scale=self.tesla_scale)
-        loss, rate = float(matched.loss), float(run.lr)
-        counts = state["counts"].clone()
-        if not _is_finite(matched):
+        counts, stays = self.judge(state, run, matched, index)
+        if stays is not None:
+            return {**state, "counts": counts}, stays
+        return self.move(problem, state, run, matched, counts)
+
+    def judge(
+        self, state: State, run: Unrolled, matched: Matched, index: int
+    ) -> tuple[Tensor, dict[str, float] | None]:
+        """Whether a step may change anything: its new counts, and where it may not, the metrics it ends with.
+
+        It may not without a finite gradient, nor with a loss above the threshold.
+
+        Raises:
+            DivergedError: there was no finite gradient for many steps.
+        """
+        loss, rate, counts = float(matched.loss), float(run.lr), state["counts"].clone()
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in matched.tensors()):
             counts[SKIPPED] += 1
             counts[IN_A_ROW] += 1
             self._check_alive(int(counts[IN_A_ROW]), loss, rate, index)
-            return {**state, "counts": counts}, {"lr": rate, "skipped": float(counts[SKIPPED])}
+            return counts, {"lr": rate, "skipped": float(counts[SKIPPED])}
         counts[IN_A_ROW] = 0
         if self.threshold is not None and loss > self.threshold:
             counts[GATED] += 1
-            return {**state, "counts": counts}, {"loss": loss, "lr": rate, "gated": float(counts[GATED])}
+            return counts, {"loss": loss, "lr": rate, "gated": float(counts[GATED])}
+        return counts, None
+
+    def move(
+        self, problem: Problem, state: State, run: Unrolled, matched: Matched, counts: Tensor
+    ) -> tuple[State, dict[str, float]]:
+        """Move images, step size and soft labels against their gradients."""
         moved = problem.canvas.descend(state, matched.images, lr=self.lr_images, momentum=self.momentum)
-        new = {**state, **moved, **self._move_lr(state, matched, rate, counts), **self._move_logits(state, matched)}
+        moved |= self._move_lr(state, matched, float(run.lr), counts)
+        new = {**state, **moved, **self._move_logits(state, matched), "counts": counts}
         if self.ema:
             new["average"] = self.ema * state["average"] + (1 - self.ema) * problem.canvas.render(new)
-        metrics = {"loss": loss, "lr": self._rate(new)}
-        return {**new, "counts": counts}, metrics | ({"clamped": float(counts[CLAMPED])} if counts[CLAMPED] else {})
+        metrics = {"loss": float(matched.loss), "lr": self.rate(new)}
+        return new, metrics | ({"clamped": float(counts[CLAMPED])} if counts[CLAMPED] else {})
 
     def finish(self, problem: Problem, state: State) -> Distilled:
         """The last images, or their average; the learned step size and soft labels; what was skipped.
@@ -179,6 +141,21 @@ class TrajectoryMatching:
             DivergedError: no step changed anything.
         """
         images = state["average"] if self.ema else problem.canvas.render(state)
+        counts = self.check_moved(state)
+        return Distilled(
+            labels=class_labels(problem),
+            images=images.cpu(),
+            logits=state["logits"].cpu() if self.soft_labels else None,
+            lr=self.rate(state),
+            metrics=counts,
+        )
+
+    def check_moved(self, state: State) -> dict[str, int]:
+        """How many steps were gated, skipped and clamped.
+
+        Raises:
+            DivergedError: no step changed anything.
+        """
         counts = state["counts"].tolist()
         if counts[GATED] + counts[SKIPPED] >= self.steps:
             raise DivergedError(
@@ -187,19 +164,13 @@ class TrajectoryMatching:
                 field="threshold",
                 hint=f"raise --set threshold, or lower --set syn_lr (now {self.syn_lr:g})",
             )
-        return Distilled(
-            labels=class_labels(problem),
-            images=images.cpu(),
-            logits=state["logits"].cpu() if self.soft_labels else None,
-            lr=self._rate(state),
-            metrics={
-                "gated_steps": counts[GATED],
-                "skipped_steps": counts[SKIPPED],
-                "clamped_steps": counts[CLAMPED],
-            },
-        )
+        return {
+            "gated_steps": counts[GATED],
+            "skipped_steps": counts[SKIPPED],
+            "clamped_steps": counts[CLAMPED],
+        }
 
-    def _student(self, problem: Problem, state: State, index: int, generator: Generator) -> Unrolled:
+    def student(self, problem: Problem, state: State, index: int, generator: Generator) -> Unrolled:
         """The student of an outer step: where it starts, what it should reach, what it sees."""
         source = _source(problem)
         expert = self._expert(problem, index)
@@ -229,7 +200,7 @@ class TrajectoryMatching:
             logits=logits,
             start=start,
             waypoints=waypoints,
-            lr=self._rate(state),
+            lr=self.rate(state),
             batches=batches,
             draws=draws,
             momentum=self.inner_momentum,
@@ -247,16 +218,9 @@ class TrajectoryMatching:
     def _start_epoch(self, index: int, generator: Generator) -> int:
         """Uniform from T- to U(it), exclusive."""
         upper = upper_start(
-            index, first=self._first_upper(), last=self.max_start_epoch, interval=self.interval or INTERVAL
+            index, first=self.first_upper(), last=self.max_start_epoch, interval=self.interval or INTERVAL
         )
         return int(torch.randint(self.min_start_epoch, upper, (1,), generator=generator))
-
-    def _first_upper(self) -> int:
-        """T."""
-        if self.current_max_start_epoch is not None:
-            return self.current_max_start_epoch
-        last = self.max_start_epoch
-        return max(self.min_start_epoch + 1, last // 2) if self.grows else last
 
     def _load(self, problem: Problem, expert: int, epoch: int) -> Tensor:
         return _source(problem).checkpoint(expert, epoch).to(problem.device)
@@ -271,7 +235,7 @@ class TrajectoryMatching:
                 between.append(Waypoint(steps // epochs * k, self._load(problem, expert, start + k), weight))
         return (*between, Waypoint(steps, self._load(problem, expert, start + epochs)))
 
-    def _rate(self, state: State) -> float:
+    def rate(self, state: State) -> float:
         value = float(state["lr"])
         return math.exp(value) if self.lr_param == "log" else value
 
@@ -317,64 +281,13 @@ class TrajectoryMatching:
             UsageError: start epochs that the experts did not record, and options that exclude each other or have no
                 effect: all problems in one error.
         """
-        source, problems = _source(problem), []
-        epochs = source.epochs
-        first, current, last = self.min_start_epoch, self._first_upper(), self.max_start_epoch
-        if not first < current <= last:
-            said = f"current_max_start_epoch {current}, " if current != last else ""
-            problems.append(
-                f"start epochs are min_start_epoch {first}, {said}max_start_epoch {last}, expected them to ascend"
-            )
-        if first < epochs[0] or last - 1 + self.expert_epochs > epochs[-1]:
-            problems.append(
-                f"start epochs {first} to {last - 1} and expert_epochs {self.expert_epochs} need epochs {first} to "
-                f"{last - 1 + self.expert_epochs}, the experts recorded {epochs[0]} to {epochs[-1]}"
-            )
-        if self.interval is not None and current == last:
-            problems.append(
-                f"interval is {self.interval} and the start range ends at {last} from the beginning, expected "
-                "current_max_start_epoch below max_start_epoch"
-            )
-        low, high = self.syn_lr_min or 0.0, self.syn_lr_max or math.inf
-        if not low <= self.syn_lr <= high:
-            problems.append(f"syn_lr is {self.syn_lr:g}, expected between syn_lr_min {low:g} and syn_lr_max {high:g}")
-        if self.mask_shallow and self.mask == "none":
-            problems.append(f"mask_shallow is {self.mask_shallow:g} and mask is 'none', expected one of them")
-        if not self.mask_shallow and self.mask in {"loss", "deep"}:
-            problems.append(f"mask is '{self.mask}' and mask_shallow 0, expected a share to leave out")
-        if self.tesla_scale != 1 and self.unroll != "tesla":
-            problems.append(f"tesla_scale is {self.tesla_scale:g} and unroll '{self.unroll}', expected unroll=tesla")
-        if self.unroll == "tesla" and (self.inner_momentum or self.intermediate != "none"):
-            problems.append("unroll is 'tesla' with inner_momentum or intermediate matching, expected adjoint or full")
-        if self.microbatch is not None and mixes_samples(net_on_meta(problem)):
-            problems.append(
-                f"option 'microbatch' is {self.microbatch}, net '{problem.arch}' has batch norm and needs whole batches"
-            )
-        if self.teacher_label and mixes_samples(net_on_meta(problem)):
-            problems.append(
-                f"teacher_label asks net '{problem.arch}' with batch norm to label, expected a net whose trajectories "
-                "say everything: running statistics are not matched"
-            )
-        if self.soft_labels and self.teacher_label:
-            problems.append("soft_labels and teacher_label are both on, expected one of them")
-        if self.intermediate != "none" and self.syn_steps < self.expert_epochs:
-            problems.append(f"syn_steps {self.syn_steps} is below expert_epochs {self.expert_epochs}")
+        source, mixes = _source(problem), mixes_samples(net_on_meta(problem))
+        problems = self.contradictions(source.epochs, problem.arch, mixes=mixes)
         if problems:
             raise UsageError.collect(problems)
-
-
-def preset(name: str, default: Any) -> Any:
-    """The option of `TrajectoryMatching` of that name with another default."""
-    base = next(field for field in dataclasses.fields(TrajectoryMatching) if field.name == name)
-    return dataclasses.field(default=default, metadata=base.metadata)
 
 
 def _source(problem: Problem) -> TrajectorySource:
     if problem.trajectories is None:
         raise ValueError("a method that matches trajectories must need them")
     return problem.trajectories
-
-
-def _is_finite(matched: Matched) -> bool:
-    tensors = (matched.loss, matched.images, matched.lr, *([] if matched.logits is None else [matched.logits]))
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)

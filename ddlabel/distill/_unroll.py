@@ -11,7 +11,7 @@ The loss is that of MTT (Cazenavette et al., CVPR 2022, arXiv:2203.11932). Three
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch import Tensor
 from ..augment._augment import Step
 from ..nets._net import Net, mixes_samples
 from ._dual import fits
-from ._student import Part, Student, split_draws
+from ._student import Part, Privileged, Student, split_draws
 
 __all__ = ["UNROLLS", "Matched", "Unrolled", "Waypoint", "images_per_graph", "match"]
 
@@ -68,7 +68,10 @@ class Unrolled:
     mask: Callable[[Tensor], Tensor] | None = None
     """From the elementwise squared error (P,) at a waypoint to weights (P,) of 0 and 1; not differentiated."""
     microbatch: int | None = None
-    """Images per graph inside a step; None chooses. Nets with batch norm always take the whole batch."""
+    """Images per graph inside a step; None chooses. Batch norm, and objectives that compare the labels of a batch,
+    always take the whole batch."""
+    privileged: Privileged | None = None
+    """Labels (n, *shape) that every step's loss also sees, at the parameters of that step."""
 
     def rate(self) -> Tensor:
         """beta as a scalar tensor of the parameters' type."""
@@ -78,26 +81,33 @@ class Unrolled:
         """What the student is trained on: soft labels where there are any."""
         return self.labels if self.logits is None else self.logits
 
-    def parts(self, step: int, images: Tensor, target: Tensor) -> list[tuple[Tensor, Part]]:
-        """Micro-batches of a step, with their rows."""
+    def parts(
+        self, step: int, images: Tensor, target: Tensor, privileged: Tensor | None = None
+    ) -> list[tuple[Tensor, Part]]:
+        """Micro-batches of a step, with their rows; privileged labels (n, *shape) are the run's own unless given."""
         batch = self.batches[step].to(images.device)
         size = self._part_size(len(batch))
         rows = batch.split(size)
         draws = split_draws(self.draws[step], len(batch), size)
-        return [
-            (own, Part(images[own], target[own], drawn, self.loss_scale * len(own) / len(batch)))
-            for own, drawn in zip(rows, draws, strict=True)
-        ]
+        found = []
+        for own, drawn in zip(rows, draws, strict=True):
+            part = Part(images[own], target[own], drawn, self.loss_scale * len(own) / len(batch))
+            if self.privileged is not None:
+                labels = self.privileged.labels if privileged is None else privileged
+                part = replace(part, privileged=self.privileged.rows(own, labels), share=len(own) / len(batch))
+            found.append((own, part))
+        return found
 
     def _part_size(self, batch: int) -> int:
-        return images_per_graph(mixes_samples(self.net), batch, self.microbatch, self.images.device)
+        mixes = mixes_samples(self.net) or (self.privileged is not None and self.privileged.mixes)
+        return images_per_graph(mixes, batch, self.microbatch, self.images.device)
 
 
 def images_per_graph(mixes: bool, batch: int, microbatch: int | None, device: torch.device) -> int:
     """Images of a student's batch that one graph holds at a time when `unroll` is adjoint or tesla.
 
     Args:
-        mixes: whether the net's norms mix samples, which takes the whole batch.
+        mixes: whether the net's norms or the objective mix samples, which takes the whole batch.
         batch: images in the batch.
         microbatch: what the user chose; None takes what suits the device.
         device: where the graph is.
@@ -115,6 +125,15 @@ class Matched:
     images: Tensor
     logits: Tensor | None
     lr: Tensor
+    privileged: Tensor | None = None
+    """(n, *shape)."""
+    path: tuple[Tensor, ...] = ()
+    """theta_0 to theta_N, (P,) each."""
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The loss and all gradients."""
+        found = (self.loss, self.images, self.logits, self.lr, self.privileged)
+        return tuple(tensor for tensor in found if tensor is not None)
 
 
 def match(run: Unrolled, unroll: str = "adjoint", *, tesla_scale: float = 1.0) -> Matched:
@@ -125,7 +144,7 @@ def match(run: Unrolled, unroll: str = "adjoint", *, tesla_scale: float = 1.0) -
     Args:
         run: the run; each theta* must differ from theta_0 where the mask is 1.
         unroll: `adjoint`, `full` or `tesla`.
-        tesla_scale: factor of `tesla`'s gradients of images and soft labels.
+        tesla_scale: factor of `tesla`'s gradients of images, soft labels and privileged labels.
 
     Differs from the authors' code in: TESLA's image gradient is that of its formula; the published code multiplies a
     tuple in place of a tensor and applies half of it, which is `tesla_scale=0.5`. The gradient of beta is never scaled.
@@ -137,7 +156,8 @@ def match(run: Unrolled, unroll: str = "adjoint", *, tesla_scale: float = 1.0) -
     if unroll == "tesla":
         matched = _reverse(run, exact=False)
         soft = None if matched.logits is None else matched.logits * tesla_scale
-        return Matched(matched.loss, matched.images * tesla_scale, soft, matched.lr)
+        privileged = None if matched.privileged is None else matched.privileged * tesla_scale
+        return replace(matched, images=matched.images * tesla_scale, logits=soft, privileged=privileged)
     raise ValueError(f"unroll is '{unroll}', expected one of {', '.join(UNROLLS)}")
 
 
@@ -155,23 +175,27 @@ def _distance(run: Unrolled, waypoint: Waypoint, reached: Tensor) -> tuple[Tenso
 def _full(run: Unrolled) -> Matched:
     """Automatic differentiation through all steps."""
     student, soft = Student(run.net, by_hand=False), run.logits is not None
-    images = run.images.detach().requires_grad_(True)
+    leaves = {"images": run.images.detach().requires_grad_(True), "lr": run.rate().requires_grad_(True)}
     target = run.target().detach().requires_grad_(soft)
-    rate = run.rate().requires_grad_(True)
-    reached = run.start.detach().requires_grad_(True)
-    velocity = torch.zeros_like(run.start)
+    if soft:
+        leaves["logits"] = target
+    if run.privileged is not None:
+        leaves["privileged"] = run.privileged.labels.detach().requires_grad_(True)
+    path, velocity = [run.start.detach().requires_grad_(True)], torch.zeros_like(run.start)
     loss = run.start.new_zeros(())
     for step in range(len(run.batches)):
-        parts = [part for _rows, part in run.parts(step, images, target)]
-        losses = torch.stack([student.loss(reached, part) for part in parts])
-        (gradient,) = torch.autograd.grad(losses.sum(), reached, create_graph=True)
+        parts = [part for _rows, part in run.parts(step, leaves["images"], target, leaves.get("privileged"))]
+        losses = torch.stack([student.loss(path[-1], part) for part in parts])
+        (gradient,) = torch.autograd.grad(losses.sum(), path[-1], create_graph=True)
         velocity = run.momentum * velocity + gradient
-        reached = reached - rate * velocity
+        path.append(path[-1] - leaves["lr"] * velocity)
         for waypoint in run.waypoints:
             if waypoint.step == step + 1:
-                loss = loss + _distance(run, waypoint, reached)[0]
-    found = torch.autograd.grad(loss, [images, rate, *([target] if soft else [])], materialize_grads=True)
-    return Matched(loss.detach(), found[0], found[2] if soft else None, found[1])
+                loss = loss + _distance(run, waypoint, path[-1])[0]
+    found = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+    named = dict(zip(leaves, found, strict=True))
+    thetas = tuple(theta.detach() for theta in path)
+    return Matched(loss.detach(), named["images"], named.get("logits"), named["lr"], named.get("privileged"), thetas)
 
 
 def _reverse(run: Unrolled, *, exact: bool) -> Matched:
@@ -183,8 +207,12 @@ def _reverse(run: Unrolled, *, exact: bool) -> Matched:
     student = Student(run.net, by_hand=fits(run.net))
     rate, target = run.rate(), run.target().detach()
     path = _simulate(run, student)
-    loss, images, slope = run.start.new_zeros(()), torch.zeros_like(run.images), torch.zeros_like(rate)
-    logits = None if run.logits is None else torch.zeros_like(run.logits)
+    loss, slope = run.start.new_zeros(()), torch.zeros_like(rate)
+    totals = {"images": torch.zeros_like(run.images)}
+    if run.logits is not None:
+        totals["target"] = torch.zeros_like(run.logits)
+    if run.privileged is not None:
+        totals["privileged"] = torch.zeros_like(run.privileged.labels)
     adjoint, pushed = torch.zeros_like(run.start), torch.zeros_like(run.start)
     for step in reversed(range(len(run.batches))):
         for waypoint in run.waypoints:
@@ -196,12 +224,12 @@ def _reverse(run: Unrolled, *, exact: bool) -> Matched:
         pulls = student.pulls(path[step], parts, pushed, curvature=exact and step > 0)
         for own, pull in zip(rows, pulls, strict=True):
             slope = slope - pull.slope
-            images.index_add_(0, own, -rate * pull.images)
-            if logits is not None and pull.target is not None:
-                logits.index_add_(0, own, -rate * pull.target)
+            for name, total in totals.items():
+                total.index_add_(0, own, -rate * getattr(pull, name))
             if pull.parameters is not None:
                 adjoint = adjoint - rate * pull.parameters
-    return Matched(loss, images, logits, slope)
+    logits, privileged = totals.get("target"), totals.get("privileged")
+    return Matched(loss, totals["images"], logits, slope, privileged, tuple(path))
 
 
 def _simulate(run: Unrolled, student: Student) -> list[Tensor]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ._trajectory import TrajectoryMatching, preset
+from ._trajectory import TrajectoryMatching
+from ._trajectory_options import preset
 
 __all__ = ["METHOD"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ._trajectory import TrajectoryMatching, preset
+from ._trajectory import TrajectoryMatching
+from ._trajectory_options import preset
 
 __all__ = ["METHOD", "DifficultyAlignedTrajectories"]
 

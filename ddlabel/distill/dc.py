@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,7 +20,7 @@ from ._memory import first_order_bytes, net_bytes, real_bytes, second_order_byte
 from ._method import Distilled, Problem, State
 from ._real import RealBatches, class_labels, first_images, images_per_pass, net_on_meta, random_net
 
-__all__ = ["LOOPS", "METHOD", "GradientMatching", "loops"]
+__all__ = ["LOOPS", "METHOD", "GradientMatching", "calibrate", "loops"]
 
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 """Published outer loops and inner epochs, by ipc."""
@@ -100,8 +99,8 @@ class GradientMatching:
         optimizer = SGD(net.parameters(), lr=self.lr_net)
         total = 0.0
         for loop in range(outer):
-            loss, gradient = self._match(problem, net, problem.canvas.render(state), batches)
-            moved = problem.canvas.descend(state, gradient, lr=self._rate(problem), momentum=self.momentum)
+            loss, gradient = self.match(problem, net, problem.canvas.render(state), batches)
+            moved = problem.canvas.descend(state, gradient, lr=self.image_rate(problem), momentum=self.momentum)
             state = {**state, **moved}
             total += loss
             if loop + 1 < outer:
@@ -114,7 +113,7 @@ class GradientMatching:
         return Distilled(
             labels=class_labels(problem),
             images=problem.canvas.render(state).cpu(),
-            metrics={"lr_images": self._rate(problem), "outer": outer, "inner": inner},
+            metrics={"lr_images": self.image_rate(problem), "outer": outer, "inner": inner},
         )
 
     def memory(self, problem: Problem) -> int:
@@ -144,15 +143,16 @@ class GradientMatching:
             found.append("matching through ResNet18 is known to fail with published settings: distil through a ConvNet")
         return tuple(found)
 
-    def _rate(self, problem: Problem) -> float:
+    def image_rate(self, problem: Problem) -> float:
+        """`lr_images`, or as published for the net."""
         if self.lr_images is not None:
             return self.lr_images
         return 0.01 if problem.arch.split("-")[0] == "mlp" else 0.1
 
-    def _match(self, problem: Problem, net: Net, images: Tensor, batches: RealBatches) -> tuple[float, Tensor]:
+    def match(self, problem: Problem, net: Net, images: Tensor, batches: RealBatches) -> tuple[float, Tensor]:
         """Sum of the distances of all classes, and its gradient by the images."""
         if mixes_samples(net):
-            _calibrate(net, [batches.plain(label, CALIBRATION) for label in range(len(problem.classes))])
+            calibrate(net, batches)
         compared = matched(net, self.distance, self.mask_shallow)
         chunk = images_per_pass(problem)
         gradient = torch.empty_like(images)
@@ -209,11 +209,12 @@ def loops(ipc: int, outer: int | None = None, inner: int | None = None) -> tuple
     return outer, inner or published[1] or max(1, round(500 / outer))
 
 
-def _calibrate(net: Net, images: Sequence[Tensor]) -> None:
+def calibrate(net: Net, batches: RealBatches) -> None:
     """Let batch norm see real images of all classes once in train mode, then hold its statistics fixed."""
+    images = [batches.plain(label, CALIBRATION) for label in range(len(batches.problem.classes))]
     net.train()
     with torch.no_grad():
-        net(torch.cat(list(images)))
+        net(torch.cat(images))
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ._trajectory import preset
+from ._trajectory_options import preset
 from .datm import DifficultyAlignedTrajectories
 
 __all__ = ["METHOD"]

@@ -54,12 +54,12 @@ class TestStartRange:
 
     def test_mtt_has_the_whole_range_at_once_and_datm_half_of_it(self) -> None:
         """Unless told otherwise; half of T+, growing by an epoch every 100 steps, is DATM at ipc 10."""
-        assert _plugins.load("distill", "mtt", "METHOD")(max_start_epoch=20)._first_upper() == 20
+        assert _plugins.load("distill", "mtt", "METHOD")(max_start_epoch=20).first_upper() == 20
         for name in ("datm", "pad"):
             grown = _plugins.load("distill", name, "METHOD")
-            assert grown(max_start_epoch=20)._first_upper() == 10
-            assert grown(max_start_epoch=1)._first_upper() == 1
-            assert grown(max_start_epoch=20, current_max_start_epoch=20)._first_upper() == 20
+            assert grown(max_start_epoch=20).first_upper() == 10
+            assert grown(max_start_epoch=1).first_upper() == 1
+            assert grown(max_start_epoch=20, current_max_start_epoch=20).first_upper() == 20
         epochs = [
             method("datm", max_start_epoch=4, expert_epochs=1)._start_epoch(100, generator(0, "s", i))
             for i in range(60)
@@ -132,7 +132,7 @@ class TestMask:
         """And one that is kept does."""
         problem = make_problem()
         chosen = method("pad", mask_shallow=0.5, soft_labels=False)
-        unrolled = chosen._student(problem, start(chosen, problem), 0, generator(0, "student"))
+        unrolled = chosen.student(problem, start(chosen, problem), 0, generator(0, "student"))
         losses = []
         for place in (None, 0, -1):
             target = unrolled.waypoints[-1].parameters.clone()

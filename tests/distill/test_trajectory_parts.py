@@ -39,7 +39,7 @@ def start(chosen: TrajectoryMatching, problem: Problem) -> State:
 def student(problem: Problem, name: str, **options: Any) -> Unrolled:
     """The student of outer step 0, which starts at epoch 1."""
     chosen = method(name, **{"min_start_epoch": 1, **options})
-    return chosen._student(problem, start(chosen, problem), 0, generator(0, "student"))
+    return chosen.student(problem, start(chosen, problem), 0, generator(0, "student"))
 
 
 def checkpoints(problem: Problem, run: Unrolled) -> list[Tensor]:
@@ -87,7 +87,7 @@ def test_labels_of_the_teacher_are_those_of_the_target(make_problem: MakeProblem
     problem = make_problem()
     chosen = method("tesla", teacher_label=True, min_start_epoch=1)
     state = start(chosen, problem)
-    run = chosen._student(problem, state, 0, generator(0, "student"))
+    run = chosen.student(problem, state, 0, generator(0, "student"))
     net = build("convnet-d1-w4-instance", channels=3, size=8, classes=3, generator=generator(0, "net"))
     answers = []
     for epoch in (1, 3):
