@@ -10,11 +10,12 @@ __all__ = ["COMMAND"]
 
 
 def run(invocation: Invocation) -> None:
-    r"""Let teachers label the images of a bundle: one soft label each, or dense labels of sub-crops.
+    r"""Let teachers label the images of a bundle: soft labels, labels of sub-crops, or what a layer gives.
 
     \b
     Example:
       ddlabel augment-labels base.ddset --teacher teacher.ddset --kind dense --codec q8 -o dense.ddset
+      ddlabel augment-labels base.ddset --teacher teacher.ddset --kind feature --codec f16 -o feature.ddset
     """
     run_stage(
         invocation,
@@ -40,5 +41,5 @@ COMMAND = Command(
     run=run,
     records=(AugmentLabelsConfig, Output, Talk),
     files="BUNDLE",
-    lists={"teacher": TEACHER_HELP + " (logits are averaged)", "set": SET_HELP},
+    lists={"teacher": TEACHER_HELP + " (what they say is averaged)", "set": SET_HELP},
 )
