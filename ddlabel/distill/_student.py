@@ -17,7 +17,7 @@ from ..privileged._form import Form
 from ..privileged._objective import Norm, Objective
 from . import _dual
 
-__all__ = ["Part", "Privileged", "Pull", "Student", "split_draws"]
+__all__ = ["Part", "Privileged", "Pull", "Student", "compares_batches", "split_draws"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +34,6 @@ class Privileged:
     """For the norm `zscore`."""
     mirror: bool = False
     """Whether labels are mirrored with their images; where not, they stay as they are whatever happens to pixels."""
-
-    @property
-    def mixes(self) -> bool:
-        """Whether the labels of a batch see each other, so that a batch is not the sum of its parts."""
-        return self.objective.metric == "mmd" or self.objective.infonce > 0 or self.objective.supcon > 0
 
     def rows(self, own: Tensor, labels: Tensor) -> Privileged:
         """Those of some of the images, out of `labels` (m, *shape)."""
@@ -214,6 +209,11 @@ class _Tap(nn.Module):
 
     def forward(self, values: Tensor, layer: int) -> Any:
         return getattr(self.net, self.what)(values, layer)
+
+
+def compares_batches(objective: Objective) -> bool:
+    """Whether the labels of a batch see each other, so that the objective of a batch is not a mean over its images."""
+    return objective.metric == "mmd" or objective.infonce > 0 or objective.supcon > 0
 
 
 def split_draws(draws: tuple[Step, ...], count: int, size: int) -> Iterator[tuple[Step, ...]]:

@@ -52,14 +52,15 @@ class TrajectoryMatching(TrajectoryOptions):
         del problem
         return self.steps
 
-    def memory(self, problem: Problem) -> int:
+    def memory(self, problem: Problem, *, mixes: bool = False) -> int:
         """Peak bytes of a step: the student's parameters after each step, one micro-batch of graph, and the images.
 
-        With `unroll=full` the graph holds every image of every step.
+        With `unroll=full` the graph holds every image of every step; where the loss mixes the samples of a batch, as
+        batch norm does, it holds a whole batch.
         """
         images = len(problem.classes) * problem.ipc
         batch = min(self.batch_syn or images, images)
-        mixes = mixes_samples(net_on_meta(problem))
+        mixes = mixes or mixes_samples(net_on_meta(problem))
         at_once = images_per_graph(mixes, batch, self.microbatch, problem.device)
         if self.unroll == "full":
             at_once = batch * self.syn_steps

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..augment._augment import Step
 from ..nets._net import Net, mixes_samples
 from ._dual import fits
-from ._student import Part, Privileged, Student, split_draws
+from ._student import Part, Privileged, Student, compares_batches, split_draws
 
 __all__ = ["UNROLLS", "Matched", "Unrolled", "Waypoint", "images_per_graph", "match"]
 
@@ -99,7 +99,7 @@ class Unrolled:
         return found
 
     def _part_size(self, batch: int) -> int:
-        mixes = mixes_samples(self.net) or (self.privileged is not None and self.privileged.mixes)
+        mixes = mixes_samples(self.net) or (self.privileged is not None and compares_batches(self.privileged.objective))
         return images_per_graph(mixes, batch, self.microbatch, self.images.device)
 
 
