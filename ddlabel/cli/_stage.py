@@ -43,6 +43,7 @@ def run_stage(
     options: Callable[[Any], Sequence[tuple[str, str, str]]] = lambda _config: (),
     output_optional: bool = False,
     show: Callable[[Bundle, Talk], None] | None = None,
+    draw: Callable[[Bundle], None] | None = None,
 ) -> None:
     """Run one stage from the command line.
 
@@ -54,6 +55,7 @@ def run_stage(
             before any work.
         output_optional: the stage has something to say without writing a file.
         show: prints the result on stdout; the default prints one line on stderr.
+        draw: writes a picture of the result, after the result.
     """
     talk, output, resume = invocation.record(Talk), invocation.record(Output), invocation.record(Resume)
     settings = invocation.settings()
@@ -88,6 +90,8 @@ def run_stage(
                 result.save(output.output, force=output.force, durable=not output.no_fsync)
         if partial is not None:
             partial.remove()
+    if draw is not None:
+        draw(result)
     if talk.json:
         print_json(invocation.command.name, _summary(result, output.output))
     elif show is not None and output.output != "-":

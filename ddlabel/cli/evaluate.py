@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from ..config import EvaluateConfig
+from ..errors import UsageError
 from ._options import Command, Invocation, Output, Talk
 from ._stage import SET_HELP, Stage, run_stage
 
@@ -21,7 +23,39 @@ def run(invocation: Invocation) -> None:
     Example:
       ddlabel evaluate dense.ddset --data digits --seeds 3 --epochs 100 -o scored.ddset
     """
-    run_stage(invocation, EvaluateConfig, _stage, options=_plugins_named, output_optional=True, show=_show)
+    path, force = invocation.texts.get("diagnose"), invocation.flags.get("force", False)
+    if path is not None:
+        invocation.attempt(lambda: _check_picture(invocation, path, force=force))
+    run_stage(
+        invocation,
+        EvaluateConfig,
+        _stage,
+        options=_plugins_named,
+        output_optional=True,
+        show=_show,
+        draw=None if path is None else lambda bundle: _draw(bundle, path, force=force),
+    )
+
+
+def _check_picture(invocation: Invocation, path: str, *, force: bool) -> None:
+    """Before any work, as for the output: the picture cannot be stdout, the output or an input."""
+    from ..fsio import check_output
+
+    if path in {"", "-"}:
+        raise UsageError(f"option 'diagnose' is '{path}', expected the name of a PNG file", field="diagnose")
+    files = (*invocation.files, *invocation.lists.get("teacher", ()), *invocation.lists.get("plain", ()))
+    output = invocation.texts.get("output")
+    check_output(path, force=force, inputs=files)
+    if output is not None and os.path.realpath(output) == os.path.realpath(path):
+        raise UsageError(f"option 'diagnose' is '{path}', which is the output too", field="diagnose")
+
+
+def _draw(bundle: Bundle, path: str, *, force: bool) -> None:
+    from ._picture import draw_diagnostics
+    from ._report import say
+
+    draw_diagnostics(bundle.manifest.evaluations[-1]["diagnostics"], path, force=force)
+    say(f"wrote {path}")
 
 
 def _plugins_named(config: EvaluateConfig) -> list[tuple[str, str, str]]:
@@ -31,10 +65,12 @@ def _plugins_named(config: EvaluateConfig) -> list[tuple[str, str, str]]:
 
 
 def _show(bundle: Bundle, talk: Talk) -> None:
+    from ._diagnostics import print_diagnostics
     from ._tables import print_evaluations
 
     del talk
     print_evaluations([(bundle.name, bundle.manifest.evaluations[-1])])
+    print_diagnostics(bundle.name, bundle.manifest.evaluations[-1])
 
 
 def _stage() -> Stage:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..bundle import Bundle, NewSection, Packed
@@ -17,7 +16,7 @@ from ..errors import BundleError, DivergedError, UsageError
 from ..manifest import Section
 from ..options import as_dict, opt
 from ..privileged._form import LAST, Form, make_form
-from ..privileged._objective import Norm, Objective
+from ..privileged._objective import Norm, Objective, fit_norm
 from ..storage import zip_bytes
 from ._checks import RELABEL, Place, check_features, identity_of
 from ._features import DEFAULTS, DOMAIN, check_codec, check_parameters, feature_codecs, objective_of, read_norm
@@ -36,9 +35,6 @@ __all__ = [
     "objective_of",
     "read_privileged",
 ]
-
-SCALE_FLOOR = 0.1
-"""Least scale of an element as a share of the rms of all: units that are dead in all labels do not explode."""
 
 
 @dataclass(frozen=True)
@@ -80,21 +76,6 @@ def choose_privileged(bundle: Bundle) -> str | None:
     """Feature before attention labels, those that are not stale; None without any."""
     usable = {section.role for section in bundle.sections("labels") if not section.stale}
     return next((kind for kind in PRIVILEGED if kind in usable), None)
-
-
-def fit_norm(values: Tensor) -> Norm:
-    """Mean and standard deviation of every element over all labels, for `norm=zscore`.
-
-    The scale is at least a tenth of the rms of all of them, and 1 where no element varies.
-
-    Args:
-        values: (n, K, *shape).
-    """
-    flat = values.double().flatten(0, 1)
-    deviation = flat.std(dim=0, correction=0)
-    typical = float(deviation.square().mean().sqrt())
-    scale = deviation.clamp(min=SCALE_FLOOR * typical) if typical else torch.ones_like(deviation)
-    return Norm(flat.mean(dim=0).float(), scale.float())
 
 
 def make_privileged(

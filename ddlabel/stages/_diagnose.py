@@ -19,11 +19,11 @@ from ..bundle import Bundle
 from ..data._dataset import Dataset
 from ..distilled import DistilledSet
 from ..events import Event, OnEvent, ignore
-from ..labels._privileged import PrivilegedSet, objective_of
+from ..labels._privileged import PrivilegedSet
 from ..nets._net import Net
 from ..privileged import _measures as measures
 from ..privileged._form import Form
-from ..privileged._objective import Objective, fit_norm
+from ..privileged._objective import Norm, Objective, fit_norm
 from ..privileged._scale import fresh_ratios, scale_warning
 from ..teachers import Teacher
 from ._alignment import BATCH, NETS, STEPS, Aligned, Real, Variant, alignment_on, held_out_nets
@@ -48,33 +48,32 @@ def diagnose(
     dataset: Dataset,
     clock: Clock,
     *,
+    objective: Objective,
+    norm: Norm | None,
     seed: int,
-    objective: Objective | None = None,
     teachers: Sequence[Bundle] = (),
     on_event: OnEvent = ignore,
 ) -> dict[str, Any]:
     """Measure the labels of a bundle; JSON numbers, lists and strings.
 
     Args:
-        privileged: the labels as stored; of several per image, their mean is measured, which is what students train on.
+        privileged: the labels as students see them; of several per image, the mean is measured.
         distilled: the images that they are of.
         dataset: real images for the gradients and features that labels are compared with.
         clock: device.
+        objective, norm: how labels enter the loss of students; noise in their place gets a norm of its own.
         seed: of nets, noise and real batches; the same for all variants.
-        objective: how labels enter the loss; None takes what is stored with them.
         teachers: those that made the labels, if at hand: labels are told apart in the features of these nets, which are
             the labels' own basis; without them in those of held-out nets, where chance is to be expected.
         on_event: told after every net.
     """
-    objective = objective or objective_of(privileged.parameters)
     form, device = privileged.form, clock.device
     labels = privileged.values.mean(dim=1).to(device)
     noise = torch.randn(labels.shape, generator=seeding.generator(seed, "diagnose", "noise")).to(device)
-    zscore = objective.norm == "zscore"
     variants = {
         "none": Variant(None),
-        "noise": Variant(noise, fit_norm(noise) if zscore else None),
-        "labels": Variant(labels, (privileged.norm or fit_norm(labels)) if zscore else None),
+        "noise": Variant(noise, None if norm is None else fit_norm(noise)),
+        "labels": Variant(labels, norm),
     }
     images, hard = distilled.images.to(device), distilled.labels.to(device)
     real = Real(dataset, distilled.space, device, seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from .. import _plugins
 from ..bundle import Bundle
 from ..config import EvaluateConfig
 from ..distilled import read_distilled
+from ..errors import UsageError
 from ..events import Event, OnEvent, ignore
 from ..labels._labels import read_labels
 from ..nets._flops import TRAINING_STEP, forward_flops
@@ -17,11 +19,12 @@ from ..options import as_dict, check
 from ..preprocess import data_of
 from ..scores import summarise
 from ..training import Recipe
+from ._diagnose import diagnose
 from ._plan import Plan
 from ._stage import computing, load_like, redact
 from ._students import train_student
 from ._trials import Trial, add_differences, optimizer_table, resolve_losses
-from ._use import parse_labels, resolve_use, usable_beside
+from ._use import Use, parse_labels, resolve_use, usable_beside
 
 __all__ = ["run"]
 
@@ -49,7 +52,7 @@ def run(
         The bundle with one entry more in `evaluations`.
 
     Raises:
-        UsageError: unknown names or options; baselines without the teachers of the labels.
+        UsageError: unknown names or options; baselines without the teachers of the labels; nothing to diagnose.
         BundleError: missing or stale labels; data of other classes or image shape; an unfair plain baseline.
         DivergedError: a loss became non-finite.
     """
@@ -76,12 +79,19 @@ def run(
             on_event=on_event,
         )
         plan.check_before_work()
+        if config.diagnose is not None and plan.use is None:
+            raise UsageError(
+                f"--diagnose measures feature and attention labels, --labels is '{plan.label_kinds}'",
+                field="diagnose",
+                hint="add +feature or +attention to --labels",
+            )
         evaluation = _evaluate(plan)
         record = clock.record(
             "evaluate",
             as_dict(config)
             | {
                 "data": redact(config.data),
+                "diagnose": config.diagnose and os.path.basename(config.diagnose),
                 "labels": plan.label_kinds,
                 "loss": list(plan.losses),
                 "protocol": plan.protocol,
@@ -115,9 +125,25 @@ def _evaluate(plan: Plan) -> dict[str, Any]:
     }
     if plan.use is not None:
         record["privileged"] = plan.use.record()
+        if plan.config.diagnose is not None:
+            record["diagnostics"] = _diagnose(plan, plan.use)
     if len({trial.recipe.get("optimizer") for trial in plan.trials}) > 1:
         record["optimizers"] = optimizer_table(results)
     return record
+
+
+def _diagnose(plan: Plan, use: Use) -> dict[str, Any]:
+    return diagnose(
+        use.labels,
+        plan.distilled,
+        plan.dataset,
+        plan.clock,
+        objective=use.objective,
+        norm=use.norm,
+        seed=plan.config.seed,
+        teachers=plan.teachers,
+        on_event=plan.on_event,
+    )
 
 
 def _score_row(plan: Plan, trial: Trial, arch: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ddlabel.labels._privileged import PrivilegedSet
 from ddlabel.nets._net import Net, build
 from ddlabel.privileged._form import Form
 from ddlabel.privileged._measures import fisher_ratio
-from ddlabel.privileged._objective import Objective
+from ddlabel.privileged._objective import Objective, fit_norm
 from ddlabel.seeding import generator
 from ddlabel.space import Space
 from ddlabel.stages import _alignment, _diagnose
@@ -102,9 +102,16 @@ def test_a_record_holds_all_numbers_as_json_and_is_repeatable(digits: Dataset, m
     labels = labels_of(distilled, count=2)
     events: list[int] = []
     record = diagnose(
-        labels, distilled, digits, Clock(CPU), seed=1, objective=Objective(), on_event=lambda e: events.append(e.done)
+        labels,
+        distilled,
+        digits,
+        Clock(CPU),
+        objective=Objective(),
+        norm=None,
+        seed=1,
+        on_event=lambda event: events.append(event.done),
     )
-    again = diagnose(labels, distilled, digits, Clock(CPU), seed=1, objective=Objective())
+    again = diagnose(labels, distilled, digits, Clock(CPU), objective=Objective(), norm=None, seed=1)
     noise, ours = record["measures"]["noise"], record["measures"]["labels"]
 
     assert json.loads(json.dumps(record, allow_nan=False)) == again
@@ -126,7 +133,8 @@ def test_one_image_per_class_has_no_spread_within(digits: Dataset, monkeypatch: 
     distilled = images_of(digits, 1)
     form = Form(arch=ARCH, layer=1, attention="channel", pool="avg", shape=(4, 1, 1))
     labels = labels_of(distilled, form)
-    record = diagnose(labels, distilled, digits, Clock(CPU), seed=0, objective=Objective(norm="zscore"))
+    norm = fit_norm(labels.values)
+    record = diagnose(labels, distilled, digits, Clock(CPU), objective=Objective(norm="zscore"), norm=norm, seed=0)
     ours = record["measures"]["labels"]
 
     assert ours["fisher_ratio"] is None
