@@ -32,7 +32,7 @@ class Point:
 
     images: str
     labels: str
-    """Label kind, refinement and codec."""
+    """Label kinds, refinement and codecs."""
     loss: str
     net: str
     stored: int
@@ -161,9 +161,13 @@ class _Axes:
 
 def _point(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> Point:
     labels = str(result["labels"])
-    if labels == evaluation["labels"] and labels != "hard":
-        refined = (evaluation.get("refined") or {}).get("method")
-        labels = " ".join(filter(None, (labels, refined, (evaluation.get("codec") or {}).get("name"))))
+    kind, _plus, beside = labels.partition("+")
+    said: list[str | None] = [labels]
+    if kind == str(evaluation["labels"]).partition("+")[0] and kind != "hard":
+        said += [(evaluation.get("refined") or {}).get("method"), (evaluation.get("codec") or {}).get("name")]
+    if beside:
+        said += ["+", ((evaluation.get("privileged") or {}).get("codec") or {}).get("name")]
+    labels = " ".join(filter(None, said))
     accuracy, recipe = result["accuracy"], result["recipe"]
     several = len({(row["recipe"]["optimizer"], row["recipe"]["lr"]) for row in evaluation["results"]}) > 1
     how = f", {recipe['optimizer']} {recipe['lr']:g}" if several else ""

@@ -115,13 +115,12 @@ def print_evaluations(scored: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
 
 def _score_cells(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, str]:
     accuracy, recipe = result["accuracy"], result["recipe"]
-    labels = result["labels"]
-    kind, plus, beside = labels.partition("+")
+    kind, plus, beside = result["labels"].partition("+")
     if evaluation.get("refined") and kind == evaluation["labels"].partition("+")[0]:
-        labels = f"{kind} ({evaluation['refined'].get('method', 'refined')}){plus}{beside}"
+        kind += f" ({evaluation['refined'].get('method', 'refined')})"
     return {
         "images": result["images"],
-        "labels": labels,
+        "labels": f"{kind} {plus}{beside}".rstrip(),
         "loss": result["loss"]["name"],
         "net": result["arch"],
         "optimiser": f"{recipe['optimizer']} {recipe['lr']:g}",
@@ -152,7 +151,7 @@ def _adapter_line(result: Mapping[str, Any]) -> str:
         trained = f"{said['adapter_parameters']} parameters, thrown away, " if said["adapter_parameters"] else ""
         adapter = f"{said['adapter']} adapter ({trained}norm {fmean(said['adapter_norm']):.3g})"
     return (
-        f"{result['labels']}, {result['loss']['name']}, {result['arch']}: layer {said['layer']}, {adapter}, "
+        f"{result['images']}, {result['labels']}, {result['loss']['name']}, {result['arch']}: layer {said['layer']}, {adapter}, "
         f"final MSE {fmean(said['mse']):.3g}"
     )
 

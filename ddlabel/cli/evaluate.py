@@ -22,6 +22,7 @@ def run(invocation: Invocation) -> None:
     \b
     Example:
       ddlabel evaluate dense.ddset --data digits --seeds 3 --epochs 100 -o scored.ddset
+      ddlabel evaluate rich.ddset --data digits --labels soft+feature --set lambda_reg=0.5
     """
     path, force = invocation.texts.get("diagnose"), invocation.flags.get("force", False)
     if path is not None:
@@ -87,6 +88,6 @@ COMMAND = Command(
     lists={
         "teacher": "teacher that made the labels, for --baselines; repeatable",
         "plain": "plain bundle for --equal-bytes: the same method with as many images as the bytes buy",
-        "set": SET_HELP,
+        "set": SET_HELP + "; 'ddlabel methods evaluate' those of feature and attention labels",
     },
 )

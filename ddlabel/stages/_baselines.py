@@ -15,14 +15,16 @@ from ..data._dataset import Dataset
 from ..distilled import DistilledSet, read_distilled
 from ..errors import BundleError, UsageError
 from ..events import Event, OnEvent
+from ..labels._checks import Place
 from ..labels._labels import LabelSet, load_kind, through_codec
 from ..labels._privileged import PrivilegedSet
+from ..labels._stored import load_codec
 from ..manifest import Section
-from ..options import build, build_many
+from ..options import build_many
 from ..preprocess import check_agreement, data_of
 from ..selection import select_random
 from . import distill
-from ._labelling import label_views, teacher_nets
+from ._labelling import label_features, label_views, teacher_nets
 from ._stage import Clock
 
 __all__ = [
@@ -37,8 +39,6 @@ __all__ = [
     "spent_bytes",
 ]
 
-IMAGES_AT_ONCE = 256
-"""Images in one forward pass of a teacher."""
 PLAIN = ("images", "labels.hard")
 """Sections that grow with the number of images."""
 
@@ -132,29 +132,18 @@ def relabel_features(
     bundle: Bundle, stored: PrivilegedSet, random: DistilledSet, teachers: Sequence[Bundle], clock: Clock
 ) -> PrivilegedSet:
     """Give random images the feature or attention labels that teachers gave a bundle's: same nets, form and codec."""
-    kind, form = stored.kind, stored.form
+    section = stored.section
     made = _stage_entry(
-        bundle, "augment-labels", kind, "random images cannot be labelled the same way", "drop --baselines"
+        bundle, "augment-labels", stored.kind, "random images cannot be labelled the same way", "drop --baselines"
     )
     origin = made["config"]
-    makers = [next(each for each in teachers if each.content == digest) for digest in stored.section.teacher or ()]
-    sections = origin.get("checkpoints") or [origin["checkpoint"]] * len(makers)
-    images = random.images.to(clock.device)
-    with torch.inference_mode():
-        maps = torch.stack(
-            [
-                torch.cat([net.tap(part, form.layer)[0] for part in images.split(IMAGES_AT_ONCE)])
-                for net in teacher_nets(makers, sections, clock)
-            ],
-            dim=1,
-        ).cpu()
-    if stored.values.shape[1] == 1:
-        maps = maps.mean(dim=1, keepdim=True)
-    values = form.reduce(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
+    makers = [next(each for each in teachers if each.content == digest) for digest in section.teacher or ()]
+    nets = teacher_nets(makers, origin["checkpoints"], clock)
+    values = label_features(random, stored.form, nets, clock, keep=origin["options"]["keep"])
+    codec = load_codec(section, Place(bundle.name, section.name))
+    images, labels, *_shape = values.shape
     flat = values.flatten(2).contiguous()
-    name = str((stored.section.codec or {})["name"])
-    codec = build(_plugins.load("codecs", name, "CODEC"), dict((stored.section.codec or {})["parameters"]))
-    decoded = codec.decode(codec.encode(flat), tuple(flat.shape))
+    decoded = codec.decode(codec.encode(flat), (images, labels, flat.shape[2]))
     return dataclasses.replace(stored, values=decoded.reshape(values.shape))
 
 

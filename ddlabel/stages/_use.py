@@ -163,6 +163,9 @@ class Use:
             UsageError: a layer that a student lacks; other shapes where no adapter is wanted.
         """
         form = self.labels.form
+        if self.options.label_aug == "hflip" and (not info.flip or form.attention == "channel"):
+            why = "channel attention has no sides" if info.flip else f"images of '{info.name}' are not mirrored"
+            on_event(Event(phase="features", message=f"label_aug=hflip changes nothing: {why}"))
         for arch in archs:
             layer, source = self.tap(arch, info)
             adapter = Adapter(source, form, self.options.adapter, torch.Generator())

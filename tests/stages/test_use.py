@@ -9,18 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddlabel.bundle import Bundle, StageRecord
-from ddlabel.codecs.f16 import CODEC
+from ddlabel.bundle import Bundle
 from ddlabel.distilled import read_distilled
 from ddlabel.errors import UsageError
-from ddlabel.labels._privileged import PrivilegedSet, fit_norm, make_privileged
-from ddlabel.nets._net import Net
+from ddlabel.labels._privileged import PrivilegedSet
 from ddlabel.privileged._form import Form, make_form
+from ddlabel.privileged._objective import Objective
 from ddlabel.stages._baselines import equal_bytes_ipc, relabel_features, spent_bytes
 from ddlabel.stages._stage import computing
 from ddlabel.stages._trials import add_differences, list_trials
-from ddlabel.stages._use import Use, parse_labels, resolve_use
-from ddlabel.teachers import Teacher
+from ddlabel.stages._use import Use, UseOptions, parse_labels, resolve_use
 
 NET = "convnet-d1-w8"
 QUICK = ("--arch", NET, "--epochs", "2", "--seeds", "2", "--json")
@@ -30,66 +28,27 @@ def form(attention: str | None = None, pool: str = "avg") -> Form:
     return make_form(NET, channels=3, size=8, classes=4, layer="last", attention=attention, pool=pool)
 
 
-def features_of(bundle: Bundle, teacher: Bundle, of: Form) -> torch.Tensor:
-    """(n, 1, *shape): what the teacher's layer gives for the bundle's images, by the block itself."""
-    (chosen,) = Teacher(teacher).select("last")
-    net: Net = Teacher(teacher).net(chosen, "cpu")
-    with torch.inference_mode():
-        return of.reduce(net.features_by_layer(read_distilled(bundle).images)[-1])[:, None]
-
-
-def with_features(
-    source: Path,
-    teacher: Path,
-    path: Path,
-    *,
-    kind: str = "feature",
-    attention: str | None = None,
-    labels: int = 1,
-    **said,
-) -> Path:
-    """The bundle with labels of the teacher's last layer; further ones of an image are the same with noise."""
-    bundle, made = Bundle.open(source), Bundle.open(teacher)
-    values = features_of(bundle, made, form(attention)).repeat(1, labels, 1, 1, 1)
-    noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(0))
-    values = values + noise * (torch.arange(labels) > 0)[None, :, None, None, None]
-    section = make_privileged(
-        bundle,
-        kind,
-        form(attention),
-        values,
-        codec_name="f16",
-        codec=CODEC(),
-        teachers=[made.content],
-        parameters={"mode": "assigned", **said},
-        norm=fit_norm(values) if said.get("norm") == "zscore" else None,
-    )
-    config = {"kind": kind, "checkpoint": "last", "options": {}}
-    bundle.with_stage(StageRecord("augment-labels", config, 0, [], {}, 0.0, 0.0, {}), add=[section]).save(path)
-    return path
-
-
 @pytest.fixture(scope="module")
-def made(files, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Feature labels beside hard, soft, dense and refined labels; attention labels; two per image."""
+def made(run_cli, files, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Feature labels beside hard, soft, dense and refined labels; attention labels; two per image; noise."""
     folder = tmp_path_factory.mktemp("features")
     options = {
-        "base": {},
-        "soft": {"lambda_reg": 2.0},
-        "dense": {},
-        "gift": {},
-        "attention": {"kind": "attention", "attention": "spatial"},
-        "two": {"labels": 2, "norm": "zscore"},
+        "base": (),
+        "soft": ("--set", "lambda_reg=2"),
+        "dense": (),
+        "gift": (),
+        "attention": ("--kind", "attention"),
+        "two": ("--checkpoint", "all", "--set", "keep=all", "--set", "norm=zscore"),
+        "noise": ("--set", "source=noise"),
     }
-    return {
-        name: with_features(
-            getattr(files, name if name in {"base", "soft", "dense", "gift"} else "base"),
-            files.teacher,
-            folder / f"{name}.ddset",
-            **chosen,
-        )
-        for name, chosen in options.items()
-    }
+    paths = {name: folder / f"{name}.ddset" for name in options}
+    for name, chosen in options.items():
+        outcome = run_cli(
+            "augment-labels", getattr(files, name, files.base), "--teacher", files.teacher, "--kind", "feature",
+            "--codec", "f32" if name == "two" else "f16", *chosen, "-o", paths[name],
+        )  # fmt: skip
+        assert outcome.code == 0, outcome.err
+    return paths
 
 
 def evaluate(run_cli, path: Path, files, *arguments: str | Path) -> dict:
@@ -249,28 +208,23 @@ def test_gift_refined_soft_labels_combine(run_cli, files, made, tmp_path: Path) 
 
 
 def test_random_images_get_assigned_features_by_the_same_teacher(run_cli, files, made) -> None:
-    """The bundle's own images, labelled as if they were random ones, have the bundle's labels."""
-    bundle, teacher = Bundle.open(made["base"]), Bundle.open(files.teacher)
-    use = resolve_use(bundle, "feature", {})
-    with computing("cpu", 0) as clock:
-        again = relabel_features(bundle, use.stored, read_distilled(bundle), [teacher], clock)
+    """The bundle's own images, labelled as if they were random ones, have its labels; drawn labels have no teacher."""
+    for name, kind in (("base", "feature"), ("attention", "attention"), ("two", "feature")):
+        bundle, teacher = Bundle.open(made[name]), Bundle.open(files.teacher)
+        stored = resolve_use(bundle, kind, {}).stored
+        with computing("cpu", 0) as clock:
+            again = relabel_features(bundle, stored, read_distilled(bundle), [teacher], clock)
+        assert torch.equal(stored.values, again.values)
     rows = evaluate(run_cli, made["base"], files, "--baselines", "--teacher", files.teacher)["results"]
+    noise = evaluate(run_cli, made["noise"], files, "--baselines")["results"]
 
-    assert torch.equal(use.stored.values, again.values)
     assert ["hard+feature", "hard", "hard", "hard+feature", "hard"] == [row["labels"] for row in rows]
+    assert ["hard+feature", "hard", "hard", "hard"] == [row["labels"] for row in noise]
 
 
 def use_of(values: torch.Tensor, of: Form, *, k_use: str = "mean", pooled: str | None = None) -> Use:
     stored = PrivilegedSet("feature", values, of, None, {"mode": "learned"}, section=None)  # type: ignore[arg-type]
-    made = resolve_options(k_use)
-    return Use(stored=stored, objective=made[0], options=made[1], pooled=pooled)
-
-
-def resolve_options(k_use: str):
-    from ddlabel.privileged._objective import Objective
-    from ddlabel.stages._use import UseOptions
-
-    return Objective(norm="zscore"), UseOptions(k_use=k_use)
+    return Use(stored=stored, objective=Objective(norm="zscore"), options=UseOptions(k_use=k_use), pooled=pooled)
 
 
 @pytest.mark.parametrize("attention", ["spatial", "channel"])
@@ -328,11 +282,70 @@ def test_what_cannot_work_is_refused_with_advice(run_cli, files, made, name, arg
 def test_auto_leaves_features_out_where_no_whole_image_is_seen_and_says_so(run_cli, files, made) -> None:
     """Dense labels under a loss on views alone; the rows of equal bytes point to more."""
     outcome = run_cli("evaluate", made["dense"], "--data", files.data, *QUICK, "--loss", "softce")
-    said = run_cli("evaluate", made["base"], "--data", files.data, *QUICK[:-1])
+    said = run_cli(
+        "evaluate", made["base"], "--data", files.data, *QUICK[:-1], "--set", "as=channel", "--set", "label_aug=hflip"
+    )
 
     assert 0 == outcome.code
     assert "feature labels are left out" in outcome.err
     assert "privileged" not in json.loads(outcome.out)["evaluation"]
     assert "plain-equal-bytes is not run" in said.err
-    assert "hard+feature" in said.out
+    assert "channel attention has no sides" in said.err
+    assert "hard +feature" in said.out
     assert "no adapter, final MSE" in said.out
+
+
+def test_features_of_crops_do_not_exist(run_cli, files, made, tmp_path: Path) -> None:
+    """fkd labels are of augmented crops: beside features refused with advice, and left out of auto."""
+    path = tmp_path / "fkd.ddset"
+    label = (
+        "augment-labels",
+        made["base"],
+        "--teacher",
+        files.teacher,
+        "--kind",
+        "fkd",
+        "--set",
+        "views=2",
+        "-o",
+        path,
+    )
+    labelled = run_cli(*label)
+    asked = run_cli("evaluate", path, "--data", files.data, *QUICK, "--labels", "fkd+feature")
+    auto = run_cli("evaluate", path, "--data", files.data, *QUICK)
+
+    assert 0 == labelled.code == auto.code, labelled.err + auto.err
+    assert 2 == asked.code
+    assert "fkd labels are of augmented crops" in asked.err
+    assert "feature labels are left out" in auto.err
+
+
+def test_the_options_of_students_are_listed(run_cli) -> None:
+    """`methods evaluate`: weights and use."""
+    outcome = run_cli("methods", "evaluate")
+
+    assert all(
+        f"--set {name}=" in outcome.out for name in ("lambda_reg", "infonce", "adapter", "k_use", "label_aug", "as")
+    )
+
+
+def test_labels_that_cost_more_than_the_data_are_compared_with_all_of_it(run_cli, files, made) -> None:
+    """A row that nobody asked for takes what there is and says so; one that was asked for is refused."""
+    common = ("evaluate", made["two"], "--data", files.data, *QUICK)
+    outcome, asked = run_cli(*common), run_cli(*common, "--equal-bytes")
+    rows = json.loads(outcome.out)["evaluation"]["results"]
+
+    assert (0, 4) == (outcome.code, asked.code)
+    assert "random-equal-bytes takes these" in outcome.err
+    assert rows[-1]["stored_bytes"] < rows[0]["stored_bytes"]
+
+
+def test_scored_bundles_are_shown(run_cli, files, made, tmp_path: Path) -> None:
+    """By `inspect`, as a table and as points of their own with the codecs of both labels."""
+    path = tmp_path / "scored.ddset"
+    evaluate(run_cli, made["gift"], files, "--loss", "ladd", "-o", path)
+    shown, drawn = run_cli("inspect", path), run_cli("inspect", path, "--curve", tmp_path / "curve.svg")
+
+    assert 0 == shown.code == drawn.code, shown.err + drawn.err
+    assert "+feature" in shown.out
+    assert "bundle: dense+feature gift q8 + f16" in (tmp_path / "curve.svg").read_text()
