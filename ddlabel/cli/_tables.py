@@ -150,10 +150,8 @@ def _adapter_line(result: Mapping[str, Any]) -> str:
     if said["adapter"] != "none":
         trained = f"{said['adapter_parameters']} parameters, thrown away, " if said["adapter_parameters"] else ""
         adapter = f"{said['adapter']} adapter ({trained}norm {fmean(said['adapter_norm']):.3g})"
-    return (
-        f"{result['images']}, {result['labels']}, {result['loss']['name']}, {result['arch']}: layer {said['layer']}, {adapter}, "
-        f"final MSE {fmean(said['mse']):.3g}"
-    )
+    row = ", ".join((result["images"], result["labels"], result["loss"]["name"], result["arch"]))
+    return f"{row}: layer {said['layer']}, {adapter}, final MSE {fmean(said['mse']):.3g}"
 
 
 def _optimizer_table(entries: Sequence[Mapping[str, Any]]) -> Table:
