@@ -157,7 +157,7 @@ class RefineConfig:
     arch: str | None = opt(
         None, "dcpi: net to learn through; auto takes the experts', or the ConvNet that suits the images"
     )
-    codec: str = opt("keep", "codec of the result: keep (the present one), a name, or auto: see --max-kl")
+    codec: str = opt("keep", "codec of the result: keep (the present one; f16 for dcpi), a name, or auto: see --max-kl")
     max_kl: float | None = opt(None, _MAX_KL, min=0, max=1000)
     recipe: str | None = opt(None, _RECIPE)
     seed: int = opt(0, "seed of every random draw", min=0)

@@ -10,6 +10,7 @@ one pass forward with a tangent. Everything else is differentiated twice.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -149,6 +150,13 @@ def feature_tangent(
 
 
 def _slope(function: Callable[[Any], Tensor], at: Any, along: Any) -> Tensor:
+    with warnings.catch_warnings():  # torch warns of its own use of torch.jit, once
+        warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
+        return _derivative(function, at, along)
+
+
+def _derivative(function: Callable[[Any], Tensor], at: Any, along: Any) -> Tensor:
     slope: Tensor = jvp(function, (at,), (along,))[1]
     return slope
 

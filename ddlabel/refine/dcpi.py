@@ -23,9 +23,9 @@ class LabelLearning(GradientLearning):
     With F the labels (K for each image), psi the net as far as the tapped block and the bar the pooling of attention
     labels, students minimise Eq. (3): cross entropy + lambda_reg * mean square of (bar psi(x) - F). `--matcher dc`
     (Eqs. 2 and 4) moves F so that the encoder's gradient of that loss agrees, class by class, with that of the cross
-    entropy of real images: D + lambda_task * cross entropy of the class that the net's own head reads from F. `--matcher
-    mtt` and `datm` put the label into every step of an unrolled student. Published weights are in Table 8; lambda_reg
-    0.5, lambda_task 0.01 and K 1 are the defaults where it has no row.
+    entropy of real images: D + lambda_task * cross entropy of the class that the net's own head reads from F.
+    `--matcher mtt` and `datm` put the label into every step of an unrolled student. Published weights are in Table 8;
+    lambda_reg 0.5, lambda_task 0.01 and K 1 are the defaults where it has no row.
 
     Options here are those of `dc`; with `mtt` and `datm`, the options of these methods take the place of `steps` to
     `augment`.

@@ -32,7 +32,7 @@ from ._partial import Progress, Task, state_section
 from ._score_files import filter_training, holds_scores, recorded_scores
 from ._stage import Clock, computing, fit_space, redact
 
-__all__ = ["run"]
+__all__ = ["learned_labels", "quantised", "run"]
 
 
 def run(
@@ -220,10 +220,10 @@ def _bundle(
     bundle = Bundle.create("distilled", data, record, sections)
     if distilled.logits is None:
         return bundle
-    return Bundle.create("distilled", data, record, [*sections, _learned_labels(bundle, distilled.logits, teachers)])
+    return Bundle.create("distilled", data, record, [*sections, learned_labels(bundle, distilled.logits, teachers)])
 
 
-def _learned_labels(bundle: Bundle, logits: Tensor, teachers: Sequence[Bundle]) -> NewSection:
+def learned_labels(bundle: Bundle, logits: Tensor, teachers: Sequence[Bundle]) -> NewSection:
     """Section `labels.soft` of the logits (n, k) that were learned with the images."""
     kind, codec = _plugins.load("labels", "soft", "KIND")(), _plugins.load("codecs", "f32", "CODEC")()
     return make_section(
@@ -247,8 +247,12 @@ def _stored(distilled: Distilled, space: Space, config: DistillConfig) -> tuple[
         raise ValueError("a method must return images or pixels")
     if wanted == "float32":
         return distilled.images, {}
-    units = space.decode(distilled.images)
-    pixels = space.to_pixels(distilled.images)
+    return quantised(distilled.images, space)
+
+
+def quantised(images: Tensor, space: Space) -> tuple[Tensor, dict[str, float]]:
+    """Images (n, c, h, w) of model-input space as uint8 pixels, and what that cost."""
+    units, pixels = space.decode(images), space.to_pixels(images)
     return pixels, {
         "clipped_fraction": float(((units < 0) | (units > 1)).float().mean()),
         "quantisation_rmse": float((units - pixels.float() / 255).square().mean().sqrt()),

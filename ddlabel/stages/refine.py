@@ -1,4 +1,4 @@
-"""Stage `refine`: change labels that a bundle already holds, by labels alone."""
+"""Stage `refine`: change labels that a bundle already holds by labels alone, or learn labels from real data."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ..events import OnEvent, ignore
 from ..labels._labels import choose_kind, make_section, read_labels
 from ..options import as_dict, build_many, check
 from ._labelling import settle_codec
+from ._learning import learn
 from ._partial import Progress
 from ._stage import computing
 
@@ -33,14 +34,14 @@ def run(
     on_event: OnEvent = ignore,
     progress: Progress | None = None,
 ) -> Bundle:
-    """Refine one section of soft labels and store it in place of the old one.
+    """Refine one section of soft labels and store it in place of the old one, or learn feature or attention labels.
 
     Args:
-        bundle: a distilled bundle with labels richer than hard ones.
+        bundle: a distilled bundle, with labels richer than hard ones unless labels are learned.
         config: refinement, label kind and codec.
         settings: options of the refinement and the codec (`--set`).
         teachers: for a refinement that learns from real data.
-        on_event: told of the candidates when the codec is chosen.
+        on_event: told of the candidates when the codec is chosen, and of progress.
         progress: where states go, and one to continue from; refinements by labels alone keep none.
 
     Returns:
@@ -48,13 +49,14 @@ def run(
 
     Raises:
         UsageError: unknown refinement, codec or option.
-        BundleError: no such labels, stale labels, labels refined before.
+        BundleError: no such labels, stale labels, labels refined before; and what `stages/_learning.py` refuses.
     """
     check(config)
+    if hasattr(_plugins.load("refine", config.method, "REFINEMENT"), "for_settings"):
+        return learn(bundle, config, settings or {}, teachers, on_event, progress or Progress())
     check_max_kl(config.codec, config.max_kl)
     del progress
-    if teachers:
-        raise UsageError(f"refinement '{config.method}' takes no teacher", field="teacher", hint="drop --teacher")
+    _refuse_unused(config, teachers)
     kind = config.labels or choose_kind(bundle)
     if kind == "hard":
         raise BundleError(
@@ -97,6 +99,18 @@ def run(
             metrics={"bytes_before": _bytes(bundle, labels.section.name)} | table,
         )
         return bundle.with_stage(record, add=[section])
+
+
+def _refuse_unused(config: RefineConfig, teachers: Sequence[Bundle]) -> None:
+    """What only learned labels take; raises UsageError."""
+    given = {"teacher": bool(teachers)} | {
+        name: getattr(config, name) is not None for name in ("data", "matcher", "arch")
+    }
+    problems = [
+        f"refinement '{config.method}' takes no {name}: drop --{name}" for name, is_given in given.items() if is_given
+    ]
+    if problems:
+        raise UsageError.collect(problems)
 
 
 def _refinement_and_codec(
