@@ -141,12 +141,21 @@ def feature_tangent(
             own = [parameter.detach() for parameter in net.parameters()]
             directions = [moving.get(id(parameter), torch.zeros_like(parameter)) for parameter in net.parameters()]
             maps, moved = _dual.tangent(net, own, directions, images, form.layer)
-            return _slope(form.reduce, maps, moved)
+            return _reduced(form, maps, moved)
         tap = _Tap(net, form)
         named = {name: value for name, value in tap.named_parameters() if id(value) in moving}
         values = {name: value.detach() for name, value in named.items()}
         directions_by_name = {name: moving[id(value)] for name, value in named.items()}
         return _slope(lambda given: functional_call(tap, given, (images,)), values, directions_by_name)
+
+
+def _reduced(form: Form, maps: Tensor, moved: Tensor) -> Tensor:
+    """Derivative of `form.reduce` along `moved`; equal largest values share it, as they do in torch."""
+    if form.attention is None or form.pool == "avg":
+        return form.reduce(moved)
+    axes = (1,) if form.attention == "spatial" else (2, 3)
+    largest = maps == form.reduce(maps)
+    return (largest * moved).sum(axes, keepdim=True) / largest.sum(axes, keepdim=True)
 
 
 def _slope(function: Callable[[Any], Tensor], at: Any, along: Any) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import _plugins
 from ..bundle import Bundle, NewSection
-from ..codecs._choose import AUTO, check_max_kl
+from ..codecs._choose import check_max_kl
 from ..codecs._codec import Codec
 from ..config import RefineConfig
 from ..data._dataset import Dataset, Split
@@ -123,13 +123,13 @@ def _plan(bundle: Bundle, config: RefineConfig, settings: Mapping[str, Any], tea
         problems.append(f"option 'labels' is '{kind}', '{config.method}' learns {' or '.join(PRIVILEGED)}")
     if config.data is None:
         problems.append(f"'{config.method}' learns from real images, expected --data")
-    if config.codec == AUTO:
-        problems.append(f"codec 'auto' chooses for distributions, expected one of {', '.join(feature_codecs())}")
+    name = CODEC if config.codec == KEEP else config.codec
+    if name not in feature_codecs():
+        problems.append(f"codec '{name}' is for distributions, expected one of {', '.join(feature_codecs())}")
     if problems:
         raise UsageError.collect(problems)
     check_max_kl(config.codec, config.max_kl)
     learner = _plugins.load("refine", config.method, "REFINEMENT").for_settings({"matcher": config.matcher})
-    name = CODEC if config.codec == KEEP else config.codec
     method, codec = build_many([learner, _plugins.load("codecs", name, "CODEC")], settings)
     _check_teachers(method, teachers)
     return _Work(config, bundle, teachers, kind, method, name, codec)
