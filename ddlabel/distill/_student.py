@@ -137,13 +137,13 @@ class Student:
         maps, scores = self._tapped("tap", vector, part.seen(), part.layer)
         return part.loss(scores, maps)
 
-    def task(self, vector: Tensor, privileged: Privileged) -> Tensor:
-        """Cross-entropy of what the rest of the net, after the tap, says of the labels: of whole features (m, c, h, w).
+    def read(self, vector: Tensor, maps: Tensor, layer: int) -> Tensor:
+        """(m, k) logits that the part of the net after block `layer`, at the vector, gives for maps of that block.
 
-        Differentiable in the labels; the vector is a constant.
+        Differentiable in the maps; the vector is a constant.
         """
-        scores = self._tapped("rest", vector.detach(), privileged.labels, privileged.form.layer)
-        return cross_entropy(scores, privileged.hard)
+        logits: Tensor = self._tapped("rest", vector.detach(), maps, layer)
+        return logits
 
     def gradient(self, vector: Tensor, parts: Iterable[Part]) -> Tensor:
         """(P,) gradient of the parts' summed loss, without graph."""

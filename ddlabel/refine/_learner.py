@@ -27,8 +27,9 @@ from ._initial import features_of, labels_of_nets, net_in, nets_as_state
 
 __all__ = ["FeatureLearning", "Learned", "Lesson"]
 
-ADAM = (0.9, 0.999, 1e-8)
-"""Decay of the mean gradient and of its square, and what keeps the quotient finite."""
+ADAM = (0.9, 0.999, 1e-20)
+"""Decay of the mean gradient and of its square, and what keeps the quotient finite: the gradients of labels through
+students are 1e-12 to 1e-4, so torch's 1e-8 would stop them."""
 RELATIVE_RATE = 0.01
 """Adam's step as a share of the rms of the first labels: one step moves an element by about 1 %."""
 

@@ -5,7 +5,8 @@ DCPI: Dataset Condensation using Privileged Information; earlier DRUPI. With B_i
     theta_{i+1} = theta_i - beta grad [CE(f(theta_i; x_i), y_i) + lambda_reg MSE(psi(theta_i; x_i), F[B_i])]
 
 and labels move against the gradient of the base method's loss through all steps, plus lambda_task times the mean over
-steps of CE(head_{theta_i}(F[B_i]), y_i), for which each theta_i is a constant.
+steps of CE(head_{theta_i}(F[B_i]), y_i), for which each theta_i is a constant, plus the contrastive terms of labels
+among themselves.
 """
 
 from __future__ import annotations
@@ -19,23 +20,39 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from ..distill._initial import initial_logits
+from ..distill._memory import first_order_bytes, net_bytes
 from ..distill._method import Distilled, State
 from ..distill._real import class_labels, net_on_meta
 from ..distill._student import Privileged, Student, compares_batches
 from ..distill._trajectory import TrajectoryMatching
-from ..distill._trajectory_options import TrajectoryOptions, preset
+from ..distill._trajectory_options import TrajectoryOptions
 from ..distill._unroll import Matched, Unrolled, match
 from ..distill.datm import DifficultyAlignedTrajectories
 from ..distill.mtt import MatchingTrajectories
 from ..errors import UsageError
 from ..nets._net import mixes_samples
 from ..options import opt
+from ..privileged._objective import infonce, supcon
+from ._feature_options import same_as
+from ._initial import ONE_EPOCH
 from ._learner import FeatureLearning, Learned, Lesson
 
-__all__ = ["DatmLearning", "MttLearning", "TrajectoryLearning"]
+__all__ = ["DatmLearning", "MttLearning", "Task", "TrajectoryLearning"]
 
 LEAST = 1e-30
 """Least probability of a class in a mixture of labels, whose logarithm is then finite."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """How well labels are read."""
+
+    loss: float
+    """Mean cross-entropy."""
+    accuracy: float
+    """Share of labels that are read as the class of their image."""
+    gradient: Tensor
+    """(n, *shape), of the loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +93,14 @@ class TrajectoryLearning(FeatureLearning, TrajectoryOptions):
         return self.steps
 
     def memory(self, lesson: Lesson) -> int:
-        """The method's own, with a whole batch per graph where labels of a batch see each other; and the labels."""
-        return self.method(lesson).memory(lesson, mixes=compares_batches(self.terms)) + self.label_bytes(lesson)
+        """Peak bytes of a step, with a whole batch per graph where labels see each other, or of what comes before it.
+
+        Before it the first nets are trained, and new ones weigh the labels.
+        """
+        method = self.method(lesson).memory(lesson, mixes=compares_batches(self.terms))
+        count = len(lesson.labels) if self.init == "one-epoch" else len(lesson.images) * (self.lambda_reg > 0)
+        first = min(count, ONE_EPOCH.batch) * first_order_bytes(lesson) + net_bytes(lesson, 2)
+        return max(method, first) + self.label_bytes(lesson)
 
     def check(self, lesson: Lesson) -> None:
         """What the options ask of the experts, the labels and each other.
@@ -117,7 +140,12 @@ class TrajectoryLearning(FeatureLearning, TrajectoryOptions):
     def notes(self, lesson: Lesson) -> tuple[str, ...]:
         """What students train on, and how fast."""
         given = lesson.lr is not None and self.syn_lr is None
-        notes = [f"students train with step size {self.rate(lesson):g}, {'the bundle' if given else 'an option'}'s"]
+        notes = []
+        if self.init == "one-epoch":
+            notes.append(f"first labels: training {self.k} net{'s' * (self.k > 1)} for an epoch on all real images")
+        if lesson.kind == "attention" and self.lambda_task is None:
+            notes.append("lambda_task is 0: a net reads classes from whole features, not from attention labels")
+        notes.append(f"students train with step size {self.rate(lesson):g}" + ", the bundle's own" * given)
         if self.soft_labels and lesson.logits is None:
             notes.append(
                 "the bundle has no learned soft labels: students train on those of the experts, as DATM starts"
@@ -154,8 +182,11 @@ class TrajectoryLearning(FeatureLearning, TrajectoryOptions):
             raise ValueError("a run with privileged labels has their gradient")
         gradient, metrics = matched.privileged, {"loss": float(matched.loss)}
         if self.task_weight(lesson):
-            task, pull = self.task(lesson, run, matched)
-            gradient, metrics["task"] = gradient + self.task_weight(lesson) * pull, task
+            found = self.task(lesson, run, matched)
+            gradient = gradient + self.task_weight(lesson) * found.gradient
+            metrics |= {"task": found.loss, "accuracy": found.accuracy}
+        if self.infonce or self.supcon:
+            gradient = gradient + self._apart(lesson, labels)
         moved = self.move_labels(state, _spread(gradient, chosen, self.k))
         if self.tune_images:
             state, more = method.move(lesson, state, run, matched, counts)
@@ -163,29 +194,33 @@ class TrajectoryLearning(FeatureLearning, TrajectoryOptions):
         new = {**state, "counts": counts, **moved}
         return new, {**metrics, "movement": self.movement(new)}
 
-    def task(self, lesson: Lesson, run: Unrolled, matched: Matched) -> tuple[float, Tensor]:
-        """How badly a student's own heads read the classes of labels: the mean over steps, and its gradient.
+    def task(self, lesson: Lesson, run: Unrolled, matched: Matched) -> Task:
+        """How well a student's own heads read the classes of whole features: (1/N) sum of CE(head_i(F[B_i]), y_i).
 
         Args:
             lesson: for the shape of what the tapped block gives.
             run: with privileged labels (n, *shape), whole features.
             matched: of the run.
-
-        Returns:
-            (1/N) sum over i of CE(head_{theta_i}(F[B_i]), y_i), and its gradient (n, *shape) in F.
         """
         if run.privileged is None:
             raise ValueError("only a run with privileged labels has a task")
-        student, labels = Student(run.net, by_hand=False), run.privileged.labels
-        total, gradient = 0.0, torch.zeros_like(labels)
+        student, labels, hard = Student(run.net, by_hand=False), run.privileged.labels, run.labels
+        total, right, gradient = 0.0, 0.0, torch.zeros_like(labels)
         for theta, batch in zip(matched.path, run.batches, strict=False):
             rows = batch.to(labels.device)
             leaf = labels[rows].detach().requires_grad_(True)
-            own = dataclasses.replace(run.privileged.rows(rows, labels), labels=self.as_maps(lesson, leaf))
-            loss = student.task(theta, own) / len(run.batches)
-            gradient.index_add_(0, rows, torch.autograd.grad(loss, leaf)[0])
+            logits = student.read(theta, self.as_maps(lesson, leaf), run.privileged.form.layer)
+            loss = functional.cross_entropy(logits, hard[rows])
+            gradient.index_add_(0, rows, torch.autograd.grad(loss, leaf)[0] / len(run.batches))
             total += float(loss.detach())
-        return total, gradient
+            right += float((logits.argmax(1) == hard[rows]).float().mean())
+        return Task(total / len(run.batches), right / len(run.batches), gradient)
+
+    def _apart(self, lesson: Lesson, labels: Tensor) -> Tensor:
+        """The gradient (n, *shape) of the contrastive terms of labels among themselves."""
+        leaf = labels.detach().requires_grad_(True)
+        value = self.infonce * infonce(leaf, leaf) + self.supcon * supcon(leaf, leaf, lesson.hard)
+        return torch.autograd.grad(value, leaf)[0]
 
     def finish(self, lesson: Lesson, state: State) -> Learned:
         """The labels; images, step size and soft labels too where they were moved; what was skipped.
@@ -256,8 +291,8 @@ class DatmLearning(TrajectoryLearning):
     matcher: ClassVar[str] = "datm"
     base: ClassVar[type[TrajectoryMatching]] = DifficultyAlignedTrajectories
     grows: ClassVar[bool] = DifficultyAlignedTrajectories.grows
-    steps: int = preset("steps", DifficultyAlignedTrajectories.steps)
-    syn_steps: int = preset("syn_steps", DifficultyAlignedTrajectories.syn_steps)
-    batch_syn: int | None = preset("batch_syn", DifficultyAlignedTrajectories.batch_syn)
-    threshold: float | None = preset("threshold", DifficultyAlignedTrajectories.threshold)
-    soft_labels: bool = preset("soft_labels", DifficultyAlignedTrajectories.soft_labels)
+    steps: int = same_as(DifficultyAlignedTrajectories, "steps")
+    syn_steps: int = same_as(DifficultyAlignedTrajectories, "syn_steps")
+    batch_syn: int | None = same_as(DifficultyAlignedTrajectories, "batch_syn")
+    threshold: float | None = same_as(DifficultyAlignedTrajectories, "threshold")
+    soft_labels: bool = same_as(DifficultyAlignedTrajectories, "soft_labels")
