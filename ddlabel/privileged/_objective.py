@@ -134,14 +134,15 @@ def fit_norm(values: Tensor) -> Norm:
         values: (..., c, h, w), the labels that all students will be compared with.
 
     Returns:
-        Float32 (c, h, w). Elements that hardly vary (dead channels) get a tenth of the rms scale of all elements, so
-        that a student that is alive there does not drown the rest; where nothing varies, the scale is 1.
+        Float32 (c, h, w), on the device of the labels. Elements that hardly vary (dead channels) get a tenth of the rms
+        scale of all elements, so that a student that is alive there does not drown the rest; where nothing varies, the
+        scale is 1.
     """
-    flat = values.detach().double().reshape(-1, *values.shape[-3:])
+    flat = values.detach().cpu().double().reshape(-1, *values.shape[-3:])
     scale = flat.var(0, correction=0).sqrt()
     floor = LEAST_SCALE * scale.square().mean().sqrt()
     scale = torch.where(floor > 0, torch.maximum(scale, floor), torch.ones_like(scale))
-    return Norm(mean=flat.mean(0).float(), scale=scale.float())
+    return Norm(mean=flat.mean(0).float().to(values.device), scale=scale.float().to(values.device))
 
 
 def mse(features: Tensor, labels: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ Differences of .01 between variants are what other nets would give: they say not
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,8 +83,14 @@ class Aligned:
     distance: float
 
 
-def held_out_nets(real: Real, arch: str) -> Iterator[tuple[str, Net]]:
-    """Three nets as `init`, then three as `trained` for 60 real steps; batch norms hold statistics of real images."""
+def held_out_nets(real: Real, arch: str, tick: Callable[[], None]) -> Iterator[tuple[str, Net]]:
+    """Three nets as `init`, then three as `trained` for 60 real steps; batch norms hold statistics of real images.
+
+    Args:
+        real: what they see.
+        arch: canonical name.
+        tick: called after every training step.
+    """
     info = real.dataset.info
     for stage in ("init", "trained"):
         for index in range(NETS):
@@ -96,7 +102,7 @@ def held_out_nets(real: Real, arch: str) -> Iterator[tuple[str, Net]]:
                 generator=seeding.generator(real.seed, "diagnose", stage, index),
             ).to(real.device)
             if stage == "trained":
-                _train(net, real, index)
+                _train(net, real, index, tick)
             _calibrate(net, real)
             yield stage, net
 
@@ -111,6 +117,7 @@ def alignment_on(
     classes: Sequence[int],
     form: Form,
     objective: Objective,
+    tick: Callable[[], None],
 ) -> dict[str, Aligned]:
     """How the gradients of each variant lie to those of real images on one net.
 
@@ -119,8 +126,9 @@ def alignment_on(
         real: gives the same real batch of a class to all variants and nets.
         images, hard: (n, c, h, w) float32 and (n,), of the distilled set.
         variants: what they are trained with, by name.
-        classes: those compared.
+        classes: those compared; each has distilled images.
         form, objective: of the labels.
+        tick: called after every class.
     """
     parameters = encoder_parameters(net)
     chunk = max(1, PIXELS_PER_PASS // (images.shape[2] * images.shape[3]))
@@ -137,16 +145,18 @@ def alignment_on(
             ours, theirs = (torch.cat([part.flatten() for part in side]) for side in (gradients, target))
             cosine = functional.cosine_similarity(ours, theirs, dim=0)
             found[name].append((float(cosine), float(distance(gradients, target, "ours"))))
+        tick()
     return {name: Aligned(*(sum(side) / len(side) for side in zip(*each, strict=True))) for name, each in found.items()}
 
 
-def _train(net: Net, real: Real, index: int) -> None:
+def _train(net: Net, real: Real, index: int, tick: Callable[[], None]) -> None:
     optimizer = torch.optim.SGD(net.parameters(), lr=LR)
     for step in range(STEPS):
         images, labels = real.batch("step", index, step)
         optimizer.zero_grad()
         functional.cross_entropy(net(images), labels).backward()
         optimizer.step()
+        tick()
     net.zero_grad()
 
 

@@ -7,6 +7,7 @@ and its range, `_alignment` what alignment is. None of them is a proof of use: t
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -65,35 +66,29 @@ def diagnose(
         seed: of nets, noise and real batches; the same for all variants.
         teachers: those that made the labels, if at hand: labels are told apart in the features of these nets, which are
             the labels' own basis; without them in those of held-out nets, where chance is to be expected.
-        on_event: told after every net.
+        on_event: told after every step of a net and every class of a comparison.
     """
-    form, device = privileged.form, clock.device
+    device = clock.device
     labels = privileged.values.mean(dim=1).to(device)
-    noise = torch.randn(labels.shape, generator=seeding.generator(seed, "diagnose", "noise")).to(device)
-    variants = {
-        "none": Variant(None),
-        "noise": Variant(noise, None if norm is None else fit_norm(noise)),
-        "labels": Variant(labels, norm),
-    }
-    images, hard = distilled.images.to(device), distilled.labels.to(device)
-    real = Real(dataset, distilled.space, device, seed)
+    case = _Case(
+        real=Real(dataset, distilled.space, device, seed),
+        images=distilled.images.to(device),
+        hard=distilled.labels.to(device),
+        labels=labels,
+        noise=torch.randn(labels.shape, generator=seeding.generator(seed, "diagnose", "noise")).to(device),
+        form=privileged.form,
+        objective=objective,
+        norm=norm,
+    )
     basis = _teacher_nets(teachers, privileged, device)
-    source = _Sources(real, form)
-    aligned: dict[str, list[tuple[str, Aligned]]] = {name: [] for name in variants}
-    classes = _evenly(len(dataset.info.classes), MOST_CLASSES).tolist()
-    for done, (stage, net) in enumerate(held_out_nets(real, form.arch), start=1):
-        on_event(Event(phase="diagnosing labels", done=done, total=2 * NETS))
-        found = alignment_on(net, real, images, hard, variants, classes=classes, form=form, objective=objective)
-        for name, one in found.items():
-            aligned[name].append((stage, one))
-        if stage == "trained" and not basis:
-            source.add(net)
+    source = _Sources(case.real, case.form)
     for net in basis:
         source.add(net)
-    chosen = _evenly(len(labels), MOST_LABELS).to(device)
-    scored = {name: _measure(variants[name].labels, hard, chosen, source) for name in ("labels", "noise")}
+    classes = _evenly(torch.unique(distilled.labels), MOST_CLASSES).tolist()
+    aligned = _align(case, classes, None if basis else source, on_event)
+    chosen = _evenly(torch.arange(len(labels)), MOST_LABELS).to(device)
     return {
-        "form": dataclasses.asdict(form) | {"shape": list(form.shape)},
+        "form": dataclasses.asdict(case.form) | {"shape": list(case.form.shape)},
         "kind": privileged.kind,
         "mode": privileged.parameters.get("mode"),
         "matcher": privileged.parameters.get("matcher"),
@@ -101,23 +96,76 @@ def diagnose(
         "labels_per_image": privileged.values.shape[1],
         "measured": len(chosen),
         "told_apart_by": TEACHER if basis else FRESH,
-        "measures": scored,
+        "measures": {
+            "labels": _measure(case.labels[chosen].cpu(), case.hard[chosen].cpu(), source),
+            "noise": _measure(case.noise[chosen].cpu(), case.hard[chosen].cpu(), source),
+        },
         "alignment": {name: _summary(each) for name, each in aligned.items()},
         "setting": {"nets": NETS, "steps": STEPS, "real_images": BATCH, "classes": len(classes)},
-        "scale": _scale(images, hard, chosen, variants["labels"], form, objective, len(dataset.info.classes), seed),
-        "picture": _picture(labels[chosen], hard[chosen], dataset.info.classes),
+        "scale": _scale(case, chosen),
+        "picture": _picture(case.labels[chosen].cpu(), case.hard[chosen].cpu(), dataset.info.classes),
     }
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Case:
+    """What is compared with what, on one device."""
+
+    real: Real
+    images: Tensor
+    hard: Tensor
+    labels: Tensor
+    """(n, *form.shape)."""
+    noise: Tensor
+    """(n, *form.shape)."""
+    form: Form
+    objective: Objective
+    norm: Norm | None
+
+
+def _align(
+    case: _Case, classes: Sequence[int], source: _Sources | None, on_event: OnEvent
+) -> dict[str, list[tuple[str, Aligned]]]:
+    """The variants on every held-out net, by name; `source` gets the trained nets."""
+    variants = {
+        "none": Variant(None),
+        "noise": Variant(case.noise, None if case.norm is None else fit_norm(case.noise)),
+        "labels": Variant(case.labels, case.norm),
+    }
+    aligned: dict[str, list[tuple[str, Aligned]]] = {name: [] for name in variants}
+    done = itertools.count(1)
+
+    def tick() -> None:
+        on_event(Event(phase="diagnosing labels", done=next(done), total=NETS * (STEPS + 2 * len(classes))))
+
+    for stage, net in held_out_nets(case.real, case.form.arch, tick):
+        found = alignment_on(
+            net,
+            case.real,
+            case.images,
+            case.hard,
+            variants,
+            classes=classes,
+            form=case.form,
+            objective=case.objective,
+            tick=tick,
+        )
+        for name, one in found.items():
+            aligned[name].append((stage, one))
+        if stage == "trained" and source is not None:
+            source.add(net)
+    return aligned
+
+
 class _Sources:
-    """Reduced features of the same real images by several nets, and heads refitted on them."""
+    """Reduced features of the same real images by several nets, and heads refitted on them, on the CPU."""
 
     def __init__(self, real: Real, form: Form) -> None:
         classes = len(real.dataset.info.classes)
         each = max(2, REAL_FEATURES // classes)
         drawn = [real.of_class(label, each, "features") for label in range(classes)]
         self.images = torch.cat(drawn)
-        self.hard = torch.cat([torch.full((len(part),), label) for label, part in enumerate(drawn)]).to(real.device)
+        self.hard = torch.cat([torch.full((len(part),), label) for label, part in enumerate(drawn)])
         self.form, self.classes = form, classes
         self.features: list[Tensor] = []
         self.heads: list[measures.Head] = []
@@ -126,7 +174,7 @@ class _Sources:
         """One net more, in the state it is in."""
         with torch.no_grad():
             parts = [self.form.reduce(net.tap(part, self.form.layer)[0]) for part in self.images.split(64)]
-        features = torch.cat(parts).flatten(1)
+        features = torch.cat(parts).flatten(1).cpu()
         self.features.append(features)
         self.heads.append(measures.refit_head(features, self.hard, self.classes))
 
@@ -141,15 +189,13 @@ class _Sources:
         }
 
 
-def _measure(labels: Tensor | None, hard: Tensor, chosen: Tensor, source: _Sources) -> dict[str, float | None]:
-    if labels is None:
-        raise ValueError("measures are of labels")
-    rows, classes = labels[chosen].flatten(1), hard[chosen]
+def _measure(labels: Tensor, hard: Tensor, source: _Sources) -> dict[str, float | None]:
+    rows = labels.flatten(1)
     found = {
-        "fisher_ratio": measures.fisher_ratio(rows, classes),
-        "between_variance": measures.between_variance(rows, classes),
-        **source.tell_apart(rows, classes),
-        "within_class_spread": measures.within_class_spread(rows, classes),
+        "fisher_ratio": measures.fisher_ratio(rows, hard),
+        "between_variance": measures.between_variance(rows, hard),
+        **source.tell_apart(rows, hard),
+        "within_class_spread": measures.within_class_spread(rows, hard),
         "effective_rank": measures.effective_rank(rows),
         "vendi": measures.vendi(rows),
         "uniformity": measures.uniformity(rows),
@@ -171,33 +217,30 @@ def _summary(each: Sequence[tuple[str, Aligned]]) -> dict[str, Any]:
     return summary
 
 
-def _scale(
-    images: Tensor,
-    hard: Tensor,
-    chosen: Tensor,
-    variant: Variant,
-    form: Form,
-    objective: Objective,
-    classes: int,
-    seed: int,
-) -> dict[str, Any]:
+def _scale(case: _Case, chosen: Tensor) -> dict[str, Any]:
     """How strongly the labels pull on fresh nets, at weight 1 and at the weight in use."""
-    if variant.labels is None:
-        raise ValueError("no labels, no scale")
-    rows = (images[chosen], hard[chosen], variant.labels[chosen])
-    ratios = fresh_ratios(*rows, form, objective, variant.norm, classes=classes, seed=seed)
+    ratios = fresh_ratios(
+        case.images[chosen],
+        case.hard[chosen],
+        case.labels[chosen],
+        case.form,
+        case.objective,
+        case.norm,
+        classes=len(case.real.dataset.info.classes),
+        seed=case.real.seed,
+    )
     median = statistics.median(ratios)
     return {
-        "lambda_reg": objective.lambda_reg,
+        "lambda_reg": case.objective.lambda_reg,
         "ratio": _rounded(median),
-        "rho": _rounded(objective.lambda_reg * median),
-        "warning": scale_warning(objective.lambda_reg, ratios),
+        "rho": _rounded(case.objective.lambda_reg * median),
+        "warning": scale_warning(case.objective.lambda_reg, ratios),
     }
 
 
 def _picture(labels: Tensor, hard: Tensor, classes: Sequence[str]) -> dict[str, Any]:
     """Coordinates on the first two principal axes of up to 500 labels."""
-    chosen = _evenly(len(labels), MOST_POINTS).to(labels.device)
+    chosen = _evenly(torch.arange(len(labels)), MOST_POINTS).to(labels.device)
     points, shares = measures.principal_axes(labels[chosen].flatten(1))
     return {
         "points": [[_rounded(x, 4), _rounded(y, 4)] for x, y in points.tolist()],
@@ -219,10 +262,10 @@ def _teacher_nets(teachers: Sequence[Bundle], privileged: PrivilegedSet, device:
     return [teacher.net(checkpoint, device).eval() for teacher, checkpoint in pairs]
 
 
-def _evenly(count: int, most: int) -> Tensor:
-    """(min(count, most),) indices, evenly over all."""
-    kept = min(count, most)
-    return torch.arange(kept) * count // kept
+def _evenly(values: Tensor, most: int) -> Tensor:
+    """At most so many of the values (n,), evenly over all."""
+    kept = min(len(values), most)
+    return values[torch.arange(kept) * len(values) // kept]
 
 
 def _rounded(value: float, digits: int = 6) -> float:

@@ -120,7 +120,9 @@ def _form(kind: PrivilegedKind, labelling: Labelling) -> Form:
             hint="give teachers of one --arch",
         )
     data = data_of(labelling.bundle)
-    return kind.form(archs[0], channels=data["channels"], size=data["height"], classes=len(data["classes"]))
+    form = kind.form(archs[0], channels=data["channels"], size=data["height"], classes=len(data["classes"]))
+    kind.check(form)
+    return form
 
 
 def _noise(config: AugmentLabelsConfig, kind: PrivilegedKind, form: Form, images: int, nets: int) -> Tensor:

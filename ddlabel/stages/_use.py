@@ -160,9 +160,11 @@ class Use:
         """Refuse students that cannot be compared with the labels, and say how the others are.
 
         Raises:
-            UsageError: a layer that a student lacks; other shapes where no adapter is wanted.
+            UsageError: terms of the objective that mean nothing for the labels; a layer that a student lacks; other
+                shapes where no adapter is wanted.
         """
         form = self.labels.form
+        self.objective.check(form)
         if self.options.label_aug == "hflip" and (not info.flip or form.attention == "channel"):
             why = "channel attention has no sides" if info.flip else f"images of '{info.name}' are not mirrored"
             on_event(Event(phase="features", message=f"label_aug=hflip changes nothing: {why}"))
