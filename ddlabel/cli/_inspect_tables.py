@@ -187,9 +187,9 @@ def _features(manifest: Manifest) -> list[str]:
         if feature_size(section.record) is None or not count or not pixels:
             continue
         said, spent = section.parameters, _bytes_of(section)
-        pooled = f"{said.get('attention')} attention ({said.get('pool')}) of " if said.get("attention") else ""
-        net = f"layer {said.get('layer', '?')} of {said.get('arch', '?')}"
-        lines.append(f"{section.name}: {said.get('mode', '?')}, {pooled}{net}")
+        mode, pool, layer, arch = (_cell(said.get(name)) for name in ("mode", "pool", "layer", "arch"))
+        pooled = f"{_cell(said['attention'])} attention ({pool}) of " if said.get("attention") else ""
+        lines.append(f"{section.name}: {mode}, {pooled}layer {layer} of {arch}")
         shrunk, grown = equal_ipc(ipc, pixels, spent)
         bought = f"equal bytes: plain ipc {grown} (grow), or ipc {shrunk} with them (shrink)"
         lines.append(f"  {spent / count:.1f} bytes an image, {spent / pixels:.2f} of its own; {bought}")

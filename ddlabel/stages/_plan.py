@@ -36,9 +36,10 @@ from ._baselines import (
     relabel_features,
     spent_bytes,
 )
+from ._label_kinds import whole_image_problem
 from ._stage import Clock
 from ._trials import AUGMENTED, BUNDLE, PLAIN_EQUAL, RANDOM, RANDOM_EQUAL, Trial, list_trials, optimizer_settings
-from ._use import USE_OPTIONS, Use, whole_image_problem
+from ._use import USE_OPTIONS, Use
 
 __all__ = ["Plan"]
 
@@ -246,6 +247,7 @@ class Plan:
                 hint = "use --loss ladd, which sees whole images too" if self.kind == "dense" else "use soft labels"
                 raise UsageError(problem, field="labels", hint=f"{hint}, or --labels {self.kind}")
         self.use.check(self.archs, self.dataset.info, self.on_event)
+        self.use.check_scale(self.distilled, self.clock.device, self.config.seed, self.on_event)
         if self.random_ipc < self.equal_ipc:
             message = (
                 f"the bytes of the labels buy {self.equal_ipc} images per class, the data have {self.random_ipc}: "

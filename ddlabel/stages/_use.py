@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,17 +12,17 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from .. import _plugins
 from ..bundle import Bundle
 from ..data._dataset import DatasetInfo
-from ..errors import UsageError, suggest
+from ..distilled import DistilledSet
+from ..errors import UsageError
 from ..events import Event, OnEvent
-from ..labels._labels import RICHEST_FIRST, choose_kind
-from ..labels._privileged import PRIVILEGED, PrivilegedSet, choose_privileged, fit_norm, objective_of, read_privileged
+from ..labels._privileged import PrivilegedSet, fit_norm, objective_of, read_privileged
 from ..nets._net import Net
 from ..options import OptionDoc, as_dict, build_many, describe, opt
 from ..privileged._form import ATTENTIONS
 from ..privileged._objective import Norm, Objective
+from ..privileged._scale import fresh_ratios, scale_warning
 from ..privileged._student import (
     ADAPTERS,
     Adapter,
@@ -37,15 +38,16 @@ __all__ = [
     "Use",
     "UseOptions",
     "describe_use",
-    "parse_labels",
     "resolve_use",
-    "usable_beside",
-    "whole_image_problem",
 ]
 
 AS = "as"
 """The option that pools labels late; a keyword of Python, so no field."""
 FORMS = ("feature", *ATTENTIONS)
+MODEST = 0.2
+"""A pull of labels as at the published weight of features, beside that of classes."""
+MOST_IMAGES = 1000
+"""Images, about, whose gradients are compared before training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +185,26 @@ class Use:
             if said:
                 on_event(Event(phase="features", message=f"{arch}: {'; '.join(said)}"))
 
+    def check_scale(self, distilled: DistilledSet, device: torch.device, seed: int, on_event: OnEvent) -> None:
+        """Say when labels hardly count beside classes, or drown them: gradient ratios of fresh nets of the labels."""
+        if not self.objective.lambda_reg:
+            return
+        labels, rows = self.labels, torch.arange(0, len(distilled.labels), 1 + len(distilled.labels) // MOST_IMAGES)
+        ratios = fresh_ratios(
+            distilled.images[rows].to(device),
+            distilled.labels[rows].to(device),
+            labels.values[rows].mean(dim=1).to(device),
+            labels.form,
+            self.objective,
+            self.norm,
+            classes=len(distilled.classes),
+            seed=seed,
+        )
+        warning, median = scale_warning(self.objective.lambda_reg, ratios), statistics.median(ratios)
+        if warning is not None:
+            advice = f"; --set lambda_reg={MODEST / median:.2g} makes it {MODEST:g} times" if median > 0 else ""
+            on_event(Event(phase="features", message=warning.partition(";")[0] + advice))
+
     def record(self) -> dict[str, Any]:
         """The manifest's record of what was used and how."""
         said, form = self.stored.parameters, self.labels.form
@@ -202,35 +224,6 @@ class Use:
 def describe_use() -> list[OptionDoc]:
     """What `evaluate --set` says of feature and attention labels beside the weights of the `Objective`."""
     return [*describe(UseOptions), AS_DOC]
-
-
-def parse_labels(text: str | None, bundle: Bundle) -> tuple[str, str | None]:
-    """The kind of class labels and the kind of feature or attention labels that `--labels` means.
-
-    Args:
-        text: kinds joined by `+`; None takes the richest class labels and, where there are some, the others.
-        bundle: what is in it decides for None.
-
-    Raises:
-        UsageError: unknown or empty kinds, one named twice, two of one sort: all problems in one error.
-    """
-    if text is None:
-        return choose_kind(bundle), choose_privileged(bundle)
-    named = [part.strip() for part in text.split("+")]
-    known = {*RICHEST_FIRST, *_plugins.names("labels"), *PRIVILEGED}
-    problems = [
-        f"unknown label kind '{part[:40]}' in --labels{suggest(part, known)}" for part in named if part not in known
-    ]
-    problems += [f"--labels names '{part}' twice" for part in dict.fromkeys(named) if named.count(part) > 1]
-    beside = list(dict.fromkeys(part for part in named if part in PRIVILEGED))
-    classes = list(dict.fromkeys(part for part in named if part in known and part not in PRIVILEGED))
-    if len(beside) > 1:
-        problems.append(f"--labels names {' and '.join(beside)}, expected at most one of them")
-    if len(classes) > 1:
-        problems.append(f"--labels names {' and '.join(classes)}, expected at most one kind of class labels")
-    if problems:
-        raise UsageError.collect(problems)
-    return classes[0] if classes else "hard", beside[0] if beside else None
 
 
 def resolve_use(bundle: Bundle, kind: str, settings: Mapping[str, Any]) -> Use:
@@ -257,26 +250,6 @@ def resolve_use(bundle: Bundle, kind: str, settings: Mapping[str, Any]) -> Use:
         problems.append("option 'k_use' is 'random', the bundle holds one label per image")
     if problems:
         raise UsageError.collect(problems)
-    return Use(stored=stored, objective=objective, options=options, pooled=pooled)
-
-
-def whole_image_problem(kind: str, loss: str, estimator: str) -> str | None:
-    """Why students under a loss never see whole images, which alone have features; None when they do."""
-    if kind in {"hard", "soft"} or (kind != "fkd" and estimator != "views"):
-        return None
-    if kind == "fkd":
-        return "fkd labels are of augmented crops, feature and attention labels of whole images"
-    return f"loss '{loss}' trains on the views of {kind} labels alone, feature and attention labels are of whole images"
-
-
-def usable_beside(
-    privileged: str, kind: str, losses: Sequence[str], settings: Mapping[str, Any], on_event: OnEvent
-) -> str | None:
-    """Labels that `--labels auto` found beside class labels, or None, said aloud, where no whole images are seen."""
-    for loss in losses:
-        default = getattr(_plugins.load("losses", loss, "LOSS"), "estimator", "views")
-        problem = whole_image_problem(kind, loss, str(settings.get("estimator", default)))
-        if problem is not None:
-            on_event(Event(phase="labels", message=f"{privileged} labels are left out: {problem}"))
-            return None
-    return privileged
+    use = Use(stored=stored, objective=objective, options=options, pooled=pooled)
+    objective.check(use.labels.form)
+    return use

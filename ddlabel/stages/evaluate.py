@@ -20,11 +20,12 @@ from ..preprocess import data_of
 from ..scores import summarise
 from ..training import Recipe
 from ._diagnose import diagnose
+from ._label_kinds import parse_labels, usable_beside
 from ._plan import Plan
 from ._stage import computing, load_like, redact
 from ._students import train_student
 from ._trials import Trial, add_differences, optimizer_table, resolve_losses
-from ._use import Use, parse_labels, resolve_use, usable_beside
+from ._use import Use, resolve_use
 
 __all__ = ["run"]
 

@@ -16,9 +16,10 @@ from ddlabel.labels._privileged import PrivilegedSet
 from ddlabel.privileged._form import Form, make_form
 from ddlabel.privileged._objective import Objective
 from ddlabel.stages._baselines import equal_bytes_ipc, relabel_features, spent_bytes
+from ddlabel.stages._label_kinds import parse_labels
 from ddlabel.stages._stage import computing
 from ddlabel.stages._trials import add_differences, list_trials
-from ddlabel.stages._use import Use, UseOptions, parse_labels, resolve_use
+from ddlabel.stages._use import Use, UseOptions, resolve_use
 
 NET = "convnet-d1-w8"
 QUICK = ("--arch", NET, "--epochs", "2", "--seeds", "2", "--json")
@@ -261,6 +262,8 @@ def test_bytes_of_both_labels_are_spent(made) -> None:
         ("base", ["--set", "lambda_reg=-1"], 2, "option 'lambda_reg' is -1"),
         ("base", ["--set", "lambda_rag=1"], 2, "did you mean 'lambda_reg'"),
         ("base", ["--set", "as=soft"], 2, "expected one of feature, spatial, channel"),
+        ("attention", ["--set", "norm=l2"], 2, "norm works over channels"),
+        ("base", ["--set", "as=spatial", "--set", "ce=0.1"], 2, "ce works over channels"),
         ("attention", ["--set", "as=channel"], 2, "only feature labels can be pooled late"),
         ("base", ["--set", "k_use=random"], 2, "holds one label per image"),
         ("base", ["--set", "adapter=none", "--arch", "mlp"], 2, "use --set adapter=auto, or --arch convnet-d1-w8"),
@@ -349,3 +352,13 @@ def test_scored_bundles_are_shown(run_cli, files, made, tmp_path: Path) -> None:
     assert 0 == shown.code == drawn.code, shown.err + drawn.err
     assert "+feature" in shown.out
     assert "bundle: dense+feature gift q8 + f16" in (tmp_path / "curve.svg").read_text()
+
+
+def test_weights_that_hardly_count_or_drown_the_classes_are_warned_of(run_cli, files, made) -> None:
+    """By the gradients of fresh nets, at the weight that is used; between the limits nothing is said."""
+    common = ("evaluate", made["base"], "--data", files.data, *QUICK, "--seeds", "1", "--set")
+    weak, right, strong = (run_cli(*common, f"lambda_reg={weight}").err for weight in ("0.0001", "0.5", "100"))
+
+    assert "so they hardly count; --set lambda_reg=" in weak
+    assert "so they drown the classes; --set lambda_reg=" in strong
+    assert "the gradient of the labels" not in right

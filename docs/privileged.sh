@@ -1,0 +1,153 @@
+#!/usr/bin/env bash
+# What images tuned along the way and what labels buy on real CIFAR-10 (the attribution grid), and which form of label buys
+# most per byte. With a ConvNet small enough for two cores.
+# Usage: docs/privileged.sh DATA OUTPUT_FOLDER [grid|forms]      DATA as for --data, such as cifar10:DIR or folder:DIR/cifar10
+# Without a third word both parts are run. Commands run one at a time, and none whose output is there already, so a run that
+# was stopped goes on where it was. docs/tables_privileged.py writes the tables; it can be run at any time.
+set -euo pipefail
+
+# Parameters, each replaced by the environment variable of its name
+DATA=${1:-${DATA:?usage: docs/privileged.sh DATA OUTPUT_FOLDER [grid|forms]}}
+OUT=${2:-${OUT:?usage: docs/privileged.sh DATA OUTPUT_FOLDER [grid|forms]}}
+PART=${3:-${PART:-all}}
+WIDTH=${WIDTH:-32}         # of all nets
+IMAGES=${IMAGES:-10000}    # training images that are used ...
+TOTAL=${TOTAL:-50000}      # ... of so many that the data have
+IPC=${IPC:-10}             # images per class
+SEEDS=${SEEDS:-3}          # students of every row
+EPOCHS=${EPOCHS:-150}      # of a student, protocol dc (no augmentation); published: 300
+STEPS=${STEPS:-60}         # of learning labels, or labels and images, each with a new net; published: 1000
+OUTER=${OUTER:-10}         # loops of a step
+INNER=${INNER:-2}          # epochs the net trains between loops; published: 50
+BATCH=${BATCH:-64}         # real images per class and loop; published: 256
+LR_IMAGES=${LR_IMAGES:-1}  # published: 0.1
+LAMBDA=${LAMBDA:-0.5}      # lambda_reg of the grid
+TEACHER_EPOCHS=${TEACHER_EPOCHS:-20}
+CORESETS=${CORESETS:-herding k-center forgetting}
+NET=${NET:-convnet-d3-w$WIDTH}
+THREADS=${THREADS:-1}
+FORM_CORESET=${FORM_CORESET:-herding}  # whose images, frozen, the forms are searched on
+FORM_CHECKPOINTS=${FORM_CHECKPOINTS:-1 last}  # epochs of the teacher that give the labels of the search
+FORM_SEEDS=${FORM_SEEDS:-$SEEDS}
+BEST=${BEST:-3}            # forms that are scored again, by students that had no part in the choice
+CONFIRM_SEED=${CONFIRM_SEED:-100}
+
+here=$(realpath "$(dirname "$0")")
+mkdir -p "$OUT"
+case $DATA in *:*) DATA=${DATA%%:*}:$(realpath -m "${DATA#*:}") ;; esac # the folder changes below
+cd "$OUT"
+validation=$(awk "BEGIN { print 1 - $IMAGES / $TOTAL }")
+git -C "$here" describe --always --dirty >>commits.txt 2>/dev/null || ddlabel version >>commits.txt
+
+run() { # OUTPUT COMMAND...: nothing when the output is there; a state left by a stopped run is continued
+  local output=$1 resume=()
+  shift
+  [ ! -f "$output.ddset" ] || return 0
+  [ ! -f "$output.ddset.partial" ] || resume=(--resume)
+  echo "\$ ddlabel $* -o $output.ddset"
+  ddlabel "$@" --threads "$THREADS" "${resume[@]}" -o "$output.ddset"
+}
+choose() { run "$1" distill --data "$DATA" --validation "$validation" --method "$1" --ipc "$IPC" --teacher teacher.ddset; }
+assign() { run "$2" augment-labels "$1.ddset" --teacher teacher.ddset "${@:3}"; }
+learn() { # IMAGES OUTPUT OPTIONS...
+  run "$2" refine "$1.ddset" --method dcpi --matcher dc --data "$DATA" --arch "$NET" --set steps="$STEPS" --set outer="$OUTER" \
+    --set inner="$INNER" --set batch_real="$BATCH" "${@:3}"
+}
+score() { # BUNDLE OUTPUT LABELS OPTIONS...
+  run "$2" evaluate "$1.ddset" --data "$DATA" --arch "$NET" --protocol dc --epochs "$EPOCHS" --labels "$3" "${@:4}"
+}
+
+prepare() {
+  run teacher train-teacher --data "$DATA" --validation "$validation" --arch "$NET" --epochs "$TEACHER_EPOCHS" \
+    --keep "1,$TEACHER_EPOCHS" --set lr=0.02 --set momentum=0.9 --scores forgetting --set score_arch="$NET" \
+    --set score_nets=1 --set score_epoch=$((TEACHER_EPOCHS > 10 ? 10 : TEACHER_EPOCHS))
+  for coreset in $CORESETS; do choose "$coreset"; done
+}
+
+# {frozen, tuned} x {none, noise, assigned-weak, assigned-converged, learned}. All labels of one column of images are of the
+# very same images; "none" is the row without labels that every evaluation of labels brings, "tuned" are the images of the run
+# that learns the labels along with them.
+grid() {
+  for coreset in $CORESETS; do
+    learn "$coreset" "$coreset-frozen-learned" --codec f16 --set lambda_reg="$LAMBDA"
+    learn "$coreset" "$coreset-tuned-learned" --codec f16 --set lambda_reg="$LAMBDA" --set tune_images=true \
+      --set lr_images="$LR_IMAGES"
+    for images in frozen tuned; do
+      base=$coreset
+      [ $images = frozen ] || base=$coreset-tuned-learned
+      label() { assign "$base" "$coreset-$images-$1" --kind feature --codec f16 --set lambda_reg="$LAMBDA" "${@:2}"; }
+      label noise --set source=noise
+      label assigned-weak --checkpoint 1
+      label assigned-converged --checkpoint last
+      for labels in learned noise assigned-weak assigned-converged; do
+        more=()
+        [ $labels != learned ] || more=(--equal-bytes --teacher teacher.ddset)
+        score "$coreset-$images-$labels" "$coreset-$images-$labels-scored" feature --seeds "$SEEDS" "${more[@]}"
+      done
+    done
+    tables
+  done
+}
+
+try_form() { # NAME BUNDLE LABELS OPTIONS...: one row of the search
+  printf '%s\t%s\n' "$1" "${*:2}" >>forms.tmp
+  score "$2" "form-$1-scored" "$3" --seeds "$FORM_SEEDS" "${@:4}"
+}
+
+# Which kind, layer, weight, norm and codec of labels buys most per byte. Labels of the same images by the same nets.
+forms() {
+  local base=$FORM_CORESET
+  : >forms.tmp
+  for epoch in $FORM_CHECKPOINTS; do
+    local stem=$base-e$epoch
+    assign "$base" "$stem-soft" --kind soft --codec f16 --checkpoint "$epoch"
+    try_form "soft-$epoch" "$stem-soft" soft
+    for layer in 3 2 1; do
+      assign "$base" "$stem-feature$layer" --kind feature --checkpoint "$epoch" --set layer=$layer --codec f16
+      assign "$base" "$stem-spatial$layer" --kind attention --set attention=spatial --checkpoint "$epoch" --set layer=$layer \
+        --codec f16
+    done
+    assign "$base" "$stem-channel3" --kind attention --set attention=channel --checkpoint "$epoch" --codec f16
+    for form in feature3-0.5 feature3-5 feature3-50 feature2-0.5 feature2-5 feature1-0.5; do
+      try_form "${form/-/-$epoch-}" "$stem-${form%-*}" feature --set lambda_reg="${form#*-}"
+    done
+    for form in spatial3-5 spatial3-50 spatial2-5 spatial1-5 channel3-100 channel3-1000; do
+      try_form "${form/-/-$epoch-}" "$stem-${form%-*}" attention --set lambda_reg="${form#*-}"
+    done
+    for form in zscore-0.05 zscore-0.5 l2-0.5 l2-5; do
+      try_form "feature3-$epoch-$form" "$stem-feature3" feature --set norm="${form%-*}" --set lambda_reg="${form#*-}"
+    done
+    for codec in f32 q8 q4 q3 lowrank vq; do
+      assign "$base" "$stem-$codec" --kind feature --checkpoint "$epoch" --codec $codec
+      try_form "feature3-$epoch-$codec" "$stem-$codec" feature --set lambda_reg="$LAMBDA"
+    done
+    # Features beside soft labels
+    assign "$stem-soft" "$stem-both" --kind feature --checkpoint "$epoch" --codec f16
+    try_form "both-$epoch" "$stem-both" soft+feature --set lambda_reg="$LAMBDA"
+  done
+  learn "$base" "$base-learned-spatial" --labels attention --codec f16 --set attention=spatial --set lambda_reg=5
+  try_form spatial3-learned-5 "$base-learned-spatial" attention
+  learn "$base" "$base-frozen-learned" --codec f16 --set lambda_reg="$LAMBDA"
+  try_form feature3-learned "$base-frozen-learned" feature
+  tables
+  # The best of so many rows is partly the luckiest one: fresh students decide
+  python "$here/tables_privileged.py" . --best "$BEST" | while read -r name; do
+    mapfile -t words < <(awk -F'\t' -v name="$name" '$1 == name { print $2 }' forms.tmp | tr ' ' '\n')
+    score "${words[0]}" "confirm-$name-scored" "${words[1]}" --seeds "$SEEDS" --seed "$CONFIRM_SEED" "${words[@]:2}" </dev/null
+  done
+  rm -f forms.tmp
+}
+
+tables() { python "$here/tables_privileged.py" .; }
+
+prepare
+case $PART in
+  grid) grid ;;
+  forms) forms ;;
+  all) grid && forms ;;
+  *)
+    echo "unknown part '$PART', expected grid or forms" >&2
+    exit 2
+    ;;
+esac
+tables
