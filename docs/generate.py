@@ -94,13 +94,23 @@ Each family has the options that all its recipes share, then a table of those th
 
 
 def recipes_page() -> str:
-    """Every recipe by family: what its members share as commands, what differs as a table."""
+    """Every recipe by family and distillation method: what members share as commands, what differs as a table."""
     recipes = [load_recipe(name) for name in recipe_names()]
+    methods = {
+        family: {method_of(recipe) for recipe in members}
+        for family, members in groupby(recipes, key=lambda recipe: recipe.family)
+    }
     parts = [RECIPES_INTRO]
-    for family, members in groupby(recipes, key=lambda recipe: recipe.family):
+    for (family, method), members in groupby(recipes, key=lambda recipe: (recipe.family, method_of(recipe))):
         rows = list(members)
-        parts.append(family_section(family, rows) if family else commands_section("Labels and losses", rows))
+        title = family if len(methods[family]) == 1 else f"{family}: {method}"
+        parts.append(family_section(title, rows) if family else commands_section("Labels and losses", rows))
     return "\n".join(parts)
+
+
+def method_of(recipe: Recipe) -> str:
+    """The distillation method of a recipe of a family; others stand together."""
+    return recipe.stages.get("distill", {}).get("method", "") if recipe.family else ""
 
 
 def commands_section(title: str, recipes: Sequence[Recipe]) -> str:

@@ -72,12 +72,13 @@ def commands_of(text: str) -> list[list[str]]:
 
 
 def test_the_pipeline_of_the_readme_runs_as_printed(run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All six commands and the two for privileged labels, in an empty folder; only epochs and steps are cut."""
+    """All six commands and the two for privileged labels, in an empty folder; only epochs, steps and seeds are cut."""
     monkeypatch.chdir(tmp_path)
     pipeline = commands_of(README)
     for words in pipeline:
         shorter = ["3" if before == "--epochs" else word for before, word in zip(["", *words], words, strict=False)]
         shorter = ["1,3" if before == "--keep" else word for before, word in zip(["", *shorter], shorter, strict=False)]
+        shorter = ["1" if before == "--seeds" else word for before, word in zip(["", *shorter], shorter, strict=False)]
         shorter = ["steps=3" if word.startswith("steps=") else word for word in shorter]
         outcome = run_cli(*shorter)
         assert 0 == outcome.code, (words, outcome.err)

@@ -48,10 +48,11 @@ def plugins_of(stage: str, record, recipe) -> list[type]:
         return [Recipe, *(plugin("losses", name) for name in record.loss if name != "native")]
     if stage == "augment-labels":
         return [plugin("labels", record.kind), plugin("codecs", record.codec)]
-    if stage == "refine":
-        return [plugin("refine", record.method)]
-    method = plugin("distill", record.method)
-    return [method.for_settings(recipe.settings["distill"]) if hasattr(method, "for_settings") else method]
+    settings = dict(recipe.settings[stage])
+    if stage == "refine" and record.matcher is not None:
+        settings["matcher"] = record.matcher
+    method = plugin(stage, record.method)
+    return [method.for_settings(settings) if hasattr(method, "for_settings") else method]
 
 
 @pytest.mark.parametrize("name", recipe_names())
