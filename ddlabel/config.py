@@ -127,7 +127,11 @@ class AugmentLabelsConfig:
     auto_epochs: int = opt(200, "epochs of the students that --checkpoint auto trains", min=1, max=1_000_000)
     grid: int | None = opt(None, "dense: N of the N x N windows (default 5)", min=1, max=64)
     ratio: str | None = opt(None, "dense: side of a window as a fraction P/Q of the image (default 5/8)")
-    codec: str = opt("f32", "how label values are stored ('ddlabel methods' lists the codecs); auto: see --max-kl")
+    codec: str = opt(
+        "default",
+        "how label values are stored ('ddlabel methods' lists the codecs); auto: see --max-kl; default: f32, and f16 for "
+        "feature and attention labels",
+    )
     max_kl: float | None = opt(None, _MAX_KL, min=0, max=1000)
     recipe: str | None = opt(None, _RECIPE)
     seed: int = opt(0, "seed of every random draw", min=0)

@@ -26,7 +26,7 @@ def run(invocation: Invocation) -> None:
 
 
 def _plugins_named(config: AugmentLabelsConfig) -> list[tuple[str, str, str]]:
-    codec = [] if config.codec == "auto" else [("codecs", config.codec, "CODEC")]
+    codec = [] if config.codec in {"auto", "default"} else [("codecs", config.codec, "CODEC")]
     return [("labels", config.kind, "KIND"), *codec]
 
 

@@ -29,7 +29,7 @@ from ._stage import computing, redact
 __all__ = ["run"]
 
 DEFAULT = "default"
-"""`--checkpoint default`."""
+"""Of `--checkpoint` and `--codec`: what suits the kind of labels."""
 
 
 def run(
@@ -60,6 +60,8 @@ def run(
         DivergedError: a label that is not finite.
     """
     check(config)
+    if config.codec == DEFAULT:
+        config = dataclasses.replace(config, codec="f16" if config.kind in PRIVILEGED else "f32")
     kind, codec = build_kind_and_codec(config, settings or {})
     if not teachers:
         raise UsageError("labels come from a teacher, expected --teacher FILE", field="teacher")
