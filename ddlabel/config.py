@@ -129,8 +129,8 @@ class AugmentLabelsConfig:
     ratio: str | None = opt(None, "dense: side of a window as a fraction P/Q of the image (default 5/8)")
     codec: str = opt(
         "default",
-        "how label values are stored ('ddlabel methods' lists the codecs); auto: see --max-kl; default: f32, and f16 for "
-        "feature and attention labels",
+        "how label values are stored ('ddlabel methods' lists the codecs); auto: see --max-kl; default: f32, and f16 "
+        "for feature and attention labels",
     )
     max_kl: float | None = opt(None, _MAX_KL, min=0, max=1000)
     recipe: str | None = opt(None, _RECIPE)

@@ -47,7 +47,7 @@ def plugins_of(stage: str, record, recipe) -> list[type]:
         plugin("protocols", record.protocol)
         return [Recipe, *(plugin("losses", name) for name in record.loss if name != "native")]
     if stage == "augment-labels":
-        return [plugin("labels", record.kind), plugin("codecs", record.codec)]
+        return [plugin("labels", record.kind), *([] if record.codec == "default" else [plugin("codecs", record.codec)])]
     settings = dict(recipe.settings[stage])
     if stage == "refine" and record.matcher is not None:
         settings["matcher"] = record.matcher

@@ -42,7 +42,7 @@ def maps_of(path: Path, which: str, layer: int, images: torch.Tensor) -> torch.T
 def test_a_feature_label_is_what_the_last_layer_gave_after_the_first_epoch(run_cli, files, deep, tmp_path) -> None:
     """By default; two nets store their mean, and the history holds the epoch that was taken."""
     out = tmp_path / "f.ddset"
-    outcome = run_cli("augment-labels", files.base, "--teacher", deep, "--kind", "feature", "-o", out)
+    outcome = run_cli("augment-labels", files.base, "--teacher", deep, "--kind", "feature", "--codec", "f32", "-o", out)
     assert outcome.code == 0, outcome.err
     bundle = Bundle.open(out)
     read, images = read_privileged(bundle, "feature"), read_distilled(bundle).images
@@ -65,7 +65,7 @@ def test_a_feature_label_is_what_the_last_layer_gave_after_the_first_epoch(run_c
 def test_attention_pools_the_mean_of_nets_or_every_one_of_them(files, deep: Path, layer: int) -> None:
     """Mean first, then the maximum; `keep=all` pools each."""
     base, settings = Bundle.open(files.base), {"attention": "channel", "pool": "max", "layer": str(layer)}
-    config = AugmentLabelsConfig(kind="attention", checkpoint="all")
+    config = AugmentLabelsConfig(kind="attention", checkpoint="all", codec="f32")
     mean, every = (
         read_privileged(run(base, config, {**settings, "keep": keep}, teachers=[Bundle.open(deep)]), "attention")
         for keep in ("mean", "all")
@@ -81,7 +81,12 @@ def test_noise_is_drawn_from_the_seed_in_the_form_of_the_teachers_net(files, dee
     """N(0, 1) also where one label is kept of several nets; nobody labelled."""
     base, teachers = Bundle.open(files.base), [Bundle.open(deep)]
     made = [
-        run(base, AugmentLabelsConfig(kind="feature", seed=seed), {"source": "noise", **more}, teachers=teachers)
+        run(
+            base,
+            AugmentLabelsConfig(kind="feature", codec="f32", seed=seed),
+            {"source": "noise", **more},
+            teachers=teachers,
+        )
         for seed, more in ((0, {}), (0, {}), (1, {}), (0, {"keep": "all"}))
     ]
     read = [read_privileged(bundle, "feature") for bundle in made]
@@ -215,7 +220,9 @@ def test_labels_are_added_beside_others_and_replace_their_own_kind(run_cli, file
 def test_labels_are_recoded_and_nothing_else_changes(files, deep: Path) -> None:
     """To eight bits: within half a step and what float16 rounds, with every parameter and the norm kept."""
     teachers = [Bundle.open(deep)]
-    first = run(Bundle.open(files.base), AugmentLabelsConfig(kind="feature"), {"norm": "zscore"}, teachers=teachers)
+    first = run(
+        Bundle.open(files.base), AugmentLabelsConfig(kind="feature", codec="f32"), {"norm": "zscore"}, teachers=teachers
+    )
     second = refine(first, RefineConfig(method="recode", labels="feature", codec="q8"))
     before, after = read_privileged(first, "feature"), read_privileged(second, "feature")
     rows = before.values.flatten(2)
@@ -241,7 +248,9 @@ def test_labels_are_recoded_and_nothing_else_changes(files, deep: Path) -> None:
 )
 def test_labels_that_are_no_distributions_are_not_refined_as_such(files, deep: Path, config, message: str) -> None:
     """GIFT, codecs chosen by their divergence, and codecs of distributions."""
-    bundle = run(Bundle.open(files.base), AugmentLabelsConfig(kind="feature"), {}, teachers=[Bundle.open(deep)])
+    bundle = run(
+        Bundle.open(files.base), AugmentLabelsConfig(kind="feature", codec="f32"), {}, teachers=[Bundle.open(deep)]
+    )
 
     with pytest.raises(UsageError, match=message):
         refine(bundle, config)
