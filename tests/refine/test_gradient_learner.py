@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ddlabel.augment._augment import build as build_augmentation
 from ddlabel.distill._gradients import distance
 from ddlabel.distill._method import State, check, run
+from ddlabel.distill._real import RealBatches
 from ddlabel.errors import UsageError
 from ddlabel.nets._net import Net, build
 from ddlabel.options import build as build_record
@@ -308,3 +310,26 @@ def test_sets_of_unequal_classes_are_refused() -> None:
     for labels in ([0, 1, 0, 1], [0, 0, 0, 1], [1, 1, 0, 0], []):
         with pytest.raises(BundleError, match="in order of class"):
             images_per_class(torch.tensor(labels), 2, "set")
+
+
+FIXED = [("feature", None, 0.10), ("attention", "spatial", 0.05), ("attention", "channel", 0.02)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "attention", "share"), FIXED)
+def test_labels_learned_for_a_fixed_net_align_its_gradient(
+    kind: str, attention: str | None, share: float, make_lesson: MakeLesson
+) -> None:
+    """60 Adam steps at lambda_reg 5 on one net and fixed real batches: the distance falls."""
+    lesson = make_lesson(kind=kind, arch="convnet-d2-w16-instance")
+    method = quick(lambda_reg=5.0, feat_opt="adam", attention=attention)
+    state = begin(method, lesson)
+    net = build(lesson.arch, channels=3, size=8, classes=3, generator=generator(0, "net"))
+    distances = []
+    for _step in range(61):
+        batches = RealBatches(lesson, build_augmentation("none"), 12, generator(0, "batches"))
+        value, gradient = method._match(lesson, state, net, batches)
+        distances.append(value)
+        state = {**state, **method.move_labels(state, gradient)}
+
+    assert distances[-1] < (1 - share) * distances[0]
