@@ -1,7 +1,7 @@
 """What the exact gradient through a student's run costs: time, share of the machine's peak, and memory.
 
     python tests/benchmarks/bench_trajectories.py              # reference against ours, 20 steps of 100 images
-    python tests/benchmarks/bench_trajectories.py --long       # and automatic differentiation, TESLA, 10 and 50 steps
+    python tests/benchmarks/bench_trajectories.py --long       # and other ways, feature labels, 10 and 50 steps
 
 Every figure is of a fresh process. `reference` is the published loop written plainly: every step's graph is kept, the
 batch goes at once, and torch's allocator is as it comes. The peak is an sgemm of 1536 on the same threads just before.
@@ -27,13 +27,16 @@ from torch.nn.functional import cross_entropy
 from ddlabel.augment._augment import Step, apply
 from ddlabel.augment._augment import build as build_augmentation
 from ddlabel.distill import _unroll
+from ddlabel.distill._student import Privileged
 from ddlabel.distill._unroll import Unrolled, Waypoint, match
 from ddlabel.memory import keep_freed_memory
 from ddlabel.nets._flops import forward_flops
 from ddlabel.nets._net import Net, build
+from ddlabel.privileged._form import LAST, make_form
+from ddlabel.privileged._objective import Objective
 
 ARCH, SIZE, CLASSES = "convnet-d3-w128", 32, 10
-WORK = {"reference": 9, "adjoint": 11, "automatic": 12, "tesla": 9}
+WORK = {"reference": 9, "adjoint": 11, "labels": 11, "automatic": 12, "tesla": 9}
 """Forward passes for each image of each step; TESLA by hand leaves the weights' part, 2, out."""
 
 
@@ -55,6 +58,14 @@ def reference(
     assert images.grad is not None
     assert lr.grad is not None
     return images.grad, lr.grad
+
+
+def feature_labels(net: Net, images: Tensor, labels: Tensor) -> Privileged:
+    """Whole features of the last block, as labels in every step."""
+    form = make_form(ARCH, channels=3, size=SIZE, classes=CLASSES, layer=LAST, attention=None, pool="avg")
+    with torch.no_grad():
+        features = net.tap(images, form.layer)[0]
+    return Privileged(labels=features, hard=labels, form=form, objective=Objective())
 
 
 def peak_gflops() -> float:
@@ -99,6 +110,7 @@ def measure(mode: str, steps: int, batch: int, threads: int, part: int | None) -
             batches=(torch.arange(batch),) * count,
             draws=tuple(draws[:count]),
             microbatch=part,
+            privileged=feature_labels(net, images, labels) if mode == "labels" else None,
         )
         return match(unrolled, "tesla" if mode == "tesla" else "adjoint").images
 
@@ -143,7 +155,7 @@ def compare(options: argparse.Namespace) -> None:
         ratios = sorted(their[column] / our[column] for their, our in rounds)
         print(f"reference / ours, {name}: {statistics.median(ratios):.2f} of", *(f"{ratio:.2f}" for ratio in ratios))
     if options.long:
-        for mode, steps in (("automatic", 20), ("tesla", 20), ("adjoint", 10), ("adjoint", 50)):
+        for mode, steps in (("automatic", 20), ("tesla", 20), ("labels", 20), ("adjoint", 10), ("adjoint", 50)):
             report(mode, steps, options.batch, [fresh(mode, steps, options)])
 
 

@@ -182,15 +182,22 @@ class TestMoves:
             )
             unrolled = dataclasses.replace(unrolled, privileged=chosen._privileged(lesson, state, labels))
             matched = match(unrolled)
-            tasks.append(chosen.task(lesson, unrolled, matched).loss)
-            net, losses = build(ARCH, channels=3, size=8, classes=3, generator=generator(0, "net")), []
+            found = chosen.task(lesson, unrolled, matched)
+            net, leaf = build(ARCH, channels=3, size=8, classes=3, generator=generator(0, "net")), labels.clone()
+            losses, leaf = [], leaf.requires_grad_(True)
             for theta, batch in zip(matched.path, unrolled.batches, strict=False):
                 torch.nn.utils.vector_to_parameters(theta, net.parameters())
-                with torch.no_grad():
-                    logits = net.classify(labels[batch].flatten(1))
-                losses.append(float(torch.nn.functional.cross_entropy(logits, lesson.hard[batch])))
+                weight, bias = (
+                    parameter.detach().clone() for parameter in net.get_submodule("classifier").parameters()
+                )
+                logits = torch.nn.functional.linear(leaf[batch].flatten(1), weight, bias)
+                losses.append(torch.nn.functional.cross_entropy(logits, lesson.hard[batch]))
+            mean = sum(losses) / steps
+            assert isinstance(mean, Tensor)
             assert len(losses) == steps
-            assert tasks[-1] == pytest.approx(sum(losses) / steps, rel=1e-5)
+            assert found.loss == pytest.approx(float(mean.detach()), rel=1e-5)
+            torch.testing.assert_close(found.gradient, torch.autograd.grad(mean, leaf)[0], rtol=1e-4, atol=1e-6)
+            tasks.append(found.loss)
 
         assert max(tasks) < 2 * min(tasks)
 
