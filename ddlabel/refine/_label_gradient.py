@@ -90,14 +90,15 @@ def label_gradients(
     """
     if shortcut and not all(one.objective.is_affine for one in labels):
         raise ValueError("the shortcut takes objectives that are affine in the labels")
-    total, found = 0.0, []
-    if not shortcut:
-        maps, logits = net.tap(part.images, labels[0].form.layer)
-        plain = part.loss(logits)
+    form = labels[0].form
+    maps, logits = net.tap(part.images, form.layer)
+    plain, total, found = part.loss(logits), 0.0, []
     for index, one in enumerate(labels):
         keep = index + 1 < len(labels)
         if shortcut:
-            value, pull = pull_of(_first_order(net, part, compared, one), target, compared, DISTANCE)
+            loss = plain + one.loss(maps, part.mirrored)
+            current = torch.autograd.grad(loss, compared.parameters, retain_graph=keep)
+            value, pull = pull_of(current, target, compared, DISTANCE)
             found.append(_by_fact_d(net, part, compared, pull, one))
         else:
             leaf = one.labels.detach().requires_grad_(True)
@@ -108,21 +109,6 @@ def label_gradients(
             found.append(slopes[0])
         total += value
     return total, torch.stack(found)
-
-
-def _first_order(net: Net, part: Labelled, compared: Matched, one: Privileged) -> Sequence[Tensor]:
-    """The gradient that images and labels give a net; by hand where that is possible, which takes half the time."""
-
-    def loss(logits: Tensor, maps: Tensor | None) -> Tensor:
-        return part.loss(logits) + one.loss(maps if maps is not None else logits, part.mirrored)
-
-    if not (_dual.fits(net) and not mixes_samples(net)):
-        maps, logits = net.tap(part.images, one.form.layer)
-        return torch.autograd.grad(loss(logits, maps), compared.parameters)
-    own = [parameter.detach() for parameter in net.parameters()]
-    every = _dual.gradient(net, own, part.images, loss, layer=one.form.layer)
-    wanted = {id(parameter) for parameter in compared.parameters}
-    return [found for found, parameter in zip(every, net.parameters(), strict=True) if id(parameter) in wanted]
 
 
 def _by_fact_d(net: Net, part: Labelled, compared: Matched, pull: Sequence[Tensor], one: Privileged) -> Tensor:
