@@ -21,13 +21,13 @@ OUTER=${OUTER:-10}         # loops of a step
 INNER=${INNER:-2}          # epochs the net trains between loops; published: 50
 BATCH=${BATCH:-64}         # real images per class and loop; published: 256
 LR_IMAGES=${LR_IMAGES:-1}  # published: 0.1
-LAMBDA=${LAMBDA:-0.5}      # lambda_reg of the grid
+LAMBDA=${LAMBDA:-0.5}      # lambda_reg of the grid, as published for ipc 10
+STRONG=${STRONG:-50}       # lambda_reg of the recommended labels, in the grid and in the search
 TEACHER_EPOCHS=${TEACHER_EPOCHS:-20}
 CORESETS=${CORESETS:-herding k-center forgetting}
 NET=${NET:-convnet-d3-w$WIDTH}
 THREADS=${THREADS:-1}
 FORM_CORESET=${FORM_CORESET:-herding}  # whose images, frozen, the forms are searched on
-FORM_CHECKPOINTS=${FORM_CHECKPOINTS:-1 last}  # epochs of the teacher that give the labels of the search
 FORM_SEEDS=${FORM_SEEDS:-$SEEDS}
 BEST=${BEST:-3}            # forms that are scored again, by students that had no part in the choice
 CONFIRM_SEED=${CONFIRM_SEED:-100}
@@ -64,7 +64,7 @@ prepare() {
   for coreset in $CORESETS; do choose "$coreset"; done
 }
 
-# {frozen, tuned} x {none, noise, assigned-weak, assigned-converged, learned}. All labels of one column of images are of the
+# {frozen, tuned} x {none, noise, assigned-weak, assigned-converged, assigned-strong, learned}. All labels of one column of images are of the
 # very same images; "none" is the row without labels that every evaluation of labels brings, "tuned" are the images of the run
 # that learns the labels along with them.
 grid() {
@@ -84,6 +84,8 @@ grid() {
         [ $labels != learned ] || more=(--equal-bytes --teacher teacher.ddset)
         score "$coreset-$images-$labels" "$coreset-$images-$labels-scored" feature --seeds "$SEEDS" "${more[@]}"
       done
+      score "$coreset-$images-assigned-converged" "$coreset-$images-assigned-strong-scored" feature --seeds "$SEEDS" \
+        --set lambda_reg="$STRONG"
     done
     tables
   done
@@ -94,41 +96,39 @@ try_form() { # NAME BUNDLE LABELS OPTIONS...: one row of the search
   score "$2" "form-$1-scored" "$3" --seeds "$FORM_SEEDS" "${@:4}"
 }
 
-# Which kind, layer, weight, norm and codec of labels buys most per byte. Labels of the same images by the same nets.
+# Which kind, layer, weight, norm and codec of labels buys most per byte. Labels of the same images, by the same net.
 forms() {
-  local base=$FORM_CORESET
-  : >forms.tmp
-  for epoch in $FORM_CHECKPOINTS; do
-    local stem=$base-e$epoch
-    assign "$base" "$stem-soft" --kind soft --codec f16 --checkpoint "$epoch"
-    try_form "soft-$epoch" "$stem-soft" soft
-    for layer in 3 2 1; do
-      assign "$base" "$stem-feature$layer" --kind feature --checkpoint "$epoch" --set layer=$layer --codec f16
-      assign "$base" "$stem-spatial$layer" --kind attention --set attention=spatial --checkpoint "$epoch" --set layer=$layer \
-        --codec f16
-    done
-    assign "$base" "$stem-channel3" --kind attention --set attention=channel --checkpoint "$epoch" --codec f16
-    for form in feature3-0.5 feature3-5 feature3-50 feature2-0.5 feature2-5 feature1-0.5; do
-      try_form "${form/-/-$epoch-}" "$stem-${form%-*}" feature --set lambda_reg="${form#*-}"
-    done
-    for form in spatial3-5 spatial3-50 spatial2-5 spatial1-5 channel3-100 channel3-1000; do
-      try_form "${form/-/-$epoch-}" "$stem-${form%-*}" attention --set lambda_reg="${form#*-}"
-    done
-    for form in zscore-0.05 zscore-0.5 l2-0.5 l2-5; do
-      try_form "feature3-$epoch-$form" "$stem-feature3" feature --set norm="${form%-*}" --set lambda_reg="${form#*-}"
-    done
-    for codec in f32 q8 q4 q3 lowrank vq; do
-      assign "$base" "$stem-$codec" --kind feature --checkpoint "$epoch" --codec $codec
-      try_form "feature3-$epoch-$codec" "$stem-$codec" feature --set lambda_reg="$LAMBDA"
-    done
-    # Features beside soft labels
-    assign "$stem-soft" "$stem-both" --kind feature --checkpoint "$epoch" --codec f16
-    try_form "both-$epoch" "$stem-both" soft+feature --set lambda_reg="$LAMBDA"
+  local base=$FORM_CORESET form
+  assign "$base" "$base-soft" --kind soft --codec f16
+  try_form soft "$base-soft" soft
+  for layer in 3 2; do
+    assign "$base" "$base-feature$layer" --kind feature --checkpoint last --set layer=$layer
   done
-  learn "$base" "$base-learned-spatial" --labels attention --codec f16 --set attention=spatial --set lambda_reg=5
-  try_form spatial3-learned-5 "$base-learned-spatial" attention
-  learn "$base" "$base-frozen-learned" --codec f16 --set lambda_reg="$LAMBDA"
-  try_form feature3-learned "$base-frozen-learned" feature
+  for form in 3-0.5 3-5 3-20 3-50 3-150 2-5 2-50; do
+    try_form "feature$form" "$base-feature${form%-*}" feature --set lambda_reg="${form#*-}"
+  done
+  for form in spatial-5 spatial-50 channel-50 channel-500; do
+    assign "$base" "$base-${form%-*}" --kind attention --checkpoint last --set attention="${form%-*}"
+    try_form "$form" "$base-${form%-*}" attention --set lambda_reg="${form#*-}"
+  done
+  try_form "zscore-5" "$base-feature3" feature --set norm=zscore --set lambda_reg=5
+  try_form "l2-$STRONG" "$base-feature3" feature --set norm=l2 --set lambda_reg="$STRONG"
+  try_form "cosine-$STRONG" "$base-feature3" feature --set metric=cosine --set lambda_reg="$STRONG"
+  for codec in q8 q4 q3 lowrank vq; do
+    run "$base-$codec" refine "$base-feature3.ddset" --method recode --labels feature --codec $codec
+    try_form "$codec-$STRONG" "$base-$codec" feature --set lambda_reg="$STRONG"
+  done
+  # Beside soft labels; and where labels of such a weight come from
+  assign "$base-soft" "$base-both" --kind feature --checkpoint last --codec q3
+  try_form "both-$STRONG" "$base-both" soft+feature --set lambda_reg="$STRONG"
+  assign "$base" "$base-noise" --kind feature --set source=noise
+  try_form "noise-$STRONG" "$base-noise" feature --set lambda_reg="$STRONG"
+  assign "$base" "$base-weak" --kind feature --checkpoint 1
+  try_form "weak-$STRONG" "$base-weak" feature --set lambda_reg="$STRONG"
+  learn "$base" "$base-learned-weak" --set lambda_reg="$STRONG"
+  try_form "learned-weak-$STRONG" "$base-learned-weak" feature
+  learn "$base" "$base-learned-converged" --teacher teacher.ddset --set init=teacher --set lambda_reg="$STRONG"
+  try_form "learned-converged-$STRONG" "$base-learned-converged" feature
   tables
   # The best of so many rows is partly the luckiest one: fresh students decide
   python "$here/tables_privileged.py" . --best "$BEST" | while read -r name; do

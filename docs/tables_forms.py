@@ -49,8 +49,8 @@ class Row:
 def forms_table(rows: Mapping[str, Row]) -> str:
     """One line per form, the most gained per byte first."""
     lines = [
-        "| labels | by | layer | shape | lambda_reg | norm | codec | bytes an image | accuracy % | std | gain | a kB "
-        "| random of equal bytes | minus random |",
+        "| labels | by | layer | shape | lambda_reg | norm or metric | codec | bytes an image "
+        "| accuracy % | std | gain | a kB | random of equal bytes | minus random |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in sorted(rows, key=lambda name: -worth(rows[name], rows)):
@@ -81,7 +81,7 @@ def describe(row: Row) -> list[str]:
         str(form["layer"]),
         shape,
         f"{objective['lambda_reg']:g}",
-        objective["norm"],
+        objective["norm"] if objective["metric"] == "mse" else objective["metric"],
         used["codec"]["name"],
     ]
 

@@ -17,7 +17,7 @@ from ddlabel.bundle import Bundle
 
 HERE = Path(__file__).parent
 IMAGES = ("frozen", "tuned")
-LABELS = ("none", "noise", "assigned-weak", "assigned-converged", "learned")
+LABELS = ("none", "noise", "assigned-weak", "assigned-converged", "learned", "assigned-strong")
 """The grid's columns, as `docs/privileged.sh` calls them."""
 HEAD = """# What privileged labels buy
 
@@ -29,7 +29,8 @@ GRID = """## Attribution
 
 *frozen*: real images, as the coreset chose them. *tuned*: moved by gradient matching in the run that learned labels.
 *none*: hard labels alone. *noise*: N(0, 1), never learned. *assigned-weak*: features of the teacher after one epoch.
-*assigned-converged*: after its last. *learned*: by `refine --method dcpi`. The five rows have the very same images.
+*assigned-converged*: after its last. *learned*: by `refine --method dcpi`. *assigned-strong*: the converged labels
+again, with a weight a hundred times as large. These rows have the very same images.
 *random*: real images of as many bytes as images and labels together; *same method*: the coreset's method, with as many.
 """
 SUMMARY = """### Where the gain comes from
@@ -170,7 +171,7 @@ def summary_table(grids: Mapping[str, Grid]) -> str:
             cells.append(between(grid, ("tuned", "none"), ("frozen", "none")))
             cells = cells if images == "frozen" else ["", "", ""]
             cells.append(images)
-            cells += [between(grid, (images, "learned"), (images, other)) for other in LABELS[:-1]]
+            cells += [between(grid, (images, "learned"), (images, other)) for other in LABELS[:4]]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
