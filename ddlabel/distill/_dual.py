@@ -20,7 +20,7 @@ from torch.nn.functional import avg_pool2d, conv2d, fold, interpolate, linear
 from ..nets._net import Net
 from ..nets.convnet import ConvNet
 
-__all__ = ["fits", "gradient", "layout", "pull", "tangent"]
+__all__ = ["Kept", "fits", "gradient", "layout", "pull"]
 
 aten: Any = torch.ops.aten
 Loss = Callable[[Tensor, Tensor | None], Tensor]
@@ -48,16 +48,40 @@ def gradient(net: Net, own: Sequence[Tensor], images: Tensor, loss: Loss, *, lay
         loss: of the logits and of the maps, or None.
         layer: the block, from 1, whose maps after pooling the loss sees.
     """
-    blocks, flows = _forward(net, own, None, images)
-    leaves = [_leaf(tensor) for tensor in (flows[-1][0].flatten(1), *own[-2:])]
-    tapped = [] if layer is None else [_leaf(flows[layer - 1][0])]
-    x, *found = autograd.grad(loss(linear(*leaves), tapped[0] if tapped else None), [*leaves, *tapped])
-    found, more = found[:2], found[2:]
-    for index, block in reversed(list(enumerate(blocks, start=1))):
-        x = _joined(x, more[0]) if index == layer else x
-        x, _none, pulled = block.backward(x, None, inputs=index > 1, curvature=True)
-        found = [*pulled, *found]
-    return found
+    return Kept(net, own, images).gradient(loss, layer)
+
+
+class Kept:
+    """A forward pass whose values are kept, so that gradients and tangents of it can be taken one after the other.
+
+    Args:
+        net, own, images: as for `gradient`; batch norm takes the statistics of these images.
+    """
+
+    def __init__(self, net: Net, own: Sequence[Tensor], images: Tensor) -> None:
+        self.own = own
+        self.blocks, self.flows = _forward(net, own, None, images)
+
+    def gradient(self, loss: Loss, layer: int | None) -> list[Tensor]:
+        """As `gradient`."""
+        leaves = [_leaf(tensor) for tensor in (self.flows[-1][0].flatten(1), *self.own[-2:])]
+        tapped = [] if layer is None else [_leaf(self.flows[layer - 1][0])]
+        x, *found = autograd.grad(loss(linear(*leaves), tapped[0] if tapped else None), [*leaves, *tapped])
+        found, more = found[:2], found[2:]
+        for index, block in reversed(list(enumerate(self.blocks, start=1))):
+            x = _joined(x, more[0]) if index == layer else x
+            x, _none, pulled = block.backward(x, None, inputs=index > 1, curvature=True)
+            found = [*pulled, *found]
+        return found
+
+    def tangent(self, along: Sequence[Tensor], layer: int) -> tuple[Tensor, Tensor]:
+        """What block `layer`, from 1, gives, and its derivative along `along`, which is like `own`."""
+        moved = None
+        for index, block in enumerate(self.blocks[:layer]):
+            moved = block.push(moved, along[4 * index : 4 * index + 4])
+        if moved is None:
+            raise ValueError("blocks count from 1")
+        return self.flows[layer - 1][0], moved
 
 
 def pull(
@@ -102,20 +126,6 @@ def pull(
     return slope.detach(), found if curvature else [], x, rest
 
 
-def tangent(
-    net: Net, own: Sequence[Tensor], along: Sequence[Tensor], images: Tensor, layer: int
-) -> tuple[Tensor, Tensor]:
-    """What block `layer`, from 1, gives, and its derivative along `along`; later blocks are left out.
-
-    Args:
-        net, own, images: as for `gradient`; batch norm takes the statistics of these images.
-        along: like `own`.
-        layer: the block.
-    """
-    _blocks, flows = _forward(net, own, along, images, layer)
-    return flows[-1][0], flows[-1][1]
-
-
 def _leaf(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_(True)
 
@@ -131,16 +141,20 @@ def layout(images: Tensor) -> torch.memory_format:
 
 
 def _forward(
-    net: Net, own: Sequence[Tensor], along: Sequence[Tensor] | None, images: Tensor, stop: int | None = None
+    net: Net, own: Sequence[Tensor], along: Sequence[Tensor] | None, images: Tensor
 ) -> tuple[list[_Block], list[list[Tensor]]]:
-    """The blocks, as far as `stop`, and of each what it gave and the tangent of that."""
+    """The blocks, and of each what it gave and, with `along`, the tangent of that."""
     flows = [[images.contiguous(memory_format=layout(images))]]
     blocks: list[_Block] = []
     modules: Any = net.get_submodule("blocks")
-    for index, module in enumerate(modules[:stop]):
+    for index, module in enumerate(modules):
         four = slice(4 * index, 4 * index + 4)
-        blocks.append(_Block(module, own[four], None if along is None else along[four]))
-        flows.append(blocks[-1].forward(*flows[-1]))
+        block, before = _Block(module, own[four]), flows[-1]
+        flow = [block.forward(before[0])]
+        if along is not None:
+            flow.append(block.push(before[1] if index else None, along[four]))
+        blocks.append(block)
+        flows.append(flow)
     return blocks, flows[1:]
 
 
@@ -151,35 +165,35 @@ class _Block:
     output is scale A(m z) + shift A(m). `_dot` is a tangent, `_bar` a cotangent; statistics are (b or 1, c, 1, 1).
     """
 
-    def __init__(self, module: Any, own: Sequence[Tensor], along: Sequence[Tensor] | None) -> None:
+    def __init__(self, module: Any, own: Sequence[Tensor]) -> None:
         self.norm, self.pooled = module.norm, module.pooling == "avg"
         self.kernel, self.padding = module.conv.kernel_size, module.conv.padding
         self.weight, self.bias = own[0], own[1]
         self.scale, self.shift = (vector.reshape(1, -1, 1, 1) for vector in own[2:])
-        self.dual = along is not None
-        if along is not None:
-            self.weight_dot, self.bias_dot = along[0], along[1]
-            self.scale_dot, self.shift_dot = (vector.reshape(1, -1, 1, 1) for vector in along[2:])
 
-    def forward(self, x: Tensor, x_dot: Tensor | None = None) -> list[Tensor]:
-        """Output, and its tangent where the parameters have one."""
+    def forward(self, x: Tensor) -> Tensor:
+        """The output."""
         z = conv2d(x, self.weight, self.bias, padding=self.padding)
         z -= self._spread(_mean(z))
         r = (self._spread(_mean(z.square())) + self.norm.eps).rsqrt()
         z *= r
         m = torch.addcmul(self.shift, z, self.scale).gt_(0)
         am, az = self._pool(m), self._pool(m * z)
-        self.x, self.x_dot, self.z, self.r, self.m, self.am, self.az = x, x_dot, z, r, m, am, az
-        out = [self.scale * az + self.shift * am]
-        if self.dual:
-            y_dot = conv2d(x, self.weight_dot, self.bias_dot, padding=self.padding)
-            if x_dot is not None:
-                y_dot += conv2d(x_dot, self.weight, padding=self.padding)
-            # z_dot = r (y_dot - level - lean z)
-            level, lean = self._spread(_mean(y_dot)), self._spread(_mean(y_dot * z))
-            az_dot = r * (self._pool(m * y_dot) - level * am - lean * az)
-            self.y_dot, self.level, self.lean, self.az_dot = y_dot, level, lean, az_dot
-            out.append(self.scale_dot * az + self.scale * az_dot + self.shift_dot * am)
+        self.x, self.z, self.r, self.m, self.am, self.az = x, z, r, m, am, az
+        return self.scale * az + self.shift * am
+
+    def push(self, x_dot: Tensor | None, along: Sequence[Tensor]) -> Tensor:
+        """The output's tangent, of those of the input (None: it stays) and of the parameters; after `forward`."""
+        self.x_dot, self.weight_dot = x_dot, along[0]
+        self.scale_dot, self.shift_dot = (vector.reshape(1, -1, 1, 1) for vector in along[2:])
+        y_dot = conv2d(self.x, self.weight_dot, along[1], padding=self.padding)
+        if x_dot is not None:
+            y_dot += conv2d(x_dot, self.weight, padding=self.padding)
+        # z_dot = r (y_dot - level - lean z)
+        level, lean = self._spread(_mean(y_dot)), self._spread(_mean(y_dot * self.z))
+        az_dot = self.r * (self._pool(self.m * y_dot) - level * self.am - lean * self.az)
+        self.y_dot, self.level, self.lean, self.az_dot = y_dot, level, lean, az_dot
+        out: Tensor = self.scale_dot * self.az + self.scale * az_dot + self.shift_dot * self.am
         return out
 
     def backward(self, a: Tensor, b: Tensor | None, *, inputs: bool, curvature: bool) -> tuple[Any, Any, list[Tensor]]:

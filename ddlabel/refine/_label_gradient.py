@@ -27,7 +27,7 @@ from ..nets._net import Net, mixes_samples
 from ..privileged._form import Form
 from ..privileged._scale import encoder_parameters
 
-__all__ = ["Labelled", "encoder_rows", "label_gradients"]
+__all__ = ["Labelled", "encoder_rows", "label_gradients", "reduced_tangent"]
 
 DISTANCE = "ours"
 
@@ -91,6 +91,8 @@ def label_gradients(
     if shortcut and not all(one.objective.is_affine for one in labels):
         raise ValueError("the shortcut takes objectives that are affine in the labels")
     form = labels[0].form
+    if shortcut and _dual.fits(net) and not mixes_samples(net):
+        return _in_one_pass(net, part, target, compared, labels)
     maps, logits = net.tap(part.images, form.layer)
     plain, total, found = part.loss(logits), 0.0, []
     for index, one in enumerate(labels):
@@ -99,7 +101,7 @@ def label_gradients(
             loss = plain + one.loss(maps, part.mirrored)
             current = torch.autograd.grad(loss, compared.parameters, retain_graph=keep)
             value, pull = pull_of(current, target, compared, DISTANCE)
-            found.append(_by_fact_d(net, part, compared, pull, one))
+            found.append(_by_fact_d(part, one, _tangent(net, part.images, compared, pull, form)))
         else:
             leaf = one.labels.detach().requires_grad_(True)
             loss = plain + one.rows(torch.arange(len(leaf)), leaf).loss(maps, part.mirrored)
@@ -111,10 +113,36 @@ def label_gradients(
     return total, torch.stack(found)
 
 
-def _by_fact_d(net: Net, part: Labelled, compared: Matched, pull: Sequence[Tensor], one: Privileged) -> Tensor:
-    if not one.objective.lambda_reg:
-        return torch.zeros_like(one.labels)
-    slope = feature_tangent(net, part.images, compared.parameters, pull, one.form)
+def _in_one_pass(
+    net: Net, part: Labelled, target: Sequence[Tensor], compared: Matched, labels: Sequence[Privileged]
+) -> tuple[float, Tensor]:
+    """Fact D by hand: gradient and tangent of one forward pass, without a graph."""
+    form, everything = labels[0].form, list(net.parameters())
+    with torch.no_grad():
+        kept = _dual.Kept(net, [parameter.detach() for parameter in everything], part.images)
+    places = [index for index, one in enumerate(everything) if any(one is other for other in compared.parameters)]
+    still = [torch.zeros_like(parameter) for parameter in everything]
+    total, found = 0.0, []
+    for one in labels:
+
+        def loss(logits: Tensor, maps: Tensor | None, one: Privileged = one) -> Tensor:
+            value = part.loss(logits)
+            return value if maps is None else value + one.loss(maps, part.mirrored)
+
+        gradient = kept.gradient(loss, form.layer)
+        value, pull = pull_of([gradient[index] for index in places], target, compared, DISTANCE)
+        along = list(still)
+        for index, direction in zip(places, pull, strict=True):
+            along[index] = direction
+        with torch.no_grad():
+            slope = reduced_tangent(form, *kept.tangent(along, form.layer))
+        total += value
+        found.append(_by_fact_d(part, one, slope))
+    return total, torch.stack(found)
+
+
+def _by_fact_d(part: Labelled, one: Privileged, slope: Tensor) -> Tensor:
+    """The derivative by the labels, of the derivative of the reduced features along the pull."""
     slope = slope * (-2 * one.objective.lambda_reg / one.labels.numel())
     if one.objective.norm == "zscore" and one.norm is not None:
         slope = slope / one.norm.scale.to(slope).square()
@@ -123,33 +151,18 @@ def _by_fact_d(net: Net, part: Labelled, compared: Matched, pull: Sequence[Tenso
     return slope
 
 
-def feature_tangent(
-    net: Net, images: Tensor, parameters: Sequence[Tensor], along: Sequence[Tensor], form: Form
-) -> Tensor:
-    """Derivative of the reduced features (m, *form.shape) of images along a direction in some of the parameters.
-
-    Args:
-        net: batch norms in train mode are not taken: their statistics must be held.
-        images: (m, c, h, w).
-        parameters: tensors of the net.
-        along: their directions; other parameters stay.
-        form: which block, and how it is reduced.
-    """
-    moving = {id(parameter): direction for parameter, direction in zip(parameters, along, strict=True)}
+def _tangent(net: Net, images: Tensor, compared: Matched, along: Sequence[Tensor], form: Form) -> Tensor:
+    """Derivative of the reduced features (m, *form.shape) of images along a direction in the compared parameters."""
+    moving = {id(parameter): direction for parameter, direction in zip(compared.parameters, along, strict=True)}
     with torch.no_grad():
-        if _dual.fits(net) and not mixes_samples(net):
-            own = [parameter.detach() for parameter in net.parameters()]
-            directions = [moving.get(id(parameter), torch.zeros_like(parameter)) for parameter in net.parameters()]
-            maps, moved = _dual.tangent(net, own, directions, images, form.layer)
-            return _reduced(form, maps, moved)
         tap = _Tap(net, form)
         named = {name: value for name, value in tap.named_parameters() if id(value) in moving}
         values = {name: value.detach() for name, value in named.items()}
-        directions_by_name = {name: moving[id(value)] for name, value in named.items()}
-        return _slope(lambda given: functional_call(tap, given, (images,)), values, directions_by_name)
+        directions = {name: moving[id(value)] for name, value in named.items()}
+        return _slope(lambda given: functional_call(tap, given, (images,)), values, directions)
 
 
-def _reduced(form: Form, maps: Tensor, moved: Tensor) -> Tensor:
+def reduced_tangent(form: Form, maps: Tensor, moved: Tensor) -> Tensor:
     """Derivative of `form.reduce` along `moved`; equal largest values share it, as they do in torch."""
     if form.attention is None or form.pool == "avg":
         return form.reduce(moved)

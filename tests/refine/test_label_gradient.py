@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from ddlabel.distill import _dual
 from ddlabel.distill._gradients import class_gradients, distance
 from ddlabel.distill._student import Privileged
 from ddlabel.nets._net import Net, build
 from ddlabel.privileged._form import Form, make_form
 from ddlabel.privileged._objective import Norm, Objective
-from ddlabel.refine._label_gradient import Labelled, encoder_rows, feature_tangent, label_gradients
+from ddlabel.refine._label_gradient import Labelled, encoder_rows, label_gradients, reduced_tangent
 from ddlabel.seeding import generator
 
 CLASSES, SIDE, COUNT = 3, 8, 4
@@ -140,7 +141,11 @@ def test_tangents_of_features_are_central_differences() -> None:
     net, form = make_net("convnet-d2-w4"), form_of("convnet-d2-w4", "2", "channel", "max")
     images, weights = draw((COUNT, 3, SIDE, SIDE), "images"), encoder_rows(net).parameters
     along = [draw(tuple(weight.shape), f"along{index}") for index, weight in enumerate(weights)]
-    slope = feature_tangent(net, images, weights, along, form)
+    moving = {id(weight): direction for weight, direction in zip(weights, along, strict=True)}
+    with torch.no_grad():
+        kept = _dual.Kept(net, [parameter.detach() for parameter in net.parameters()], images)
+        directions = [moving.get(id(parameter), torch.zeros_like(parameter)) for parameter in net.parameters()]
+        slope = reduced_tangent(form, *kept.tangent(directions, 2))
 
     def features(step: float) -> Tensor:
         with torch.no_grad():
