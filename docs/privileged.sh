@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # What images tuned along the way and what labels buy on real CIFAR-10 (the attribution grid), and which form of label buys
 # most per byte. With a ConvNet small enough for two cores.
-# Usage: docs/privileged.sh DATA OUTPUT_FOLDER [grid|forms]      DATA as for --data, such as cifar10:DIR or folder:DIR/cifar10
-# Without a third word both parts are run. Commands run one at a time, and none whose output is there already, so a run that
+# Usage: docs/privileged.sh DATA OUTPUT_FOLDER [grid|forms|together]      DATA as for --data, such as cifar10:DIR or folder:DIR/cifar10
+# Without a third word all parts are run. Commands run one at a time, and none whose output is there already, so a run that
 # was stopped goes on where it was. docs/tables_privileged.py writes the tables; it can be run at any time.
 set -euo pipefail
 
 # Parameters, each replaced by the environment variable of its name
-DATA=${1:-${DATA:?usage: docs/privileged.sh DATA OUTPUT_FOLDER [grid|forms]}}
-OUT=${2:-${OUT:?usage: docs/privileged.sh DATA OUTPUT_FOLDER [grid|forms]}}
+DATA=${1:-${DATA:?usage: docs/privileged.sh DATA OUTPUT_FOLDER [grid|forms|together]}}
+OUT=${2:-${OUT:?usage: docs/privileged.sh DATA OUTPUT_FOLDER [grid|forms|together]}}
 PART=${3:-${PART:-all}}
 WIDTH=${WIDTH:-32}         # of all nets
 IMAGES=${IMAGES:-10000}    # training images that are used ...
@@ -16,6 +16,7 @@ TOTAL=${TOTAL:-50000}      # ... of so many that the data have
 IPC=${IPC:-10}             # images per class
 SEEDS=${SEEDS:-3}          # students of every row
 EPOCHS=${EPOCHS:-150}      # of a student, protocol dc (no augmentation); published: 300
+MTT_STEPS=${MTT_STEPS:-200} # of learning by trajectories; published: 5000
 STEPS=${STEPS:-60}         # of learning labels, or labels and images, each with a new net; published: 1000
 OUTER=${OUTER:-10}         # loops of a step
 INNER=${INNER:-2}          # epochs the net trains between loops; published: 50
@@ -104,31 +105,30 @@ forms() {
   for layer in 3 2; do
     assign "$base" "$base-feature$layer" --kind feature --checkpoint last --set layer=$layer
   done
-  for form in 3-0.5 3-5 3-20 3-50 3-150 2-5 2-50; do
+  for form in 3-0.5 3-5 3-20 3-50 3-150; do
     try_form "feature$form" "$base-feature${form%-*}" feature --set lambda_reg="${form#*-}"
   done
-  for form in spatial-5 spatial-50 channel-50 channel-500; do
-    assign "$base" "$base-${form%-*}" --kind attention --checkpoint last --set attention="${form%-*}"
-    try_form "$form" "$base-${form%-*}" attention --set lambda_reg="${form#*-}"
-  done
-  try_form "zscore-5" "$base-feature3" feature --set norm=zscore --set lambda_reg=5
-  try_form "l2-$STRONG" "$base-feature3" feature --set norm=l2 --set lambda_reg="$STRONG"
-  try_form "cosine-$STRONG" "$base-feature3" feature --set metric=cosine --set lambda_reg="$STRONG"
-  for codec in q8 q4 q3 lowrank vq; do
+  for codec in q3 q4 vq lowrank q8; do
     run "$base-$codec" refine "$base-feature3.ddset" --method recode --labels feature --codec $codec
     try_form "$codec-$STRONG" "$base-$codec" feature --set lambda_reg="$STRONG"
   done
-  # Beside soft labels; and where labels of such a weight come from
-  assign "$base-soft" "$base-both" --kind feature --checkpoint last --codec q3
-  try_form "both-$STRONG" "$base-both" soft+feature --set lambda_reg="$STRONG"
-  assign "$base" "$base-noise" --kind feature --set source=noise
-  try_form "noise-$STRONG" "$base-noise" feature --set lambda_reg="$STRONG"
+  # Where labels of such a weight come from
+  learn "$base" "$base-learned-converged" --teacher teacher.ddset --set init=teacher --set lambda_reg="$STRONG"
+  try_form "learned-converged-$STRONG" "$base-learned-converged" feature
   assign "$base" "$base-weak" --kind feature --checkpoint 1
   try_form "weak-$STRONG" "$base-weak" feature --set lambda_reg="$STRONG"
   learn "$base" "$base-learned-weak" --set lambda_reg="$STRONG"
   try_form "learned-weak-$STRONG" "$base-learned-weak" feature
-  learn "$base" "$base-learned-converged" --teacher teacher.ddset --set init=teacher --set lambda_reg="$STRONG"
-  try_form "learned-converged-$STRONG" "$base-learned-converged" feature
+  assign "$base" "$base-noise" --kind feature --set source=noise
+  try_form "noise-$STRONG" "$base-noise" feature --set lambda_reg="$STRONG"
+  for form in spatial channel; do
+    assign "$base" "$base-$form" --kind attention --checkpoint last --set attention=$form
+    try_form "$form-$STRONG" "$base-$form" attention --set lambda_reg="$STRONG"
+  done
+  try_form "cosine-$STRONG" "$base-feature3" feature --set metric=cosine --set lambda_reg="$STRONG"
+  try_form "feature2-$STRONG" "$base-feature2" feature --set lambda_reg="$STRONG"
+  try_form "zscore-5" "$base-feature3" feature --set norm=zscore --set lambda_reg=5
+  try_form "l2-$STRONG" "$base-feature3" feature --set norm=l2 --set lambda_reg="$STRONG"
   tables
   # The best of so many rows is partly the luckiest one: fresh students decide
   python "$here/tables_privileged.py" . --best "$BEST" | while read -r name; do
@@ -138,15 +138,47 @@ forms() {
   rm -f forms.tmp
 }
 
+# Kinds of labels beside each other and together, under the augmentation that distilled sets are trained with; and images and
+# labels learned by matching trajectories
+together() {
+  local base=$FORM_CORESET
+  compare() { # NAME BUNDLE LABELS OPTIONS...
+    run "together-$1-scored" evaluate "$2.ddset" --data "$DATA" --arch "$NET" --protocol dm --epochs "$EPOCHS" \
+      --seeds "$SEEDS" --labels "$3" "${@:4}"
+  }
+  assign "$base" "$base-dense" --kind dense --codec q4-shared
+  assign "$base" "$base-soft" --kind soft --codec f16
+  assign "$base-soft" "$base-soft-q3" --kind feature --checkpoint last --codec q3 --set lambda_reg="$STRONG"
+  assign "$base-dense" "$base-dense-q3" --kind feature --checkpoint last --codec q3 --set lambda_reg="$STRONG"
+  compare feature "$base-soft-q3" feature --equal-bytes --teacher teacher.ddset
+  compare soft "$base-soft" soft
+  compare dense "$base-dense" dense
+  compare soft+feature "$base-soft-q3" soft+feature
+  compare dense+feature "$base-dense-q3" dense+feature
+  run experts train-teacher --data "$DATA" --validation "$validation" --arch "$NET" --experts 4 --epochs 12 --optimizer gsam \
+    --set batch=64 --set lr=0.02
+  run "$base-float" distill --data "$DATA" --validation "$validation" --method "$base" --ipc "$IPC" --teacher teacher.ddset \
+    --pixels float32
+  local match=(--method dcpi --matcher mtt --data "$DATA" --teacher experts.ddset --set steps="$MTT_STEPS" --set syn_steps=20
+    --set expert_epochs=2 --set max_start_epoch=8 --set batch_syn=25 --set lr_param=log --set lr_lr=0.02 --set syn_lr=0.03
+    --set lambda_reg="$LAMBDA")
+  run "$base-mtt-tuned" refine "$base-float.ddset" "${match[@]}" --set tune_images=true --set lr_images=1000
+  compare mtt-tuned "$base-mtt-tuned" feature
+  assign "$base-mtt-tuned" "$base-mtt-strong" --kind feature --checkpoint last --codec q3 --set lambda_reg="$STRONG"
+  compare mtt-strong "$base-mtt-strong" feature
+  tables
+}
+
 tables() { python "$here/tables_privileged.py" .; }
 
 prepare
 case $PART in
   grid) grid ;;
   forms) forms ;;
-  all) grid && forms ;;
+  together) together ;;
+  all) grid && forms && together ;;
   *)
-    echo "unknown part '$PART', expected grid or forms" >&2
+    echo "unknown part '$PART', expected grid, forms or together" >&2
     exit 2
     ;;
 esac

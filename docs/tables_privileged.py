@@ -31,7 +31,8 @@ GRID = """## Attribution
 *none*: hard labels alone. *noise*: N(0, 1), never learned. *assigned-weak*: features of the teacher after one epoch.
 *assigned-converged*: after its last. *learned*: by `refine --method dcpi`. *assigned-strong*: the converged labels
 again, with a weight a hundred times as large. These rows have the very same images.
-*random*: real images of as many bytes as images and labels together; *same method*: the coreset's method, with as many.
+*random*: real images of as many bytes as images and labels together; *same method*: the coreset's method, with as many,
+not tuned.
 """
 SUMMARY = """### Where the gain comes from
 
@@ -40,8 +41,15 @@ SUMMARY = """### Where the gain comes from
 """
 FORMS = """## Forms
 
-The same frozen images with labels of many forms. *gain* is over the same images and class labels without the features;
+The same frozen images with labels of many forms. *gain* is over the same images with hard labels alone;
 *a kB* is that gain for a thousand bytes of labels per image. Bytes are those stored in the file.
+"""
+TOGETHER = """## Labels together
+
+Under protocol `dm`, with the augmentation that distilled sets are trained with. *feature*: of the converged teacher, in
+3 bits an element, with the large weight; *soft* and *dense* (25 windows) of the same teacher. *random* images with hard
+labels and of equal bytes; *plain-equal-bytes*: more images of the same method. *mtt-tuned*: images and labels learned by
+matching trajectories, stored in float32; *mtt-strong*: these images with the converged teacher's labels.
 """
 CONFIRM = """### Confirmed
 
@@ -62,7 +70,10 @@ def main(arguments: Sequence[str]) -> None:
         print("\n".join(best(forms, int(arguments[2]))))
         return
     confirmed = {name.removeprefix("confirm-"): row for name, row in rows.items() if name.startswith("confirm-")}
-    grids = read_grids({name: row for name, row in rows.items() if not name.startswith(("form-", "confirm-"))})
+    grids = read_grids(
+        {name: row for name, row in rows.items() if not name.startswith(("form-", "confirm-", "together-"))}
+    )
+    together = {name.removeprefix("together-"): row for name, row in rows.items() if name.startswith("together-")}
     parts = [HEAD]
     if rows:
         parts.append(origin(folder, list(rows.values())))
@@ -74,6 +85,8 @@ def main(arguments: Sequence[str]) -> None:
         parts += [FORMS, forms_table(forms)]
     if confirmed:
         parts += [CONFIRM, forms_table(confirmed)]
+    if together:
+        parts += [TOGETHER, together_table(together)]
     (HERE / "results-privileged.md").write_text("\n".join(parts), encoding="utf-8")
 
 
@@ -173,6 +186,28 @@ def summary_table(grids: Mapping[str, Grid]) -> str:
             cells.append(images)
             cells += [between(grid, (images, "learned"), (images, other)) for other in LABELS[:4]]
             lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def together_table(rows: Mapping[str, Row]) -> str:
+    """Every row of every evaluation, once; what is compared with is the first one's images with hard labels."""
+    lines = [
+        "| run | images | labels | loss | bytes an image | accuracy % | std | minus hard |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    order = sorted(rows, key=lambda name: (name.startswith("mtt"), name != "feature", name))
+    hard = rows[order[0]].result("bundle", "hard")
+    seen = set()
+    for name in order:
+        for result in rows[name].evaluation["results"]:
+            cells = [result["images"], result["labels"], result["loss"]["name"]]
+            cells.append(f"{result['stored_bytes'] / rows[name].count:,.0f}")
+            cells += accuracy(result)
+            cells.append("" if hard is None else difference(result, hard))
+            key = tuple(cells)
+            if key not in seen:
+                lines.append("| " + " | ".join([name, *cells]) + " |")
+            seen.add(key)
     return "\n".join(lines) + "\n"
 
 
