@@ -115,7 +115,7 @@ class AugmentLabelsConfig:
     checkpoint: str = opt(
         "default",
         "which kept epoch of each teacher labels: a number, 'last', 'all' (combined), 'ipc' (the fewer images, the "
-        "earlier), 'rded' (the same by DCPI's rule) 'auto' (what makes the best student on held-out training images; "
+        "earlier), 'rded' (the same by DCPI's rule), 'auto' (what makes the best student on held-out training images; "
         "needs --data), or 'default': last, and 1 for feature and attention labels",
     )
     ensemble: str = opt(

@@ -46,10 +46,10 @@ The same frozen images with labels of many forms. *gain* is over the same images
 """
 TOGETHER = """## Labels together
 
-Under protocol `dm`, with the augmentation that distilled sets are trained with. *feature*: of the converged teacher, in
-3 bits an element, with the large weight; *soft* and *dense* (25 windows) of the same teacher. *random* images with hard
-labels and of equal bytes; *plain-equal-bytes*: more images of the same method. *mtt-tuned*: images and labels learned by
-matching trajectories, stored in float32; *mtt-strong*: these images with the converged teacher's labels.
+Under protocol `dm`, with the augmentation that distilled sets are trained with. *feature*: of the converged teacher,
+in 3 bits an element, with the large weight; *soft* and *dense* (25 windows) of the same teacher. *random* images with
+hard labels and of equal bytes; *plain-equal-bytes*: more images of the same method. *mtt-tuned*: images and labels
+learned by matching trajectories, stored in float32; *mtt-strong*: these images with the converged teacher's labels.
 """
 CONFIRM = """### Confirmed
 
