@@ -126,7 +126,8 @@ def _check_files(
     problems = invocation.problems
     files = invocation.files
     if invocation.command.files is not None and len(files) != 1 and not problems:
-        problems.append(f"{len(files)} input bundles given, expected one (or - for stdin)")
+        more = "; repeat --teacher for each of several" if "teacher" in invocation.lists and len(files) > 1 else ""
+        problems.append(f"{len(files)} input bundles given, expected one (or - for stdin){more}")
     if invocation.command.files is None and files:
         problems.append(f"unexpected argument '{files[0]}'")
     problems += [

@@ -42,7 +42,7 @@ def _check_picture(invocation: Invocation, path: str, *, force: bool) -> None:
     """Before any work, as for the output: the picture cannot be stdout, the output or an input."""
     from ..fsio import check_output
 
-    if path in {"", "-"}:
+    if not path.lower().endswith(".png"):
         raise UsageError(f"option 'diagnose' is '{path}', expected the name of a PNG file", field="diagnose")
     files = (*invocation.files, *invocation.lists.get("teacher", ()), *invocation.lists.get("plain", ()))
     output = invocation.texts.get("output")

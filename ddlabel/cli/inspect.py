@@ -72,7 +72,7 @@ def run(invocation: Invocation) -> None:
         _show(bundles, talk, options, damage)
     broken = [problem for problems in damage.values() for problem in problems]
     if broken:
-        raise CheckFailedError("; ".join(broken[:10]), hint="write the bundle again, or fetch another copy")
+        raise CheckFailedError("; ".join(broken[:10]))
 
 
 def _draw_curve(bundles: Sequence[Bundle], options: InspectOptions, talk: Talk) -> None:

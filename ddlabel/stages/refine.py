@@ -14,7 +14,7 @@ from ..distilled import read_distilled
 from ..errors import BundleError, UsageError
 from ..events import OnEvent, ignore
 from ..labels._labels import choose_kind, make_section, read_labels
-from ..labels._privileged import PRIVILEGED, feature_codecs, make_privileged, read_privileged
+from ..labels._privileged import PRIVILEGED, choose_privileged, feature_codecs, make_privileged, read_privileged
 from ..options import as_dict, build_many, check
 from ._labelling import settle_codec
 from ._learning import learn
@@ -59,7 +59,7 @@ def run(
     check_max_kl(config.codec, config.max_kl)
     del progress
     _refuse_unused(config, teachers)
-    kind = config.labels or choose_kind(bundle)
+    kind = config.labels or _richest(bundle, config.method)
     if kind in PRIVILEGED:
         return _recode_privileged(bundle, config, settings or {}, kind)
     if kind == "hard":
@@ -103,6 +103,12 @@ def run(
             metrics={"bytes_before": _bytes(bundle, labels.section.name)} | table,
         )
         return bundle.with_stage(record, add=[section])
+
+
+def _richest(bundle: Bundle, method: str) -> str:
+    """Class labels where there are rich ones; for another codec also feature or attention labels."""
+    kind = choose_kind(bundle)
+    return (choose_privileged(bundle) or kind) if kind == "hard" and method == RECODE else kind
 
 
 def _recode_privileged(bundle: Bundle, config: RefineConfig, settings: Mapping[str, Any], kind: str) -> Bundle:
