@@ -51,8 +51,8 @@ def test_pictures_that_cannot_be_are_refused_before_any_work(run_cli, files, ric
     cases = {
         "exists": run_cli(*common, "--diagnose", there),
         "expected the name of a PNG file": run_cli(*common, "--diagnose", "-"),
-        "is also an input": run_cli(*common, "--diagnose", rich, "--force"),
-        "which is the output too": run_cli(*common, "--diagnose", tmp_path / "a", "-o", tmp_path / "a"),
+        "is 'a.txt', expected the name": run_cli(*common, "--diagnose", "a.txt"),
+        "which is the output too": run_cli(*common, "--diagnose", tmp_path / "a.png", "-o", tmp_path / "a.png"),
         "--labels is 'hard'": run_cli(*common, "--labels", "hard", "--diagnose", tmp_path / "a.png"),
     }
 
