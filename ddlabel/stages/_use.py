@@ -22,7 +22,7 @@ from ..nets._net import Net
 from ..options import OptionDoc, as_dict, build_many, describe, opt
 from ..privileged._form import ATTENTIONS
 from ..privileged._objective import Norm, Objective, fit_norm
-from ..privileged._scale import fresh_ratios, scale_warning
+from ..privileged._scale import fresh_ratios, scale_rows, scale_warning
 from ..privileged._student import (
     ADAPTERS,
     Adapter,
@@ -46,8 +46,6 @@ AS = "as"
 FORMS = ("feature", *ATTENTIONS)
 MODEST = 0.2
 """A pull of labels as at the published weight of features, beside that of classes."""
-MOST_IMAGES = 1000
-"""Images, about, whose gradients are compared before training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +187,7 @@ class Use:
         """Say when labels hardly count beside classes, or drown them: gradient ratios of fresh nets of the labels."""
         if not self.objective.lambda_reg:
             return
-        labels, rows = self.labels, torch.arange(0, len(distilled.labels), 1 + len(distilled.labels) // MOST_IMAGES)
+        labels, rows = self.labels, scale_rows(len(distilled.labels), seed)
         ratios = fresh_ratios(
             distilled.images[rows].to(device),
             distilled.labels[rows].to(device),
