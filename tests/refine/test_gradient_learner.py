@@ -211,7 +211,7 @@ def test_adam_moves_labels_by_a_hundredth_of_their_size(make_lesson: MakeLesson)
     method, lesson = quick(feat_opt="adam"), make_lesson()
     state = begin(method, lesson)
     labels = state["features"].clone().requires_grad_()
-    optimizer = torch.optim.Adam([labels], lr=0.01 * rms(labels.detach()))
+    optimizer = torch.optim.Adam([labels], lr=0.01 * rms(labels.detach()), eps=1e-20)
     for index in range(3):
         gradient = torch.randn(labels.shape, generator=generator(index, "gradient")) * 1e-4
         labels.grad = gradient
