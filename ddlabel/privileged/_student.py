@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from ..errors import UsageError
 from ..losses._loss import Loss, Targets, loss_of_epoch
-from ..nets._net import Net, on_meta
-from ._form import Form
+from ..nets._net import Net
+from ._form import Form, describe_shape, layer_shapes
 from ._objective import Norm, Objective
 
 __all__ = [
@@ -25,8 +25,6 @@ __all__ = [
     "PrivilegedLoss",
     "Tapped",
     "TappedStudent",
-    "block_shapes",
-    "describe_shape",
     "goal_of",
     "shrink",
     "student_layer",
@@ -45,18 +43,6 @@ class Tapped(NamedTuple):
     """(b, c, h, w): what is compared with labels."""
 
 
-def block_shapes(arch: str, *, channels: int, size: int, classes: int) -> list[Shape]:
-    """What each block of a net gives for one image, first to last: (c, h, w), or (f,) where it gives vectors.
-
-    Args:
-        arch: name of the net.
-        channels, size, classes: of the images (channels, size, size) and the logits.
-    """
-    net = on_meta(arch, channels=channels, size=size, classes=classes).eval()
-    images = torch.empty(1, channels, size, size, device="meta")
-    return [tuple(maps.shape[1:]) for maps in net.features_by_layer(images)]
-
-
 def student_layer(form: Form, arch: str, *, channels: int, size: int, classes: int) -> tuple[int, Shape]:
     """The block of a student that is compared with labels of a form, and the shape that it gives.
 
@@ -66,8 +52,8 @@ def student_layer(form: Form, arch: str, *, channels: int, size: int, classes: i
         UsageError: the student has no block of that number, listing those it has.
     """
     image = {"channels": channels, "size": size, "classes": classes}
-    shapes = block_shapes(arch, **image)
-    layer = len(shapes) if form.layer == len(block_shapes(form.arch, **image)) else form.layer
+    shapes = layer_shapes(arch, **image)
+    layer = len(shapes) if form.layer == len(layer_shapes(form.arch, **image)) else form.layer
     if layer > len(shapes):
         have = ", ".join(f"{index} {describe_shape(shape)}" for index, shape in enumerate(shapes, 1))
         raise UsageError(
@@ -185,6 +171,11 @@ class TappedStudent(nn.Module):
         super().__init__()
         self.net, self.layer, self.adapter = net, layer, adapter
 
+    @property
+    def bare(self) -> Net:
+        """What gives logits of images alone, as `training` asks of a net that gives more."""
+        return self.net
+
     def forward(self, images: Tensor) -> Tapped:
         """Of images (b, c, h, w)."""
         maps, logits = self.net.tap(images, self.layer)
@@ -238,11 +229,6 @@ class PrivilegedLoss:
     def at_epoch(self, epoch: int) -> PrivilegedLoss:
         """The same with the loss of logits in an epoch, from 0."""
         return replace(self, base=loss_of_epoch(self.base, epoch))
-
-
-def describe_shape(shape: Shape) -> str:
-    """As messages show it: 128x4x4."""
-    return "x".join(map(str, shape))
 
 
 def _pooled(source: Shape, form: Form) -> Shape:

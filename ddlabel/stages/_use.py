@@ -20,7 +20,7 @@ from ..events import Event, OnEvent
 from ..labels._privileged import PrivilegedSet, objective_of, read_privileged
 from ..nets._net import Net
 from ..options import OptionDoc, as_dict, build_many, describe, opt
-from ..privileged._form import ATTENTIONS
+from ..privileged._form import ATTENTIONS, describe_shape
 from ..privileged._objective import Norm, Objective, fit_norm
 from ..privileged._scale import fresh_ratios, scale_warning
 from ..privileged._student import (
@@ -28,7 +28,6 @@ from ..privileged._student import (
     Adapter,
     PrivilegedLoss,
     TappedStudent,
-    describe_shape,
     shrink,
     student_layer,
 )
