@@ -21,6 +21,7 @@ from ._objective import Norm, Objective
 
 __all__ = [
     "ADAPTERS",
+    "AdaptedForm",
     "Adapter",
     "PrivilegedLoss",
     "Tapped",
@@ -64,7 +65,7 @@ def student_layer(form: Form, arch: str, *, channels: int, size: int, classes: i
     return layer, shapes[layer - 1]
 
 
-def goal_of(source: Shape, form: Form) -> Shape:
+def goal_of(source: Shape, form: Form) -> tuple[int, int, int]:
     """The shape (c, h, w) in which a student's features and labels are compared: the labels', or smaller maps.
 
     Args:
@@ -156,6 +157,24 @@ class Adapter(nn.Module):
         if self.weight is None:
             return reduced
         return functional.conv2d(reduced, self.weight[:, :, None, None], self.bias)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptedForm(Form):
+    """What a student with an adapter compares with labels, as a form of its own net."""
+
+    adapter: Adapter
+
+    @classmethod
+    def of(cls, arch: str, layer: int, adapter: Adapter) -> AdaptedForm:
+        """Of block `layer` of a student; its shape is the one that is compared."""
+        own = adapter.form
+        return cls(arch=arch, layer=layer, attention=own.attention, pool=own.pool, shape=adapter.goal, adapter=adapter)
+
+    def reduce(self, maps: Tensor) -> Tensor:
+        """(b, *shape) of maps (b, c, h, w) or vectors (b, f), by the adapter."""
+        adapted: Tensor = self.adapter(maps)
+        return adapted
 
 
 def shrink(values: Tensor, goal: Shape) -> Tensor:
