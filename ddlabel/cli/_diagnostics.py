@@ -26,7 +26,7 @@ MEASURES = {
 BASES = {
     "teachers": "means and heads are of features of the teachers that made the labels",
     "held-out nets": "means and heads are of features of held-out nets, in another basis than the labels: expect "
-    "chance; --teacher gives their own",
+    "chance; --teacher gives their own where teachers gave the labels",
 }
 VARIANTS = {"none": "no labels", "noise": "noise", "labels": "labels"}
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.nn import functional
 from torch.optim import SGD
 
 from ..augment._augment import Augmentation, apply
 from ..augment._augment import build as build_augmentation
 from ..errors import UsageError
-from ..nets._net import Net, mixes_samples
+from ..nets._net import Net, calibrate_norms, mixes_samples
 from ..options import opt
 from ._gradients import DISTANCES, class_gradients, match_gradients, matched
 from ._memory import first_order_bytes, net_bytes, real_bytes, second_order_bytes, set_bytes
@@ -212,12 +212,7 @@ def loops(ipc: int, outer: int | None = None, inner: int | None = None) -> tuple
 def calibrate(net: Net, batches: RealBatches) -> None:
     """Let batch norm see real images of all classes once in train mode, then hold its statistics fixed."""
     images = [batches.plain(label, CALIBRATION) for label in range(len(batches.problem.classes))]
-    net.train()
-    with torch.no_grad():
-        net(torch.cat(images))
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
+    calibrate_norms(net, torch.cat(images))
 
 
 METHOD = GradientMatching

@@ -16,6 +16,7 @@ __all__ = [
     "Family",
     "Net",
     "build",
+    "calibrate_norms",
     "canonical",
     "default_arch",
     "make_norm",
@@ -190,6 +191,16 @@ def make_norm(name: str, channels: int, height: int, width: int) -> nn.Module:
 def mixes_samples(net: nn.Module) -> bool:
     """Whether images of a batch see each other in train mode: a net with batch norm."""
     return any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+
+
+def calibrate_norms(net: nn.Module, images: Tensor) -> None:
+    """Let batch norms see images (n, c, h, w) once in train mode, then hold their statistics fixed."""
+    net.train()
+    with torch.no_grad():
+        net(images)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
 
 
 def _split(name: str) -> tuple[Family, list[str]]:

@@ -145,7 +145,11 @@ def within_class_spread(labels: Tensor, hard: Tensor) -> float | None:
 
 
 def effective_rank(labels: Tensor) -> float:
-    """exp of the entropy of the spectrum of the centred Gram matrix (Roy & Vetterli, EUSIPCO 2007); 1 if constant."""
+    """exp of the entropy of the spectrum of the centred Gram matrix; 1 if constant.
+
+    Differs from the paper (Roy & Vetterli, EUSIPCO 2007) in: shares are of the eigenvalues of the Gram matrix, which
+    are variances; theirs are of the singular values of the labels, their roots, by which weak directions count more.
+    """
     centred = labels.double() - labels.double().mean(0)
     floor = FLAT * float(labels.double().square().sum())
     gram = centred @ centred.T

@@ -23,12 +23,14 @@ from ..sharpness import frozen_statistics
 from ._form import Form
 from ._objective import Norm, Objective
 
-__all__ = ["encoder_parameters", "fresh_ratios", "gradient_ratios", "relative_lambda", "scale_warning"]
+__all__ = ["encoder_parameters", "fresh_ratios", "gradient_ratios", "relative_lambda", "scale_rows", "scale_warning"]
 
 NETS = 5
 """Fresh nets that the median is taken over."""
 CHUNK = 256
 """Images in one pass: the batch that students train on."""
+MOST_IMAGES = 100
+"""Images of a check before training: enough to tell what drowns from what counts."""
 WEAK, STRONG = 0.01, 10.0
 """Ratios between which the labels and the classes both count."""
 
@@ -47,6 +49,8 @@ def gradient_ratios(
     form: Form,
     objective: Objective,
     norm: Norm | None = None,
+    *,
+    seed: int,
 ) -> list[float]:
     """Of each net: length of the encoder's gradient from the distance at lambda_reg 1, over that from cross entropy.
 
@@ -58,13 +62,16 @@ def gradient_ratios(
         form: what part of the net the labels are of.
         objective: its metric and norm; the terms beside the distance do not count.
         norm: for `zscore`.
+        seed: of the order of images, where they are more than one pass takes: batch norms must see all classes, and
+            sets are stored class by class.
     """
+    order = torch.randperm(len(images), generator=generator(seed, "scale", "order")).to(images.device)
     unit = dataclasses.replace(objective, lambda_reg=1.0, ce=0.0, infonce=0.0, supcon=0.0)
     ratios = []
     for net in nets:
         parameters = encoder_parameters(net)
         sums = [[torch.zeros_like(parameter) for parameter in parameters] for _term in range(2)]
-        for rows in torch.arange(len(images), device=images.device).split(CHUNK):
+        for rows in order.tensor_split(-(-len(order) // CHUNK)):
             with frozen_statistics(net):
                 maps, logits = net.tap(images[rows], form.layer)
             terms = (
@@ -104,7 +111,15 @@ def fresh_ratios(
         build(form.arch, channels=channels, size=size, classes=classes, generator=generator(seed, "scale", index))
         for index in range(NETS)
     ]
-    return gradient_ratios([net.to(images.device) for net in nets], images, hard, labels, form, objective, norm)
+    return gradient_ratios(
+        [net.to(images.device) for net in nets], images, hard, labels, form, objective, norm, seed=seed
+    )
+
+
+def scale_rows(count: int, seed: int) -> Tensor:
+    """Which of so many images a check before training looks at, up to 100, drawn and then ascending: (m,) int64."""
+    drawn = torch.randperm(count, generator=generator(seed, "scale", "images"))[:MOST_IMAGES]
+    return drawn.sort().values
 
 
 def relative_lambda(rho: float, ratios: Sequence[float]) -> float:

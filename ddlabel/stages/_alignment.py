@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from .. import seeding
 from ..data._dataset import Dataset
 from ..distill._gradients import class_gradients, distance
-from ..nets._net import Net, build, mixes_samples
+from ..nets._net import Net, build, calibrate_norms, mixes_samples
 from ..privileged._form import Form
 from ..privileged._objective import Norm, Objective
 from ..privileged._scale import encoder_parameters
@@ -103,7 +103,8 @@ def held_out_nets(real: Real, arch: str, tick: Callable[[], None]) -> Iterator[t
             ).to(real.device)
             if stage == "trained":
                 _train(net, real, index, tick)
-            _calibrate(net, real)
+            if mixes_samples(net):
+                calibrate_norms(net, _calibration(real))
             yield stage, net
 
 
@@ -160,13 +161,7 @@ def _train(net: Net, real: Real, index: int, tick: Callable[[], None]) -> None:
     net.zero_grad()
 
 
-def _calibrate(net: Net, real: Real) -> None:
-    """Batch norms see real images of all classes once and keep those statistics."""
-    if not mixes_samples(net):
-        return
+def _calibration(real: Real) -> Tensor:
+    """Real images of all classes, as many of each, for batch norms."""
     classes = range(len(real.dataset.info.classes))
-    with torch.no_grad():
-        net(torch.cat([real.of_class(label, CALIBRATION, "calibration") for label in classes]))
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
+    return torch.cat([real.of_class(label, CALIBRATION, "calibration") for label in classes])

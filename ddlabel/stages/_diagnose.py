@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,13 +21,12 @@ from ..data._dataset import Dataset
 from ..distilled import DistilledSet
 from ..events import Event, OnEvent, ignore
 from ..labels._privileged import PrivilegedSet
-from ..nets._net import Net
 from ..privileged import _measures as measures
 from ..privileged._form import Form
 from ..privileged._objective import Norm, Objective, fit_norm
-from ..privileged._scale import fresh_ratios, scale_warning
-from ..teachers import Teacher
+from ..privileged._scale import fresh_ratios, scale_rows, scale_warning
 from ._alignment import BATCH, NETS, STEPS, Aligned, Real, Variant, alignment_on, held_out_nets
+from ._basis import Sources, own_nets
 from ._stage import Clock
 
 __all__ = ["diagnose"]
@@ -38,8 +37,6 @@ MOST_POINTS = 500
 """Labels in the picture."""
 MOST_CLASSES = 20
 """Classes that gradients are compared of, evenly over all."""
-REAL_FEATURES = 1000
-"""Real images, about, whose features labels are told apart by."""
 FRESH, TEACHER = "held-out nets", "teachers"
 
 
@@ -52,6 +49,7 @@ def diagnose(
     objective: Objective,
     norm: Norm | None,
     seed: int,
+    history: Sequence[Mapping[str, Any]] = (),
     teachers: Sequence[Bundle] = (),
     on_event: OnEvent = ignore,
 ) -> dict[str, Any]:
@@ -64,8 +62,10 @@ def diagnose(
         clock: device.
         objective, norm: how labels enter the loss of students; noise in their place gets a norm of its own.
         seed: of nets, noise and real batches; the same for all variants.
-        teachers: those that made the labels, if at hand: labels are told apart in the features of these nets, which are
-            the labels' own basis; without them in those of held-out nets, where chance is to be expected.
+        history: of the bundle, which says by which nets the labels were made.
+        teachers: those that made the labels, if at hand: labels are told apart in the features of the very nets
+            (`own_nets`), which are the labels' own basis; without them, and for labels that began with nets that are
+            not kept, in features of held-out nets, where chance is to be expected.
         on_event: told after every step of a net and every class of a comparison.
     """
     device = clock.device
@@ -80,8 +80,8 @@ def diagnose(
         objective=objective,
         norm=norm,
     )
-    basis = _teacher_nets(teachers, privileged, device)
-    source = _Sources(case.real, case.form)
+    basis = own_nets(privileged, history, teachers, device)
+    source = Sources(case.real, case.form)
     for net in basis:
         source.add(net)
     classes = _evenly(torch.unique(distilled.labels), MOST_CLASSES).tolist()
@@ -102,7 +102,7 @@ def diagnose(
         },
         "alignment": {name: _summary(each) for name, each in aligned.items()},
         "setting": {"nets": NETS, "steps": STEPS, "real_images": BATCH, "classes": len(classes)},
-        "scale": _scale(case, chosen),
+        "scale": _scale(case),
         "picture": _picture(case.labels[chosen].cpu(), case.hard[chosen].cpu(), dataset.info.classes),
     }
 
@@ -124,7 +124,7 @@ class _Case:
 
 
 def _align(
-    case: _Case, classes: Sequence[int], source: _Sources | None, on_event: OnEvent
+    case: _Case, classes: Sequence[int], source: Sources | None, on_event: OnEvent
 ) -> dict[str, list[tuple[str, Aligned]]]:
     """The variants on every held-out net, by name; `source` gets the trained nets."""
     variants = {
@@ -157,39 +157,7 @@ def _align(
     return aligned
 
 
-class _Sources:
-    """Reduced features of the same real images by several nets, and heads refitted on them, on the CPU."""
-
-    def __init__(self, real: Real, form: Form) -> None:
-        classes = len(real.dataset.info.classes)
-        each = max(2, REAL_FEATURES // classes)
-        drawn = [real.of_class(label, each, "features") for label in range(classes)]
-        self.images = torch.cat(drawn)
-        self.hard = torch.cat([torch.full((len(part),), label) for label, part in enumerate(drawn)])
-        self.form, self.classes = form, classes
-        self.features: list[Tensor] = []
-        self.heads: list[measures.Head] = []
-
-    def add(self, net: Net) -> None:
-        """One net more, in the state it is in."""
-        with torch.no_grad():
-            parts = [self.form.reduce(net.tap(part, self.form.layer)[0]) for part in self.images.split(64)]
-        features = torch.cat(parts).flatten(1).cpu()
-        self.features.append(features)
-        self.heads.append(measures.refit_head(features, self.hard, self.classes))
-
-    def tell_apart(self, labels: Tensor, hard: Tensor) -> dict[str, float]:
-        """Means over nets."""
-        scores = [head.score(labels, hard) for head in self.heads]
-        near = [measures.nearest_mean_accuracy(labels, hard, features, self.hard) for features in self.features]
-        return {
-            "head_accuracy": statistics.mean(accuracy for accuracy, _entropy in scores),
-            "head_cross_entropy": statistics.mean(entropy for _accuracy, entropy in scores),
-            "nearest_mean_accuracy": statistics.mean(near),
-        }
-
-
-def _measure(labels: Tensor, hard: Tensor, source: _Sources) -> dict[str, float | None]:
+def _measure(labels: Tensor, hard: Tensor, source: Sources) -> dict[str, float | None]:
     rows = labels.flatten(1)
     found = {
         "fisher_ratio": measures.fisher_ratio(rows, hard),
@@ -217,12 +185,13 @@ def _summary(each: Sequence[tuple[str, Aligned]]) -> dict[str, Any]:
     return summary
 
 
-def _scale(case: _Case, chosen: Tensor) -> dict[str, Any]:
-    """How strongly the labels pull on fresh nets, at weight 1 and at the weight in use."""
+def _scale(case: _Case) -> dict[str, Any]:
+    """How strongly the labels pull on fresh nets, at weight 1 and at the weight in use: as before training."""
+    rows = scale_rows(len(case.images), case.real.seed).to(case.images.device)
     ratios = fresh_ratios(
-        case.images[chosen],
-        case.hard[chosen],
-        case.labels[chosen],
+        case.images[rows],
+        case.hard[rows],
+        case.labels[rows],
         case.form,
         case.objective,
         case.norm,
@@ -248,18 +217,6 @@ def _picture(labels: Tensor, hard: Tensor, classes: Sequence[str]) -> dict[str, 
         "explained": [_rounded(share, 4) for share in shares],
         "classes": list(classes),
     }
-
-
-def _teacher_nets(teachers: Sequence[Bundle], privileged: PrivilegedSet, device: torch.device) -> list[Net]:
-    """The last nets of the teachers that made the labels, where all of them are at hand and of the labels' kind."""
-    made = set(privileged.section.teacher or ())
-    opened = [Teacher(bundle) for bundle in teachers if bundle.content in made]
-    if not made or {teacher.bundle.content for teacher in opened} != made:
-        return []
-    pairs = [(teacher, checkpoint) for teacher in opened for checkpoint in teacher.select("last")]
-    if any(checkpoint.arch != privileged.form.arch for _teacher, checkpoint in pairs):
-        return []
-    return [teacher.net(checkpoint, device).eval() for teacher, checkpoint in pairs]
 
 
 def _evenly(values: Tensor, most: int) -> Tensor:

@@ -22,7 +22,7 @@ from ..nets._net import Net
 from ..options import as_dict
 from ..privileged._form import describe_shape
 from ..privileged._objective import Norm, Objective, fit_norm
-from ..privileged._scale import fresh_ratios, relative_lambda, scale_warning
+from ..privileged._scale import fresh_ratios, relative_lambda, scale_rows, scale_warning
 from ..privileged._student import AdaptedForm, Adapter, PrivilegedLoss, TappedStudent, shrink, student_layer
 from ._use_options import UseOptions, read_options
 
@@ -30,8 +30,6 @@ __all__ = ["Use", "resolve_use"]
 
 MODEST = 0.2
 """A pull of labels as at the published weight of features, beside that of classes."""
-MOST_IMAGES = 1000
-"""Images, about, whose gradients are compared before training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,8 +180,10 @@ class Use:
         asked = self.objective.lambda_reg
         if not asked:
             return self
-        ratios = self._fresh_ratios(distilled, arch, info, device, seed)
-        if self.options.lambda_mode == "absolute":
+        is_absolute, count = self.options.lambda_mode == "absolute", len(distilled.labels)
+        rows = scale_rows(count, seed) if is_absolute else torch.arange(count)
+        ratios = self._fresh_ratios(distilled, rows, arch, info, device, seed)
+        if is_absolute:
             warning, median = scale_warning(asked, ratios), statistics.median(ratios)
             if warning is not None:
                 advice = f"; --set lambda_reg={MODEST / median:.2g} makes it {MODEST:g} times" if median > 0 else ""
@@ -195,13 +195,12 @@ class Use:
         return dataclasses.replace(self, objective=dataclasses.replace(self.objective, lambda_reg=weight), ratio=asked)
 
     def _fresh_ratios(
-        self, distilled: DistilledSet, arch: str, info: DatasetInfo, device: torch.device, seed: int
+        self, distilled: DistilledSet, rows: Tensor, arch: str, info: DatasetInfo, device: torch.device, seed: int
     ) -> list[float]:
-        """Of fresh nets of a student: gradients of the labels at lambda_reg 1 over those of the classes."""
+        """Of fresh nets of a student, on rows of a set: gradients of labels at lambda_reg 1 over those of classes."""
         layer, source = self.tap(arch, info)
         draws = seeding.generator(seed, "scale", "adapter")
         adapter = Adapter(source, self.labels.form, self.options.adapter, draws).to(device)
-        rows = torch.arange(0, len(distilled.labels), 1 + len(distilled.labels) // MOST_IMAGES)
         return fresh_ratios(
             distilled.images[rows].to(device),
             distilled.labels[rows].to(device),

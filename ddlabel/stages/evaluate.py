@@ -143,6 +143,7 @@ def _diagnose(plan: Plan, use: Use) -> dict[str, Any]:
         objective=use.objective,
         norm=use.norm,
         seed=plan.config.seed,
+        history=plan.bundle.manifest.history,
         teachers=plan.teachers,
         on_event=plan.on_event,
     )

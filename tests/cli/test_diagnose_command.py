@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
+
+from ddlabel.bundle import Bundle
+from ddlabel.nets._net import Net
+from ddlabel.stages._basis import Sources
+from ddlabel.teachers import Teacher
 
 NET = "convnet-d1-w8"
 QUICK = ("--arch", NET, "--epochs", "1", "--seeds", "1")
@@ -21,16 +29,31 @@ def rich(run_cli, files, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def seeing(add: Callable[[Sources, Net], None], firsts: list[Tensor]) -> Callable[[Sources, Net], None]:
+    """The same, noting the first parameter of every net."""
+
+    def noting(source: Sources, net: Net) -> None:
+        firsts.append(next(net.parameters()))
+        add(source, net)
+
+    return noting
+
+
 def test_labels_are_measured_drawn_and_shown(run_cli, files, rich, tmp_path: Path, monkeypatch) -> None:
-    """With the teacher at hand labels are told apart in its features; the record names no folder."""
+    """With the teacher at hand labels are told apart in features of its net of epoch 1, whose features they are.
+
+    It kept epoch 4 too. The record names no folder.
+    """
     monkeypatch.setattr("ddlabel.stages._alignment.STEPS", 1)
+    firsts: list[Tensor] = []
+    monkeypatch.setattr(Sources, "add", seeing(Sources.add, firsts))
     picture, scored = tmp_path / "labels.png", tmp_path / "scored.ddset"
     outcome = run_cli(
         "evaluate", rich, "--data", files.data, *QUICK, "--teacher", files.teacher, "--diagnose", picture, "-o", scored
     )
     manifest = json.loads(run_cli("inspect", scored, "--json").out)["bundles"][0]["manifest"]
     record = manifest["evaluations"][-1]["diagnostics"]
-    shown = run_cli("inspect", scored).out
+    shown, teacher = run_cli("inspect", scored).out, Teacher(Bundle.open(files.teacher))
 
     assert outcome.code == 0, outcome.err
     assert f"wrote {picture}" in outcome.err
@@ -38,6 +61,8 @@ def test_labels_are_measured_drawn_and_shown(run_cli, files, rich, tmp_path: Pat
         assert image.size == (960, 400)
     assert manifest["history"][-1]["config"]["diagnose"] == "labels.png"
     assert record["told_apart_by"] == "teachers"
+    assert len(firsts) == 1
+    assert torch.equal(firsts[0], next(teacher.net(teacher.select("1")[0]).parameters()))
     assert record["measures"]["labels"]["head_accuracy"] > record["measures"]["noise"]["head_accuracy"]
     for text in (outcome.out, shown):
         assert "effective rank" in text

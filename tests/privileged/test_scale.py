@@ -20,6 +20,7 @@ from ddlabel.privileged._scale import (
     fresh_ratios,
     gradient_ratios,
     relative_lambda,
+    scale_rows,
     scale_warning,
 )
 from ddlabel.seeding import generator
@@ -62,9 +63,9 @@ def test_the_ratio_of_lengths_by_hand_in_one_pass_and_in_chunks(monkeypatch: pyt
     distance = (maps.mean(1, keepdim=True) - labels).square().mean()
     expected = length(distance, net) / length(functional.cross_entropy(logits, hard), net)
     objective = Objective(lambda_reg=0.03, infonce=1.0, supcon=2.0)
-    whole = gradient_ratios([net], images, hard, labels, FORM, objective)
+    whole = gradient_ratios([net], images, hard, labels, FORM, objective, seed=0)
     monkeypatch.setattr(_scale, "CHUNK", 3)
-    chunked = gradient_ratios([net], images, hard, labels, FORM, objective)
+    chunked = gradient_ratios([net], images, hard, labels, FORM, objective, seed=0)
 
     assert whole == [pytest.approx(expected, rel=1e-12)]
     assert chunked == [pytest.approx(expected, rel=1e-10)]
@@ -74,9 +75,42 @@ def test_batch_norms_see_nothing() -> None:
     images, hard, labels = batch()
     net = net_of("convnet-d2-w4-bn")
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    gradient_ratios([net], images, hard, labels, FORM, Objective())
+    gradient_ratios([net], images, hard, labels, FORM, Objective(), seed=0)
 
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_chunks_are_alike_and_hold_all_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images come class by class; batch norm sees a mixture, another for another seed, and never one image alone."""
+    images, labels = torch.randn(25, 1, 8, 8, generator=generator(0, "many")).double(), batch()[2].repeat(4, 1, 1, 1)
+    hard, seen = torch.arange(25) // 9, []
+    monkeypatch.setattr(_scale, "CHUNK", 12)
+    net = net_of("convnet-d2-w4-bn")
+    tap = net.tap
+
+    def noting(chunk: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        seen.append(sorted(int(hard[(images == image).flatten(1).all(1)][0]) for image in chunk))
+        return tap(chunk, layer)
+
+    monkeypatch.setattr(net, "tap", noting)
+    first, again, other = (
+        gradient_ratios([net], images, hard, labels[:25], FORM, Objective(), seed=seed) for seed in (0, 0, 1)
+    )
+
+    assert [len(chunk) for chunk in seen[:3]] == [9, 8, 8]
+    assert all(set(chunk) == {0, 1, 2} for chunk in seen)
+    assert first == again != other
+
+
+def test_a_check_looks_at_up_to_a_hundred_images() -> None:
+    """Drawn by name; all of them where there are no more."""
+    rows = scale_rows(1000, 3)
+
+    assert torch.equal(rows, scale_rows(1000, 3))
+    assert not torch.equal(rows, scale_rows(1000, 4))
+    assert len(rows.unique()) == 100
+    assert rows.max() < 1000
+    assert torch.equal(scale_rows(7, 0), torch.arange(7))
 
 
 def test_the_relative_weight_makes_labels_pull_as_asked() -> None:

@@ -20,7 +20,7 @@ from ddlabel.privileged._measures import fisher_ratio
 from ddlabel.privileged._objective import Objective, fit_norm
 from ddlabel.seeding import generator
 from ddlabel.space import Space
-from ddlabel.stages import _alignment, _diagnose
+from ddlabel.stages import _alignment, _basis
 from ddlabel.stages._alignment import Real, Variant, alignment_on, held_out_nets
 from ddlabel.stages._diagnose import diagnose
 from ddlabel.stages._stage import Clock
@@ -110,7 +110,7 @@ def test_real_images_stand_in_for_themselves(digits: Dataset) -> None:
 
 def test_a_record_holds_all_numbers_as_json_and_is_repeatable(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_alignment, "STEPS", 2)
-    monkeypatch.setattr(_diagnose, "REAL_FEATURES", 100)
+    monkeypatch.setattr(_basis, "REAL_FEATURES", 100)
     distilled = images_of(digits, 2)
     labels = labels_of(distilled, count=2)
     events: list[int] = []
