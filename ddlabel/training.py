@@ -24,7 +24,6 @@ from .augment._augment import Augmentation, apply, flips
 from .errors import DivergedError
 from .events import Event, OnEvent, ignore
 from .losses._loss import Loss, Targets, loss_of_epoch
-from .privileged._student import TappedStudent
 from .schedules import Recipe, loss_factor, rate, restarts
 from .sharpness import flat_gradient, frozen_statistics, input_gradient_penalty
 from .space import Space
@@ -101,7 +100,8 @@ def train(
     """Train a net in place and return it.
 
     Args:
-        net: on its device; its parameters are changed. Of a `TappedStudent`, the adapter's as well.
+        net: on its device; its parameters are changed. One that gives the loss more than logits names as `bare` the
+            part of it that gives logits alone, which is what penalties on inputs are of.
         sampler: the batches of each epoch, images (b, c, h, w) float32 in model-input space, on any device.
         recipe: optimiser, schedule, epochs; its `batch` is the sampler's business.
         loss: of logits and targets; one with `at_epoch` may change from epoch to epoch.
@@ -262,8 +262,8 @@ class _Objective:
         if self.factor != 1:
             value = self.factor * value
         if self.recipe.gradient_penalty:
-            classifier = self.net.net if isinstance(self.net, TappedStudent) else self.net
-            value = value + self.recipe.gradient_penalty * input_gradient_penalty(classifier, plain)
+            bare = getattr(self.net, "bare", self.net)
+            value = value + self.recipe.gradient_penalty * input_gradient_penalty(bare, plain)
         return value
 
     def again(self, plain: Tensor, images: Tensor, targets: Targets) -> None:

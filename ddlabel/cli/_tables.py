@@ -109,6 +109,10 @@ def print_evaluations(scored: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         for result in results:
             if "features" in result:
                 console().print(_adapter_line(result))
+            if result.get("images_tuned") is False:
+                console().print(
+                    f"{result['images']}: images by the method alone, the bundle's were tuned beside labels"
+                )
         if "optimizers" in evaluation:
             console().print(_optimizer_table(evaluation["optimizers"]))
 

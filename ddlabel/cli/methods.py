@@ -103,7 +103,7 @@ def _teacher_entries() -> list[dict[str, Any]]:
 def _evaluate_entries() -> list[dict[str, Any]]:
     """What `evaluate --set` takes for feature and attention labels."""
     from ..privileged._objective import Objective
-    from ..stages._use import describe_use
+    from ..stages._use_options import describe_use
 
     parts = {
         "objective": (describe(Objective), "Weights of feature and attention labels; their defaults are the bundle's."),

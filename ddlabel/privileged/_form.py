@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..nets._net import canonical, on_meta
 
-__all__ = ["ATTENTIONS", "LAST", "POOLS", "Form", "layer_shapes", "make_form"]
+__all__ = ["ATTENTIONS", "LAST", "POOLS", "Form", "describe_shape", "layer_shapes", "make_form"]
 
 ATTENTIONS = ("spatial", "channel")
 """Spatial: a map, pooled over channels. Channel: a number for each channel, pooled over space."""
@@ -91,6 +91,11 @@ def layer_shapes(arch: str, *, channels: int, size: int, classes: int) -> tuple[
     with torch.inference_mode():
         outputs = net.features_by_layer(torch.empty(1, channels, size, size, device="meta"))
     return tuple(tuple(output.shape[1:]) for output in outputs)
+
+
+def describe_shape(shape: tuple[int, ...]) -> str:
+    """As messages show it: 128x4x4."""
+    return "x".join(map(str, shape))
 
 
 def _reduce(maps: Tensor, attention: str | None, pool: str) -> Tensor:

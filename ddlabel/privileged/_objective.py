@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from ..errors import UsageError
 from ..options import opt
-from ._form import Form
+from ._form import Form, describe_shape
 
 __all__ = ["Norm", "Objective", "ce_feat", "cosine", "fit_norm", "infonce", "mmd", "mse", "supcon"]
 
@@ -78,7 +78,7 @@ class Objective:
         for field, used in (("norm", self.norm == "l2"), ("ce", self.ce > 0)):
             if used and channels == 1:
                 raise UsageError(
-                    f"{field} works over channels, labels of shape {_shape(form)} have one",
+                    f"{field} works over channels, labels of shape {describe_shape(form.shape)} have one",
                     field=field,
                     hint="use whole features or --set attention=channel",
                 )
@@ -86,7 +86,7 @@ class Objective:
         for field, used in angles.items():
             if used and channels * height * width == 1:
                 raise UsageError(
-                    f"{field} compares directions, labels of shape {_shape(form)} are single numbers",
+                    f"{field} compares directions, labels of shape {describe_shape(form.shape)} are single numbers",
                     field=field,
                     hint="use whole features, or leave the term out",
                 )
@@ -219,7 +219,3 @@ def _directions(values: Tensor) -> Tensor:
 
 def _unit(values: Tensor, axis: int) -> Tensor:
     return values / (values.square().sum(axis, keepdim=True) + LEAST_NORM**2).sqrt()
-
-
-def _shape(form: Form) -> str:
-    return "x".join(str(side) for side in form.shape)

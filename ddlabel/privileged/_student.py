@@ -15,18 +15,17 @@ from torch.nn import functional
 
 from ..errors import UsageError
 from ..losses._loss import Loss, Targets, loss_of_epoch
-from ..nets._net import Net, on_meta
-from ._form import Form
+from ..nets._net import Net
+from ._form import Form, describe_shape, layer_shapes
 from ._objective import Norm, Objective
 
 __all__ = [
     "ADAPTERS",
+    "AdaptedForm",
     "Adapter",
     "PrivilegedLoss",
     "Tapped",
     "TappedStudent",
-    "block_shapes",
-    "describe_shape",
     "goal_of",
     "shrink",
     "student_layer",
@@ -45,18 +44,6 @@ class Tapped(NamedTuple):
     """(b, c, h, w): what is compared with labels."""
 
 
-def block_shapes(arch: str, *, channels: int, size: int, classes: int) -> list[Shape]:
-    """What each block of a net gives for one image, first to last: (c, h, w), or (f,) where it gives vectors.
-
-    Args:
-        arch: name of the net.
-        channels, size, classes: of the images (channels, size, size) and the logits.
-    """
-    net = on_meta(arch, channels=channels, size=size, classes=classes).eval()
-    images = torch.empty(1, channels, size, size, device="meta")
-    return [tuple(maps.shape[1:]) for maps in net.features_by_layer(images)]
-
-
 def student_layer(form: Form, arch: str, *, channels: int, size: int, classes: int) -> tuple[int, Shape]:
     """The block of a student that is compared with labels of a form, and the shape that it gives.
 
@@ -66,8 +53,8 @@ def student_layer(form: Form, arch: str, *, channels: int, size: int, classes: i
         UsageError: the student has no block of that number, listing those it has.
     """
     image = {"channels": channels, "size": size, "classes": classes}
-    shapes = block_shapes(arch, **image)
-    layer = len(shapes) if form.layer == len(block_shapes(form.arch, **image)) else form.layer
+    shapes = layer_shapes(arch, **image)
+    layer = len(shapes) if form.layer == len(layer_shapes(form.arch, **image)) else form.layer
     if layer > len(shapes):
         have = ", ".join(f"{index} {describe_shape(shape)}" for index, shape in enumerate(shapes, 1))
         raise UsageError(
@@ -78,7 +65,7 @@ def student_layer(form: Form, arch: str, *, channels: int, size: int, classes: i
     return layer, shapes[layer - 1]
 
 
-def goal_of(source: Shape, form: Form) -> Shape:
+def goal_of(source: Shape, form: Form) -> tuple[int, int, int]:
     """The shape (c, h, w) in which a student's features and labels are compared: the labels', or smaller maps.
 
     Args:
@@ -172,6 +159,24 @@ class Adapter(nn.Module):
         return functional.conv2d(reduced, self.weight[:, :, None, None], self.bias)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AdaptedForm(Form):
+    """What a student with an adapter compares with labels, as a form of its own net."""
+
+    adapter: Adapter
+
+    @classmethod
+    def of(cls, arch: str, layer: int, adapter: Adapter) -> AdaptedForm:
+        """Of block `layer` of a student; its shape is the one that is compared."""
+        own = adapter.form
+        return cls(arch=arch, layer=layer, attention=own.attention, pool=own.pool, shape=adapter.goal, adapter=adapter)
+
+    def reduce(self, maps: Tensor) -> Tensor:
+        """(b, *shape) of maps (b, c, h, w) or vectors (b, f), by the adapter."""
+        adapted: Tensor = self.adapter(maps)
+        return adapted
+
+
 def shrink(values: Tensor, goal: Shape) -> Tensor:
     """Average maps (b, c, h, w) down to the height and width of a goal (c, h, w); maps of that size are themselves."""
     size = (goal[1], goal[2])
@@ -184,6 +189,11 @@ class TappedStudent(nn.Module):
     def __init__(self, net: Net, layer: int, adapter: Adapter) -> None:
         super().__init__()
         self.net, self.layer, self.adapter = net, layer, adapter
+
+    @property
+    def bare(self) -> Net:
+        """What gives logits of images alone, as `training` asks of a net that gives more."""
+        return self.net
 
     def forward(self, images: Tensor) -> Tapped:
         """Of images (b, c, h, w)."""
@@ -238,11 +248,6 @@ class PrivilegedLoss:
     def at_epoch(self, epoch: int) -> PrivilegedLoss:
         """The same with the loss of logits in an epoch, from 0."""
         return replace(self, base=loss_of_epoch(self.base, epoch))
-
-
-def describe_shape(shape: Shape) -> str:
-    """As messages show it: 128x4x4."""
-    return "x".join(map(str, shape))
 
 
 def _pooled(source: Shape, form: Form) -> Shape:

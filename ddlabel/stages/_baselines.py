@@ -31,6 +31,7 @@ __all__ = [
     "check_plain",
     "check_teachers",
     "equal_bytes_ipc",
+    "is_tuned",
     "plain_bundle",
     "plain_bytes",
     "random_set",
@@ -152,6 +153,8 @@ def plain_bundle(
 ) -> Bundle:
     """Distil again as the history says, with `ipc` images per class: LADD's baseline++ (arXiv:2409.16239).
 
+    Images that learning labels moved afterwards are not moved here: `is_tuned` tells such bundles.
+
     Raises:
         BundleError: the history does not say how the images were made.
         UsageError: the method needs its teacher and it was not given, or code that only a user may name.
@@ -184,14 +187,16 @@ def plain_bundle(
 def check_plain(bundle: Bundle, plain: Bundle, ipc: int) -> DistilledSet:
     """The images of a plain bundle, refused unless they are a fair baseline.
 
+    One whose images were moved beside labels is taken only for a bundle of which that is true as well.
+
     Args:
         bundle: what is evaluated.
         plain: the baseline.
         ipc: images per class that the bytes pay for.
 
     Raises:
-        BundleError: other data, classes, shape or space; another method; images that cost more or less each; another
-            number of them than `ipc` per class.
+        BundleError: other data, classes, shape or space; another method; tuned images against others; images that cost
+            more or less each; another number of them than `ipc` per class.
     """
     check_agreement(plain, bundle)
     hint = f"run 'ddlabel distill' as for {bundle.name}, with --ipc {ipc}, or drop --plain to have it distilled"
@@ -201,6 +206,7 @@ def check_plain(bundle: Bundle, plain: Bundle, ipc: int) -> DistilledSet:
         "training data": (data_of(bundle)["fingerprint"], data_of(plain)["fingerprint"]),
         "held-out share": (data_of(bundle)["validation"]["fraction"], data_of(plain)["validation"]["fraction"]),
         "method": (_method(bundle), _method(plain)),
+        "images tuned by 'refine'": ("no", "yes" if is_tuned(plain) and not is_tuned(bundle) else "no"),
         "bytes of an image": (_image_bytes(bundle), _image_bytes(plain)),
         "images per class": (ipc, counts[0] if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"),
     }
@@ -241,6 +247,14 @@ def _method(bundle: Bundle) -> str | None:
     """The method that made the images, as the history says; None when it does not."""
     return next(
         (entry["config"].get("method") for entry in bundle.manifest.history if entry["stage"] == "distill"), None
+    )
+
+
+def is_tuned(bundle: Bundle) -> bool:
+    """Whether a refinement that learned labels moved the images too, so that `distill` alone did not make them."""
+    return any(
+        entry["stage"] == "refine" and bool(entry["config"].get("options", {}).get("tune_images"))
+        for entry in bundle.manifest.history
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -15,12 +14,11 @@ from ..bundle import Bundle
 from ..config import EvaluateConfig
 from ..data._dataset import Dataset
 from ..distilled import DistilledSet
-from ..errors import BundleError, UsageError, suggest
+from ..errors import UsageError
 from ..events import Event, OnEvent
 from ..labels._labels import LabelSet
 from ..losses._loss import Targets, loss_of_epoch
 from ..nets._net import canonical, default_arch
-from ..options import as_dict, build_many
 from ..protocols._protocol import Student
 from ..students import StudentData
 from ..teachers import Teacher
@@ -29,6 +27,7 @@ from ._baselines import (
     check_plain,
     check_teachers,
     equal_bytes_ipc,
+    is_tuned,
     plain_bundle,
     plain_bytes,
     random_set,
@@ -37,11 +36,14 @@ from ._baselines import (
     spent_bytes,
 )
 from ._label_kinds import whole_image_problem
+from ._recipe import check_settings, learned_lr, recipe_and_loss
 from ._stage import Clock
-from ._trials import AUGMENTED, BUNDLE, PLAIN_EQUAL, RANDOM, RANDOM_EQUAL, Trial, list_trials, optimizer_settings
-from ._use import USE_OPTIONS, Use
+from ._trials import BUNDLE, PLAIN_EQUAL, RANDOM, RANDOM_EQUAL, Trial, list_trials, optimizer_settings
+from ._use import Use
 
 __all__ = ["Plan"]
+
+TUNE = "tune images of 'ddlabel distill' the same way by 'ddlabel refine', and pass them with --plain FILE"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,10 +124,10 @@ class Plan:
         return min(self.equal_ipc, int(torch.bincount(self.dataset.train.labels, minlength=classes).min()))
 
     @cached_property
-    def plain_set(self) -> DistilledSet:
-        """The images of the plain baseline, given or distilled now."""
+    def plain_baseline(self) -> Bundle:
+        """The plain baseline, given or distilled now."""
         config = self.config
-        given = self.plain[0] if self.plain else plain_bundle(
+        return self.plain[0] if self.plain else plain_bundle(
             self.bundle,
             config.data,
             self.equal_ipc,
@@ -134,35 +136,27 @@ class Plan:
             device=config.device,
             threads=config.threads,
         )  # fmt: skip
-        return check_plain(self.bundle, given, self.equal_ipc)
+
+    @cached_property
+    def plain_set(self) -> DistilledSet:
+        """The images of the plain baseline."""
+        return check_plain(self.bundle, self.plain_baseline, self.equal_ipc)
 
     def recipe_and_loss(self, arch: str, trial: Trial) -> tuple[Recipe, Any]:
-        """The protocol's recipe for a net with the row's optimiser and the user's overrides, and the row's loss.
-
-        Labels of augmented views are not augmented further: they are of these views and no others.
-        """
-        protocol = _plugins.load("protocols", self.protocol, "PROTOCOL")
+        """The recipe of a net and the loss of a row, as `recipe_and_loss` says."""
         student = Student(
             arch=arch,
             stored_images=len(self.distilled.labels),
-            learned_lr=_learned_lr(self.bundle),
+            learned_lr=learned_lr(self.bundle),
             classes=len(self.distilled.classes),
             side=self.dataset.info.height,
         )
-        published = as_dict(protocol.recipe(student)) | dict(trial.recipe)
-        if trial.labels in AUGMENTED:
-            published["augment"] = "none"
-        if self.config.epochs is not None:
-            published["epochs"] = self.config.epochs
-        loss_class = _plugins.load("losses", trial.loss, "LOSS")
-        known = _option_names(Recipe) | _option_names(loss_class)
-        given = {name: value for name, value in self.settings.items() if name in known}
-        recipe, loss = build_many([Recipe, loss_class], {**published, **given})
-        return recipe, loss
+        return recipe_and_loss(self.protocol, student, trial, self.settings, epochs=self.config.epochs)
 
     def check_before_work(self) -> None:
         """Refuse what cannot work before the first student is trained."""
-        self._check_settings()
+        refined = (self.labels.refined if self.labels else None) or {}
+        check_settings(self.settings, self.config, self.losses, self.label_kinds, refined)
         for arch in self.archs:
             for trial in self.trials:
                 self.recipe_and_loss(arch, trial)
@@ -181,33 +175,6 @@ class Plan:
         self._check_labels_suit()
         self._check_equal_bytes()
         self._check_features()
-
-    def _check_settings(self) -> None:
-        """Every setting is an option of the recipe, of one of the losses or of labels that are used."""
-        known = _option_names(Recipe).union(*(_option_names(_plugins.load("losses", n, "LOSS")) for n in self.losses))
-        unused = USE_OPTIONS - known if self.use is None else frozenset()
-        known |= USE_OPTIONS - unused
-        problems = [
-            f"unknown option '{name}'{suggest(name, known)}" for name in self.settings if name not in known | unused
-        ]
-        problems += [
-            f"option '{name}' is of feature and attention labels, --labels is '{self.kind}'"
-            for name in self.settings
-            if name in unused
-        ]
-        problems += [
-            f"option '{name}' is given by --{name} and by --set, expected one of them"
-            for name, given in (("optimizer", self.config.optimizer), ("epochs", self.config.epochs))
-            if given and name in self.settings
-        ]
-        refined = (self.labels.refined if self.labels else None) or {}
-        problems += [
-            f"option '{name}' is {self.settings[name]}, the labels were refined with {refined[name]}"
-            for name in ("gamma", "alpha", "form")
-            if name in self.settings and name in refined and str(self.settings[name]) != str(refined[name])
-        ]
-        if problems:
-            raise UsageError.collect(problems)
 
     def _check_samples(self) -> None:
         """Rows are compared at equal samples seen."""
@@ -247,7 +214,6 @@ class Plan:
                 hint = "use --loss ladd, which sees whole images too" if self.kind == "dense" else "use soft labels"
                 raise UsageError(problem, field="labels", hint=f"{hint}, or --labels {self.kind}")
         self.use.check(self.archs, self.dataset.info, self.on_event)
-        self.use.check_scale(self.distilled, self.clock.device, self.config.seed, self.on_event)
         if self.random_ipc < self.equal_ipc:
             message = (
                 f"the bytes of the labels buy {self.equal_ipc} images per class, the data have {self.random_ipc}: "
@@ -255,9 +221,10 @@ class Plan:
             )
             self.on_event(Event(phase="baselines", message=message))
         if not self.config.equal_bytes:
+            tuned = f", which are not tuned as the bundle's are: {TUNE}" if is_tuned(self.bundle) else ""
             message = (
                 f"{PLAIN_EQUAL} is not run: --equal-bytes distils {self.equal_ipc} images per class by the same "
-                "method, or takes them from --plain FILE"
+                f"method, or takes them from --plain FILE{tuned}"
             )
             self.on_event(Event(phase="baselines", message=message))
 
@@ -274,7 +241,31 @@ class Plan:
                 field="equal_bytes",
                 hint="evaluate soft, dense, fkd, feature or attention labels",
             )
-        _ = self.plain_set
+
+    def ready(self) -> Plan:
+        """With all that takes time before the first student: the weight of the labels, and the plain baseline.
+
+        Raises:
+            UsageError: labels that do not pull at any weight; a plain baseline that cannot be distilled.
+            BundleError: an unfair one.
+        """
+        plan, use = self, self.use
+        if use is not None:
+            weighed = use.weighed(
+                self.distilled,
+                self.archs[0],
+                self.dataset.info,
+                device=self.clock.device,
+                seed=self.config.seed,
+                on_event=self.on_event,
+            )
+            plan = dataclasses.replace(self, use=weighed)
+        if plan.config.equal_bytes:
+            _ = plan.plain_set
+            if is_tuned(self.bundle) and not is_tuned(plan.plain_baseline):
+                message = f"the bundle's images were tuned beside its labels, those of {PLAIN_EQUAL} were not: {TUNE}"
+                self.on_event(Event(phase="baselines", message=message))
+        return plan
 
     def student_data(self, trial: Trial, index: int) -> StudentData:
         """What student `index` of a row trains on; rows of equal bytes see as many samples as the bundle's."""
@@ -294,26 +285,15 @@ class Plan:
         random = random_set(self.distilled, self.dataset, self.config.seed, index, ipc=self.random_ipc)
         return StudentData(random, None, samples=len(self.distilled.labels))
 
+    def tuning(self, trial: Trial) -> dict[str, bool]:
+        """`images_tuned` of a plain row beside a bundle whose images were tuned with its labels; else nothing."""
+        if trial.images != PLAIN_EQUAL or not is_tuned(self.bundle):
+            return {}
+        return {"images_tuned": is_tuned(self.plain_baseline)}
+
     def stored_bytes(self, trial: Trial) -> int:
         """Bytes that the row's images and labels take in a bundle like this one; adapters are never stored."""
         if trial.images in {BUNDLE, RANDOM}:
             return spent_bytes(self.bundle, trial.labels, trial.privileged)
         ipc = self.random_ipc if trial.images == RANDOM_EQUAL else self.equal_ipc
         return round(plain_bytes(self.bundle, ipc * len(self.distilled.classes)))
-
-
-def _option_names(cls: type[Any]) -> set[str]:
-    return {field.name for field in dataclasses.fields(cls)}
-
-
-def _learned_lr(bundle: Bundle) -> float | None:
-    if not bundle.has("student.lr"):
-        return None
-    lr = float(bundle.tensor("student.lr"))
-    if not 0 < lr < math.inf:
-        raise BundleError(
-            f"{bundle.name}: learned step size 'student.lr' is {lr}, expected a positive number",
-            field="student.lr",
-            hint="distil again with a smaller step for it, or evaluate with --protocol dm",
-        )
-    return lr

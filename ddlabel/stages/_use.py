@@ -12,70 +12,24 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from .. import seeding
 from ..bundle import Bundle
 from ..data._dataset import DatasetInfo
 from ..distilled import DistilledSet
-from ..errors import UsageError
 from ..events import Event, OnEvent
-from ..labels._privileged import PrivilegedSet, objective_of, read_privileged
+from ..labels._privileged import PrivilegedSet, read_privileged
 from ..nets._net import Net
-from ..options import OptionDoc, as_dict, build_many, describe, opt
-from ..privileged._form import ATTENTIONS
+from ..options import as_dict
+from ..privileged._form import describe_shape
 from ..privileged._objective import Norm, Objective, fit_norm
-from ..privileged._scale import fresh_ratios, scale_rows, scale_warning
-from ..privileged._student import (
-    ADAPTERS,
-    Adapter,
-    PrivilegedLoss,
-    TappedStudent,
-    describe_shape,
-    shrink,
-    student_layer,
-)
+from ..privileged._scale import fresh_ratios, relative_lambda, scale_rows, scale_warning
+from ..privileged._student import AdaptedForm, Adapter, PrivilegedLoss, TappedStudent, shrink, student_layer
+from ._use_options import UseOptions, read_options
 
-__all__ = [
-    "USE_OPTIONS",
-    "Use",
-    "UseOptions",
-    "describe_use",
-    "resolve_use",
-]
+__all__ = ["Use", "resolve_use"]
 
-AS = "as"
-"""The option that pools labels late; a keyword of Python, so no field."""
-FORMS = ("feature", *ATTENTIONS)
 MODEST = 0.2
 """A pull of labels as at the published weight of features, beside that of classes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class UseOptions:
-    """How students use labels, beside the weights of the `Objective`; and `as`, one of feature, spatial, channel."""
-
-    adapter: str = opt(
-        "auto",
-        "between features of a student and labels of another shape: auto (trained, where shapes differ), learned "
-        "(always), orthogonal (drawn, never trained) or none; thrown away after training",
-        choices=ADAPTERS,
-    )
-    k_use: str = opt(
-        "mean", "of several labels per image: their mean, or a random one for each sample", choices=("mean", "random")
-    )
-    label_aug: str = opt(
-        "none", "hflip mirrors the labels of images that the augmentation mirrors", choices=("none", "hflip")
-    )
-
-
-AS_DOC = OptionDoc(
-    name=AS,
-    type="text or auto",
-    default=None,
-    required=False,
-    help="pools feature labels late, students' features alike: feature, spatial or channel; auto is as they are stored",
-    bounds="one of " + ", ".join(FORMS),
-)
-USE_OPTIONS = frozenset({AS, *(field.name for cls in (Objective, UseOptions) for field in dataclasses.fields(cls))})
-"""What `--set` may say of feature and attention labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +42,8 @@ class Use:
     options: UseOptions
     pooled: str | None
     """`as`: feature, spatial or channel; None for the form that is stored."""
+    ratio: float | None = None
+    """What lambda_reg was asked to be with `lambda_mode=relative`, once the weight is found."""
 
     @property
     def kind(self) -> str:
@@ -139,11 +95,16 @@ class Use:
 
     def loss(self, base: Any, student: TappedStudent, device: torch.device) -> PrivilegedLoss:
         """The loss of a student: that of logits, and the objective of features."""
-        goal, norm = student.adapter.goal, self.norm
-        if norm is not None:
-            parts = (shrink(part[None], goal)[0].to(device) for part in (norm.mean, norm.scale))
-            norm = Norm(*parts)
+        goal = student.adapter.goal
+        norm = self._norm_at(goal, device)
         return PrivilegedLoss(base, self.objective, norm, goal, self.options.label_aug == "hflip")
+
+    def _norm_at(self, goal: tuple[int, ...], device: torch.device) -> Norm | None:
+        """The norm in the shape that is compared."""
+        if self.norm is None:
+            return None
+        mean, scale = (shrink(part[None], goal)[0].to(device) for part in (self.norm.mean, self.norm.scale))
+        return Norm(mean, scale)
 
     def error(self, student: TappedStudent, labels: PrivilegedSet, images: Tensor) -> float:
         """Mean squared error of a trained student's features, (n, c, h, w) images without augmentation."""
@@ -168,6 +129,7 @@ class Use:
         if self.options.label_aug == "hflip" and (not info.flip or form.attention == "channel"):
             why = "channel attention has no sides" if info.flip else f"images of '{info.name}' are not mirrored"
             on_event(Event(phase="features", message=f"label_aug=hflip changes nothing: {why}"))
+        self._say_bytes(on_event)
         for arch in archs:
             layer, source = self.tap(arch, info)
             adapter = Adapter(source, form, self.options.adapter, torch.Generator())
@@ -183,25 +145,72 @@ class Use:
             if said:
                 on_event(Event(phase="features", message=f"{arch}: {'; '.join(said)}"))
 
-    def check_scale(self, distilled: DistilledSet, device: torch.device, seed: int, on_event: OnEvent) -> None:
-        """Say when labels hardly count beside classes, or drown them: gradient ratios of fresh nets of the labels."""
-        if not self.objective.lambda_reg:
+    def _say_bytes(self, on_event: OnEvent) -> None:
+        """Labels that are pooled late are charged whole; say what they could take."""
+        stored, pooled = self.stored, self.labels
+        if pooled.form == stored.form:
             return
-        labels, rows = self.labels, scale_rows(len(distilled.labels), seed)
-        ratios = fresh_ratios(
+        whole = sum(record["bytes"] for record in stored.section.tensors.values())
+        make = "augment-labels --kind attention" if self.is_assigned else "refine --method dcpi --labels attention"
+        message = (
+            f"as={self.pooled} pools labels that are stored, and charged, whole: {whole} bytes for "
+            f"{describe_shape(stored.form.shape)} each; stored as {describe_shape(pooled.form.shape)} they take "
+            f"at most {2 * pooled.values.numel()} in half precision: '{make} --set attention={self.pooled}'"
+        )
+        on_event(Event(phase="features", message=message))
+
+    def weighed(
+        self,
+        distilled: DistilledSet,
+        arch: str,
+        info: DatasetInfo,
+        *,
+        device: torch.device,
+        seed: int,
+        on_event: OnEvent,
+    ) -> Use:
+        """With the weight that labels have in every student: lambda_reg itself or, if relative, what it leads to.
+
+        With `lambda_mode=relative`, lambda_reg is how strongly labels should pull at fresh nets `arch`, beside classes.
+        Otherwise it is said when at that weight labels hardly count, or drown the classes.
+
+        Raises:
+            UsageError: labels that do not pull at any weight; as `student_layer` and `Adapter` do.
+        """
+        asked = self.objective.lambda_reg
+        if not asked:
+            return self
+        is_absolute, count = self.options.lambda_mode == "absolute", len(distilled.labels)
+        rows = scale_rows(count, seed) if is_absolute else torch.arange(count)
+        ratios = self._fresh_ratios(distilled, rows, arch, info, device, seed)
+        if is_absolute:
+            warning, median = scale_warning(asked, ratios), statistics.median(ratios)
+            if warning is not None:
+                advice = f"; --set lambda_reg={MODEST / median:.2g} makes it {MODEST:g} times" if median > 0 else ""
+                on_event(Event(phase="features", message=warning.partition(";")[0] + advice))
+            return self
+        weight = relative_lambda(asked, ratios)
+        message = f"lambda_reg is {weight:.3g}: there labels pull {asked:g} times as strongly as classes at new {arch}"
+        on_event(Event(phase="features", message=message))
+        return dataclasses.replace(self, objective=dataclasses.replace(self.objective, lambda_reg=weight), ratio=asked)
+
+    def _fresh_ratios(
+        self, distilled: DistilledSet, rows: Tensor, arch: str, info: DatasetInfo, device: torch.device, seed: int
+    ) -> list[float]:
+        """Of fresh nets of a student, on rows of a set: gradients of labels at lambda_reg 1 over those of classes."""
+        layer, source = self.tap(arch, info)
+        draws = seeding.generator(seed, "scale", "adapter")
+        adapter = Adapter(source, self.labels.form, self.options.adapter, draws).to(device)
+        return fresh_ratios(
             distilled.images[rows].to(device),
             distilled.labels[rows].to(device),
-            labels.values[rows].mean(dim=1).to(device),
-            labels.form,
+            shrink(self.labels.values[rows].mean(dim=1), adapter.goal).to(device),
+            AdaptedForm.of(arch, layer, adapter),
             self.objective,
-            self.norm,
+            self._norm_at(adapter.goal, device),
             classes=len(distilled.classes),
             seed=seed,
         )
-        warning, median = scale_warning(self.objective.lambda_reg, ratios), statistics.median(ratios)
-        if warning is not None:
-            advice = f"; --set lambda_reg={MODEST / median:.2g} makes it {MODEST:g} times" if median > 0 else ""
-            on_event(Event(phase="features", message=warning.partition(";")[0] + advice))
 
     def record(self) -> dict[str, Any]:
         """The manifest's record of what was used and how."""
@@ -212,6 +221,7 @@ class Use:
             "mode": said.get("mode"),
             "matcher": said.get("matcher"),
             "objective": as_dict(self.objective),
+            "lambda_ratio": self.ratio,
             "codec": dict(self.stored.section.codec or {}),
             "labels_per_image": self.stored.values.shape[1],
             "as": self.pooled,
@@ -219,35 +229,15 @@ class Use:
         }
 
 
-def describe_use() -> list[OptionDoc]:
-    """What `evaluate --set` says of feature and attention labels beside the weights of the `Objective`."""
-    return [*describe(UseOptions), AS_DOC]
-
-
 def resolve_use(bundle: Bundle, kind: str, settings: Mapping[str, Any]) -> Use:
     """Read feature or attention labels, with the weights that they were made for unless settings say others.
 
     Raises:
-        UsageError: impossible options, or such as the labels do not have.
+        UsageError: as `read_options` and `Objective.check` do.
         BundleError: as `read_privileged` does.
     """
     stored = read_privileged(bundle, kind)
-    given = {name: value for name, value in settings.items() if name in USE_OPTIONS and name != AS}
-    objective, options = build_many([Objective, UseOptions], {**as_dict(objective_of(stored.parameters)), **given})
-    pooled = settings.get(AS)
-    pooled = None if pooled == "auto" else pooled
-    problems = []
-    if pooled is not None and pooled not in FORMS:
-        problems.append(f"option 'as' is '{str(pooled)[:40]}', expected one of {', '.join(FORMS)}")
-    elif pooled is not None and stored.form.attention not in {None, pooled}:
-        problems.append(
-            f"option 'as' is '{pooled}', the labels are pooled already ({stored.form.attention}); only feature labels "
-            "can be pooled late"
-        )
-    if options.k_use == "random" and stored.values.shape[1] == 1:
-        problems.append("option 'k_use' is 'random', the bundle holds one label per image")
-    if problems:
-        raise UsageError.collect(problems)
+    objective, options, pooled = read_options(stored, settings)
     use = Use(stored=stored, objective=objective, options=options, pooled=pooled)
     objective.check(use.labels.form)
     return use

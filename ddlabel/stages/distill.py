@@ -14,7 +14,7 @@ from ..bundle import Bundle, NewSection
 from ..config import DistillConfig
 from ..curriculum import parse_filter
 from ..data._dataset import Dataset, Split, load
-from ..distill._method import Distilled, Problem, State, missing_scores
+from ..distill._method import Distilled, Problem, State
 from ..distill._method import check as check_method
 from ..distill._method import run as run_method
 from ..distilled import hard_section, image_section
@@ -27,9 +27,10 @@ from ..preprocess import data_of, describe_space, space_sections
 from ..space import Space
 from ..teachers import Teacher
 from ..trajectories import Trajectories
+from ._distill_teachers import check_teacher_fits, check_teachers, experts_of
 from ._estimate import check_memory
 from ._partial import Progress, Task, state_section
-from ._score_files import filter_training, holds_scores, recorded_scores
+from ._score_files import filter_training, recorded_scores
 from ._stage import Clock, computing, fit_space, redact
 
 __all__ = ["learned_labels", "quantised", "run"]
@@ -66,16 +67,16 @@ def run(
     """
     check(config)
     (method,) = build_many([_method_class(config, settings or {})], _settings(config, settings or {}))
-    _check_teachers(config.method, method.needs, teachers, filtered=config.filter is not None)
+    check_teachers(config.method, method.needs, teachers, filtered=config.filter is not None)
     if config.filter is not None:
         parse_filter(config.filter)
     with computing(config.device, config.threads) as clock:
         dataset = load(config.data, size=config.size, validation=config.validation, on_event=on_event)
-        experts = _experts(config, teachers) if "trajectories" in method.needs else []
+        experts = experts_of(config, teachers) if "trajectories" in method.needs else []
         trajectories = Trajectories(experts) if experts else None
         teacher = Teacher((experts or teachers)[0]) if teachers else None
         if teacher:
-            _check_teacher_fits(teacher, dataset, config, trajectories=trajectories is not None)
+            check_teacher_fits(teacher, dataset, config, trajectories=trajectories is not None)
         space = teacher.space if teacher else fit_space(dataset, config.space or "normalised", on_event)
         pool, kept = dataset, None
         if config.filter is not None:
@@ -257,52 +258,3 @@ def quantised(images: Tensor, space: Space) -> tuple[Tensor, dict[str, float]]:
         "clipped_fraction": float(((units < 0) | (units > 1)).float().mean()),
         "quantisation_rmse": float((units - pixels.float() / 255).square().mean().sqrt()),
     }
-
-
-def _check_teachers(name: str, needs: frozenset[str], teachers: Sequence[Bundle], *, filtered: bool) -> None:
-    if "teacher" in needs and not teachers:
-        raise UsageError(
-            f"method '{name}' needs a trained net, expected --teacher FILE",
-            field="teacher",
-            hint="run 'ddlabel train-teacher' first",
-        )
-    if "trajectories" in needs and not teachers:
-        raise UsageError(
-            f"method '{name}' needs trajectories, expected --teacher FILE...",
-            field="teacher",
-            hint="run 'ddlabel train-teacher --experts N' first",
-        )
-    for score in sorted(need.removeprefix("scores.") for need in needs if need.startswith("scores.")):
-        if not any(holds_scores(teacher, score) for teacher in teachers):
-            raise missing_scores(f"method '{name}'", score)
-    if len(teachers) > 1 and "trajectories" not in needs and not filtered:
-        raise UsageError(f"method '{name}' takes one teacher, {len(teachers)} were given", field="teacher")
-
-
-def _experts(config: DistillConfig, teachers: Sequence[Bundle]) -> list[Bundle]:
-    """The teachers but those that give scores alone, which only --filter asks for."""
-    scores = [] if config.filter is None else [bundle for bundle in teachers if not bundle.sections("trajectory")]
-    return [bundle for bundle in teachers if bundle not in scores] or list(teachers)
-
-
-def _check_teacher_fits(teacher: Teacher, dataset: Dataset, config: DistillConfig, *, trajectories: bool) -> None:
-    theirs, info = data_of(teacher.bundle), dataset.info
-    sides: dict[str, tuple[Any, Any]] = {
-        "classes": (list(theirs["classes"]), list(info.classes)),
-        "image shape": (
-            [theirs["channels"], theirs["height"], theirs["width"]],
-            [info.channels, info.height, info.width],
-        ),
-        "space": (theirs["space"]["kind"], config.space or theirs["space"]["kind"]),
-    }
-    if trajectories:
-        ours = dataset.manifest()
-        sides["training images"] = (theirs["fingerprint"], ours["fingerprint"])
-        sides["held-out share"] = (theirs["validation"]["fraction"], ours["validation"]["fraction"])
-    for field, (of_teacher, of_data) in sides.items():
-        if of_teacher != of_data:
-            raise BundleError(
-                f"{teacher.bundle.name} has {field} {of_teacher}, the data set '{info.name}' has {of_data}",
-                field=field,
-                hint="train a teacher with the same --data, --size and --space",
-            )

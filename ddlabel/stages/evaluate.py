@@ -86,6 +86,7 @@ def run(
                 field="diagnose",
                 hint="add +feature or +attention to --labels",
             )
+        plan = plan.ready()
         evaluation = _evaluate(plan)
         record = clock.record(
             "evaluate",
@@ -187,6 +188,7 @@ def _score_row(plan: Plan, trial: Trial, arch: str) -> dict[str, Any]:
         "samples_seen": samples,
         "flops": TRAINING_STEP * forward * samples * plan.config.seeds,
         "stored_bytes": plan.stored_bytes(trial),
+        **plan.tuning(trial),
     }
     return row | ({"features": _features(features)} if features else {})
 

@@ -11,14 +11,13 @@ from ddlabel.errors import UsageError
 from ddlabel.losses._loss import Targets
 from ddlabel.losses.ce import LOSS as CrossEntropy
 from ddlabel.nets._net import build
-from ddlabel.privileged._form import Form
+from ddlabel.privileged._form import Form, layer_shapes
 from ddlabel.privileged._objective import Norm, Objective
 from ddlabel.privileged._student import (
     Adapter,
     PrivilegedLoss,
     Tapped,
     TappedStudent,
-    block_shapes,
     student_layer,
 )
 from ddlabel.training import Recipe, train
@@ -100,7 +99,7 @@ def test_the_last_layer_is_the_last_of_every_student_and_others_keep_their_numbe
 
     assert (3, (4, 2, 2)) == student_layer(last, "convnet-d3-w4", **IMAGE)
     assert (2, (4, 4, 4)) == student_layer(second, "convnet-d4-w4", **IMAGE)
-    assert [(4, 8, 8)] == block_shapes("convnet-d1-w4", **IMAGE)
+    assert ((4, 8, 8),) == layer_shapes("convnet-d1-w4", **IMAGE)
     with pytest.raises(UsageError, match=r"layer 2 of 'convnet-d3-w8', 'convnet-d1-w4' has layers 1 4x8x8"):
         student_layer(second, "convnet-d1-w4", **IMAGE)
 

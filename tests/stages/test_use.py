@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import statistics
 from pathlib import Path
 
 import pytest
 import torch
 
-from ddlabel.bundle import Bundle
+from ddlabel.bundle import Bundle, StageRecord
+from ddlabel.config import DistillConfig
 from ddlabel.distilled import read_distilled
-from ddlabel.errors import UsageError
-from ddlabel.labels._privileged import PrivilegedSet
+from ddlabel.errors import BundleError, UsageError
+from ddlabel.labels._privileged import PrivilegedSet, read_privileged
+from ddlabel.options import as_dict
 from ddlabel.privileged._form import Form, make_form
 from ddlabel.privileged._objective import Objective
-from ddlabel.stages._baselines import equal_bytes_ipc, relabel_features, spent_bytes
+from ddlabel.privileged._scale import fresh_ratios
+from ddlabel.stages import distill
+from ddlabel.stages._baselines import check_plain, equal_bytes_ipc, relabel_features, spent_bytes
 from ddlabel.stages._label_kinds import parse_labels
 from ddlabel.stages._stage import computing
 from ddlabel.stages._trials import add_differences, list_trials
-from ddlabel.stages._use import Use, UseOptions, resolve_use
+from ddlabel.stages._use import Use, resolve_use
+from ddlabel.stages._use_options import UseOptions, read_options
 
 NET = "convnet-d1-w8"
 QUICK = ("--arch", NET, "--epochs", "2", "--seeds", "2", "--json")
@@ -266,6 +272,8 @@ def test_bytes_of_both_labels_are_spent(made) -> None:
         ("base", ["--set", "as=spatial", "--set", "ce=0.1"], 2, "ce works over channels"),
         ("attention", ["--set", "as=channel"], 2, "only feature labels can be pooled late"),
         ("base", ["--set", "k_use=random"], 2, "holds one label per image"),
+        ("base", ["--set", "lambda_mode=relative"], 2, "the weight that the labels were made for"),
+        ("base", ["--set", "lambda_mode=relative", "--set", "lambda_reg=0"], 2, "expected --set lambda_reg=RATIO"),
         ("base", ["--set", "adapter=none", "--arch", "mlp"], 2, "use --set adapter=auto, or --arch convnet-d1-w8"),
         ("base", ["--set", "adapter=some"], 2, "expected one of auto, learned, orthogonal, none"),
         ("base", ["--labels", "hard", "--set", "lambda_reg=1"], 2, "is of feature and attention labels"),
@@ -294,6 +302,9 @@ def test_auto_leaves_features_out_where_no_whole_image_is_seen_and_says_so(run_c
     assert "privileged" not in json.loads(outcome.out)["evaluation"]
     assert "plain-equal-bytes is not run" in said.err
     assert "channel attention has no sides" in said.err
+    whole = sum(record["bytes"] for record in Bundle.open(made["base"]).section("labels.feature").tensors.values())
+    assert f"{whole} bytes for 8x4x4 each; stored as 8x1x1 they take at most 192 in half precision" in said.err
+    assert "'augment-labels --kind attention --set attention=channel'" in said.err
     assert "hard +feature" in said.out
     assert "no adapter, final MSE" in said.out
 
@@ -362,3 +373,67 @@ def test_weights_that_hardly_count_or_drown_the_classes_are_warned_of(run_cli, f
     assert "so they hardly count; --set lambda_reg=" in weak
     assert "so they drown the classes; --set lambda_reg=" in strong
     assert "the gradient of the labels" not in right
+
+
+def test_relative_weights_are_found_on_new_students(run_cli, files, made) -> None:
+    """The weight in the record has the ratio that was asked for, by the gradients themselves; of another net, others.
+
+    The second net has half the channels and larger maps than the labels: adapted features are what is weighed.
+    """
+    relative = ("--set", "lambda_mode=relative", "--set", "lambda_reg=0.2", "--seeds", "1", "--epochs", "1")
+    own, other = (
+        evaluate(run_cli, made["base"], files, "--arch", arch, *relative)["privileged"]
+        for arch in (NET, "convnet-d1-w4")
+    )
+    bundle = Bundle.open(made["base"])
+    labels, distilled = read_privileged(bundle, "feature"), read_distilled(bundle)
+    ratios = fresh_ratios(
+        distilled.images, distilled.labels, labels.values[:, 0], labels.form, Objective(), classes=4, seed=0
+    )
+
+    assert 0.2 == own["lambda_ratio"] == other["lambda_ratio"]
+    assert pytest.approx(0.2, rel=1e-5) == own["objective"]["lambda_reg"] * statistics.median(ratios)
+    assert own["objective"]["lambda_reg"] != other["objective"]["lambda_reg"] > 0
+
+
+def test_labels_learned_with_mirrored_images_are_used_so() -> None:
+    """`label_aug` of the section is the default, as weights are; settings win."""
+    values = torch.randn(4, 1, *form().shape)
+    said = {"mode": "learned", **as_dict(Objective()), "label_aug": "hflip"}
+    stored = PrivilegedSet("feature", values, form(), None, said, section=None)  # type: ignore[arg-type]
+
+    assert ["hflip", "none", "none"] == [
+        read_options(dataclasses.replace(stored, parameters=parameters), settings)[1].label_aug
+        for parameters, settings in (
+            (said, {}),
+            (said, {"label_aug": "none"}),
+            ({name: value for name, value in said.items() if name != "label_aug"}, {}),
+        )
+    ]
+
+
+def test_plain_images_beside_tuned_ones_say_so(run_cli, files, tmp_path: Path) -> None:
+    """Those that `distill` makes again are not tuned; tuned ones may be given; tuned ones beside others may not."""
+    tuned = run_cli(
+        "refine", files.base, "--method", "dcpi", "--labels", "attention", "--data", files.data, "--arch", NET,
+        "--set", "steps=1", "--set", "outer=1", "--set", "attention=channel", "--set", "tune_images=true",
+        "-o", tmp_path / "tuned.ddset",
+    )  # fmt: skip
+    assert 0 == tuned.code, tuned.err
+    common = ("evaluate", tmp_path / "tuned.ddset", "--data", files.data, *QUICK[:-1], "--seeds", "1", "--equal-bytes")
+    again = run_cli(*common, "-o", tmp_path / "scored.ddset")
+    rows = Bundle.open(tmp_path / "scored.ddset").manifest.evaluations[0]["results"]
+    plain = distill.run(DistillConfig(data=files.data, method="random", ipc=4, device="cpu"))
+    refine = StageRecord("refine", {"options": {"tune_images": True}}, 0, [], {}, 0.0, 0.0, {})
+    plain.with_stage(refine).save(tmp_path / "plain.ddset")
+    given = run_cli(*common, "--json", "--plain", tmp_path / "plain.ddset")
+
+    assert (0, 0) == (again.code, given.code), again.err + given.err
+    assert "those of plain-equal-bytes were not" in again.err
+    assert "plain-equal-bytes: images by the method alone" in again.out
+    assert [None, None, None, False] == [row.get("images_tuned") for row in rows]
+    assert "were not" not in given.err
+    assert json.loads(given.out)["evaluation"]["results"][-1]["images_tuned"] is True
+    assert 12 < len(check_plain(Bundle.open(files.base), plain, 4).labels)
+    with pytest.raises(BundleError, match="images tuned by 'refine' yes, expected no"):
+        check_plain(Bundle.open(files.base), Bundle.open(tmp_path / "plain.ddset"), 4)

@@ -1,0 +1,112 @@
+"""How the students of a row are trained: a protocol's recipe and a loss, with what `--set` says of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .. import _plugins
+from ..bundle import Bundle
+from ..config import EvaluateConfig
+from ..errors import BundleError, UsageError, suggest
+from ..labels._privileged import PRIVILEGED
+from ..options import as_dict, build_many
+from ..protocols._protocol import Student
+from ..training import Recipe
+from ._trials import AUGMENTED, Trial
+from ._use_options import USE_OPTIONS
+
+__all__ = ["check_settings", "learned_lr", "recipe_and_loss"]
+
+
+def recipe_and_loss(
+    protocol: str, student: Student, trial: Trial, settings: Mapping[str, Any], *, epochs: int | None
+) -> tuple[Recipe, Any]:
+    """The protocol's recipe for a student with the row's optimiser and the user's overrides, and the row's loss.
+
+    Labels of augmented views are not augmented further: they are of these views and no others.
+
+    Args:
+        protocol: its name.
+        student: what the protocol knows of the net and the bundle.
+        trial: the row.
+        settings: what `--set` says; names of neither recipe nor loss are left alone.
+        epochs: in place of the protocol's.
+    """
+    published = as_dict(_plugins.load("protocols", protocol, "PROTOCOL").recipe(student)) | dict(trial.recipe)
+    if trial.labels in AUGMENTED:
+        published["augment"] = "none"
+    if epochs is not None:
+        published["epochs"] = epochs
+    loss_class = _plugins.load("losses", trial.loss, "LOSS")
+    known = _option_names(Recipe) | _option_names(loss_class)
+    given = {name: value for name, value in settings.items() if name in known}
+    recipe, loss = build_many([Recipe, loss_class], {**published, **given})
+    return recipe, loss
+
+
+def check_settings(
+    settings: Mapping[str, Any],
+    config: EvaluateConfig,
+    losses: Sequence[str],
+    label_kinds: str,
+    refined: Mapping[str, Any],
+) -> None:
+    """Every setting is an option of the recipe, of one of the losses or of labels that are used.
+
+    Args:
+        settings: what `--set` says.
+        config: options with places of their own.
+        losses: of the evaluation.
+        label_kinds: as `--labels` writes them.
+        refined: how the labels were refined; empty when they were not.
+
+    Raises:
+        UsageError: all problems in one error.
+    """
+    known = _option_names(Recipe).union(*(_option_names(_plugins.load("losses", name, "LOSS")) for name in losses))
+    has_features = any(kind in PRIVILEGED for kind in label_kinds.split("+"))
+    unused = frozenset() if has_features else USE_OPTIONS - known
+    known |= USE_OPTIONS - unused
+    problems = [f"unknown option '{name}'{suggest(name, known)}" for name in settings if name not in known | unused]
+    problems += [
+        f"option '{name}' is of feature and attention labels, --labels is '{label_kinds}'"
+        for name in settings
+        if name in unused
+    ]
+    problems += [
+        f"option '{name}' is given by --{name} and by --set, expected one of them"
+        for name, given in (("optimizer", config.optimizer), ("epochs", config.epochs))
+        if given and name in settings
+    ]
+    problems += [
+        f"option '{name}' is {settings[name]}, the labels were refined with {refined[name]}"
+        for name in ("gamma", "alpha", "form")
+        if name in settings and name in refined and str(settings[name]) != str(refined[name])
+    ]
+    if problems:
+        raise UsageError.collect(problems)
+
+
+def learned_lr(bundle: Bundle) -> float | None:
+    """The step size that was learned with the images; None without one.
+
+    Raises:
+        BundleError: it is no positive number.
+    """
+    if not bundle.has("student.lr"):
+        return None
+    lr = float(bundle.tensor("student.lr"))
+    if not 0 < lr < math.inf:
+        raise BundleError(
+            f"{bundle.name}: learned step size 'student.lr' is {lr}, expected a positive number",
+            field="student.lr",
+            hint="distil again with a smaller step for it, or evaluate with --protocol dm",
+        )
+    return lr
+
+
+def _option_names(cls: type[Any]) -> set[str]:
+    return {field.name for field in dataclasses.fields(cls)}
