@@ -58,6 +58,7 @@ def test_mtt_learns_attention_and_moves_images_when_told_to(tiny: str, made: Pat
     assert outcome.code == 0, outcome.err
     before, after = Bundle.open(made / "datm.ddset"), Bundle.open(tmp_path / "out.ddset", verify=True)
 
+    assert "labels moved by" in outcome.err
     assert read_privileged(after, "attention").form.attention == "spatial"
     assert after.section("labels.soft").stale
     for name in (IMAGES, "student.lr"):
