@@ -253,7 +253,7 @@ def test_adam_moves_labels_by_a_hundredth_of_their_size(make_lesson: MakeLesson)
     method, lesson = quick(feat_opt="adam"), make_lesson()
     state = begin(method, lesson)
     labels = state["features"].clone().requires_grad_()
-    optimizer = torch.optim.Adam([labels], lr=0.01 * rms(labels.detach()))
+    optimizer = torch.optim.Adam([labels], lr=0.01 * rms(labels.detach()), eps=1e-20)
     for index in range(3):
         gradient = torch.randn(labels.shape, generator=generator(index, "gradient")) * 1e-4
         labels.grad = gradient
@@ -386,7 +386,7 @@ def test_labels_learned_for_a_fixed_net_align_its_gradient(
         state = {**state, **method.move_labels(state, gradient)}
 
     assert distances[-1] < (1 - share) * distances[0]
-    assert cosine_with_real(lesson, method, last, net) > before + 0.01
+    assert cosine_with_real(lesson, method, last, net) > before + share / 10
 
 
 def cosine_with_real(lesson: Lesson, method: LabelLearning, state: State, net: Net) -> float:
