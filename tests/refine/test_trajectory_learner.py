@@ -71,6 +71,13 @@ class Expert:
         return f"'expert {expert}'"
 
 
+class Experts(Expert):
+    """Three of them."""
+
+    def __len__(self) -> int:
+        return 3
+
+
 @pytest.fixture
 def make_lesson(make_problem: Callable[..., Problem]) -> MakeLesson:
     """Twelve images of blobs, four of each class, whose features are to be learned."""
@@ -222,16 +229,19 @@ class TestMoves:
         with pytest.raises(UsageError, match=r"lambda_task is 0\.5"):
             learner(lambda_task=0.5).check(lesson)
 
-    def test_twenty_steps_on_a_fixed_student_lower_its_loss(self, make_lesson: MakeLesson) -> None:
-        """T13: Adam at its default, lambda_reg 0.5, start and batches fixed; labels move by 1 to 30 % rms."""
-        lesson, chosen = make_lesson(lr=0.05), learner(syn_steps=5, lambda_reg=0.5)
+    @pytest.mark.parametrize(("weight", "share"), [(0.5, 0.01), pytest.param(5.0, 0.05, marks=pytest.mark.slow)])
+    def test_twenty_steps_on_a_fixed_student_lower_its_loss(
+        self, weight: float, share: float, make_lesson: MakeLesson
+    ) -> None:
+        """T13: Adam at its default, start and batches fixed; labels move by 1 to 30 % rms."""
+        lesson, chosen = make_lesson(lr=0.05), learner(syn_steps=5, lambda_reg=weight)
         state, losses, movement = start(chosen, lesson), [], 0.0
         for _again in range(20):
             state, metrics = step(chosen, lesson, state)
             losses.append(metrics["loss"])
             movement = metrics["movement"]
 
-        assert losses[-1] < 0.99 * losses[0]
+        assert losses[-1] < (1 - share) * losses[0]
         assert 0.01 <= movement <= 0.3
 
     @pytest.mark.parametrize("scale", [1e-9, 1e3])
@@ -339,7 +349,9 @@ class TestStart:
         state = start(chosen, lesson)
 
         assert torch.equal(state["features"][0], net.tap(lesson.images, 2)[0])
-        assert not any("for an epoch" in note for note in chosen.notes(lesson))
+        assert not any("for an epoch" in note or "experts" in note for note in chosen.notes(lesson))
+        more = make_lesson(nets=(net,), trajectories=Experts())
+        assert "first labels: by the first 1 of 3 experts" in chosen.notes(more)
         assert learn(chosen, lesson).metrics["movement"] > 0
         with pytest.raises(UsageError, match="k 2, expected as many nets by --teacher, not 1"):
             learner(init="teacher", k=2).check(lesson)
