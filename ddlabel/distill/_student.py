@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from operator import methodcaller
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from ..privileged._form import Form
 from ..privileged._objective import Norm, Objective
 from . import _dual
 
-__all__ = ["Part", "Privileged", "Pull", "Student", "compares_batches", "split_draws"]
+__all__ = ["Called", "Part", "Privileged", "Pull", "Student", "compares_batches", "split_draws"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +94,10 @@ class Part:
     def loss(self, scores: Tensor, maps: Tensor | None = None) -> Tensor:
         """Cross-entropy of the net's logits (m, k), and the objective of the maps that privileged labels are of."""
         entropy = self._entropy(scores)
-        if self.privileged is None or maps is None:
+        if self.privileged is None:
             return entropy
+        if maps is None:
+            raise ValueError("a part with privileged labels is given the maps of their block")
         return entropy + self.share * self.privileged.loss(maps, flips(self.draws, len(maps)))
 
     def _entropy(self, scores: Tensor) -> Tensor:
@@ -188,7 +191,8 @@ class Student:
 
     def _tapped(self, what: str, vector: Tensor, values: Tensor, layer: int) -> Any:
         """What the net's own `tap` or `rest` says at the vector."""
-        return functional_call(_Tap(self.net, what), self._state(vector, "net."), (values, layer))
+        called = Called(self.net, methodcaller(what, values, layer))
+        return functional_call(called, self._state(vector, "net."), ())
 
     def _unflatten(self, vector: Tensor) -> list[Tensor]:
         own = list(self.net.parameters())
@@ -200,15 +204,16 @@ class Student:
         return [view.contiguous(memory_format=kind) if view.dim() == 4 else view for view in views]
 
 
-class _Tap(nn.Module):
-    """A method of a net as the forward pass of a module, which `functional_call` asks for."""
+class Called(nn.Module):
+    """A function of a net as the forward pass of a module, which `functional_call` asks for."""
 
-    def __init__(self, net: Net, what: str) -> None:
+    def __init__(self, net: Net, what: Callable[[Net], Any]) -> None:
         super().__init__()
         self.net, self.what = net, what
 
-    def forward(self, values: Tensor, layer: int) -> Any:
-        return getattr(self.net, self.what)(values, layer)
+    def forward(self) -> Any:
+        """What the function says of the net with the parameters of the call."""
+        return self.what(self.net)
 
 
 def compares_batches(objective: Objective) -> bool:

@@ -26,6 +26,8 @@ MODES = ("noise", "assigned", "learned")
 """Drawn from N(0, 1), as a teacher gave them, or learned from real data."""
 MATCHERS = (None, "dc", "mtt", "datm")
 """What learned them."""
+MIRRORS = ("none", "hflip")
+"""`label_aug`: whether labels are mirrored with their images; optional, older sections do not say it."""
 DEFAULTS: Mapping[str, Any] = {"matcher": None, "lambda_task": 0.0, "soft": 0.0}
 """What labels that nobody learned say of their learning."""
 FORM = ("arch", "layer", "attention", "pool", "shape", "size")
@@ -88,6 +90,9 @@ def check_parameters(place: Place, kind: str, parameters: Mapping[str, Any], dat
     check_size(place, parameters["size"], data)
     check_identity(place, parameters, data)
     objective_of(parameters, place)
+    if parameters.get("label_aug", MIRRORS[0]) not in MIRRORS:
+        said = str(parameters["label_aug"])[:80]
+        raise BundleError(f"{place} was written with impossible label_aug '{said}'", field=place.section, hint=RELABEL)
     weights = [parameters["lambda_task"], parameters["soft"]]
     if (
         parameters["mode"] not in MODES

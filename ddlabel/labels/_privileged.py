@@ -47,7 +47,8 @@ class PrivilegedSet:
     norm: Norm | None
     """Stored with labels that were made for `norm=zscore`."""
     parameters: Mapping[str, Any]
-    """Of the section: what `Objective` takes (lambda_reg, metric, norm, ...), mode, matcher, lambda_task."""
+    """Of the section: what `Objective` takes (lambda_reg, metric, norm, ...), mode, matcher, lambda_task; of learned
+    labels `label_aug`, none or hflip, which older files do not say."""
     section: Section
 
 

@@ -30,7 +30,7 @@ NETS = 5
 CHUNK = 256
 """Images in one pass: the batch that students train on."""
 MOST_IMAGES = 100
-"""Images of a check before training: enough to tell what drowns from what counts."""
+"""Images of a check before training: enough to tell what outweighs from what counts."""
 WEAK, STRONG = 0.01, 10.0
 """Ratios between which the labels and the classes both count."""
 
@@ -139,11 +139,11 @@ def relative_lambda(rho: float, ratios: Sequence[float]) -> float:
 
 
 def scale_warning(lambda_reg: float, ratios: Sequence[float]) -> str | None:
-    """What to tell the user of a weight at which labels hardly count, or drown the classes; None when both count."""
+    """What to tell the user of a weight at which labels hardly count, or outweigh the classes; None when both count."""
     rho = lambda_reg * statistics.median(ratios)
     if WEAK <= rho <= STRONG or lambda_reg == 0:
         return None
-    effect = "hardly count" if rho < WEAK else "drown the classes"
+    effect = "hardly count" if rho < WEAK else "outweigh the classes"
     return (
         f"warning: lambda_reg {lambda_reg:g} makes the gradient of the labels {rho:.2g} times that of the classes, so "
         f"they {effect}; use --set lambda_mode=relative with lambda_reg between 0.1 and 1"

@@ -19,6 +19,10 @@ from ..privileged._objective import Norm, Objective
 
 __all__ = ["FeatureOptions", "Lesson", "images_per_class", "same_as"]
 
+OF_IMAGES = ("lr_images", "momentum", "lr_lr", "lr_param", "lr_label", "momentum_label")
+"""Options of the matchers that move images, and with them the step size and the soft labels. Published settings name
+them beside images that stay, so that they are not refused there."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson(Problem):
@@ -88,6 +92,7 @@ class FeatureOptions:
         "first labels: features of new nets after one epoch on all real images, N(0, 1) noise, or those of --teacher",
         choices=("one-epoch", "noise", "teacher"),
     )
+    init_checkpoint: str = opt(LAST, "with init=teacher: the kept epoch that first labels are of, last or a number")
     lambda_reg: float = same_as(Objective, "lambda_reg")
     lambda_mode: str = opt(
         "absolute",
@@ -98,8 +103,12 @@ class FeatureOptions:
     metric: str = same_as(Objective, "metric")
     norm: str = same_as(Objective, "norm")
     ce: float = same_as(Objective, "ce")
-    infonce: float = same_as(Objective, "infonce")
-    supcon: float = same_as(Objective, "supcon")
+    infonce: float = opt(
+        Objective.infonce, "weight of InfoNCE between features and labels of a batch; dc matches class by class", min=0
+    )
+    supcon: float = opt(
+        Objective.supcon, "weight of the supervised contrastive term of a batch; dc matches class by class", min=0
+    )
     soft: float = opt(0.0, "weight of the KL divergence to the bundle's soft labels in the net's loss", min=0)
     lambda_task: float | None = opt(
         None, "weight of the class that a net reads from its label; auto is 0.01, and 0 for attention labels", min=0
@@ -168,6 +177,11 @@ class FeatureOptions:
         """Whether labels are moved by Adam."""
         return self.feat_opt == "adam" or (self.feat_opt == "auto" and self.feature_rate is None)
 
+    def changed(self, *names: str) -> tuple[str, ...]:
+        """Those of the options that this record has, and whose value is not their default."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return tuple(name for name in names if name in defaults and getattr(self, name) != defaults[name])
+
     # checks and needs
 
     def check_labels(self, lesson: Lesson, *, mirrors: bool) -> None:
@@ -180,17 +194,10 @@ class FeatureOptions:
         Raises:
             UsageError: all problems in one error.
         """
-        form, feature = self.form(lesson), lesson.kind == "feature"
-        self.terms.check(form)
-        given = [name for name in ("attention", "pool") if getattr(self, name) is not None]
-        problems = [
-            f"{name} is '{getattr(self, name)}', but --labels feature are not pooled" for name in given if feature
-        ]
-        if not feature and self.task_weight(lesson):
-            problems.append(
-                f"lambda_task is {self.task_weight(lesson):g}: a net reads classes from whole features, attention "
-                "labels are pooled; expected 0"
-            )
+        self.terms.check(self.form(lesson))
+        problems = [*self._of_kind(lesson), *self._without_effect(lesson)]
+        if self.label_aug == "hflip" and not mirrors:
+            problems.append("label_aug is 'hflip', but no image is mirrored")
         if self.init == "teacher" and len(lesson.nets) != self.k:
             problems.append(
                 f"init is 'teacher' and k {self.k}, expected as many nets by --teacher, not {len(lesson.nets)}"
@@ -201,12 +208,58 @@ class FeatureOptions:
             problems.append(
                 f"soft is {self.soft:g}, but the bundle has no soft labels: 'augment-labels --kind soft' adds them"
             )
-        if self.label_aug == "hflip" and not mirrors:
-            problems.append("label_aug is 'hflip', but no image is mirrored")
         if not self.uses_adam() and self.lr_feat is None and self.feature_rate is None:
             problems.append(f"feat_opt is 'sgd', for which {self.matcher} has no step that suits: expected lr_feat")
         if problems:
             raise UsageError.collect(problems)
+
+    def _of_kind(self, lesson: Lesson) -> list[str]:
+        """What labels of this kind do not take."""
+        if lesson.kind == "feature":
+            given = self.changed("attention", "pool")
+            return [f"{name} is '{getattr(self, name)}', but --labels feature are not pooled" for name in given]
+        problems = []
+        if self.task_weight(lesson):
+            problems.append(
+                f"lambda_task is {self.task_weight(lesson):g}: a net reads classes from whole features, attention "
+                "labels are pooled; expected 0"
+            )
+        if self.label_aug == "hflip" and self.attention == "channel":
+            problems.append("label_aug is 'hflip', which channel attention does not notice")
+        return problems
+
+    def _without_effect(self, lesson: Lesson) -> list[str]:
+        """Options that would do nothing, and a run in which nothing would."""
+        problems = []
+        if not (self.lambda_reg or self.ce or self.infonce or self.supcon or self.task_weight(lesson)):
+            problems.append(
+                "lambda_reg is 0, and so is every other weight: nothing would move the labels; expected lambda_reg "
+                "above 0 ('augment-labels' stores labels as a net gives them)"
+            )
+        if self.lambda_mode == "relative" and not self.lambda_reg:
+            problems.append("lambda_mode is 'relative' and lambda_reg 0, a ratio above 0 was expected")
+        if self.k == 1:
+            problems += [
+                f"{name} is '{getattr(self, name)}', but k is 1: one label of each image"
+                for name in self.changed("k_train", "store")
+            ]
+        if self.uses_adam() and self.changed("momentum_feat"):
+            problems.append("momentum_feat is for sgd, labels are moved by adam: expected feat_opt=sgd")
+        if self.init != "teacher" and self.changed("init_checkpoint"):
+            problems.append(f"init_checkpoint is '{self.init_checkpoint}', but init is '{self.init}', not teacher")
+        return problems
+
+    def label_notes(self, lesson: Lesson) -> tuple[str, ...]:
+        """What a user should know of the labels before the first step."""
+        found = []
+        if self.init == "one-epoch":
+            found.append(f"first labels: training {self.k} net{'s' * (self.k > 1)} for an epoch on all real images")
+        if lesson.kind == "attention" and self.lambda_task is None:
+            found.append("lambda_task is 0: a net reads classes from whole features, not from attention labels")
+        idle = () if self.tune_images else self.changed(*OF_IMAGES)
+        if idle:
+            found.append(f"images stay as they are, so that these change nothing: {', '.join(idle)}")
+        return tuple(found)
 
     def label_bytes(self, lesson: Lesson) -> int:
         """Labels, the first ones, two slots of the optimiser, the gradient and the next labels; the first nets."""

@@ -72,11 +72,16 @@ class GradientLearning(FeatureLearning):
 
     def notes(self, lesson: Lesson) -> tuple[str, ...]:
         """What a user should know before the first step."""
-        found = list(self._images().notes(lesson))
-        if self.init == "one-epoch":
-            found.append(f"first labels: training {self.k} net{'s' * (self.k > 1)} for an epoch on all real images")
-        if lesson.kind == "attention" and self.lambda_task is None:
-            found.append("lambda_task is 0: a net reads classes from whole features, not from attention labels")
+        found = [*self._images().notes(lesson), *self.label_notes(lesson)]
+        used = [name for name in ("infonce", "supcon") if getattr(self, name)]
+        if used and lesson.ipc == 1:
+            found.append(
+                f"gradients are matched image by image at ipc 1, which leaves {' and '.join(used)} nothing to compare"
+            )
+        elif used:
+            found.append(
+                f"gradients are matched class by class, which leaves {' and '.join(used)} images of one class alone"
+            )
         return tuple(found)
 
     def memory(self, lesson: Lesson) -> int:

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, jvp
 from torch.nn import functional
 
 from ..distill import _dual
 from ..distill._gradients import Matched, matched, pull_of
-from ..distill._student import Privileged
+from ..distill._student import Called, Privileged
 from ..nets._net import Net, mixes_samples
 from ..privileged._form import Form
 from ..privileged._scale import encoder_parameters
@@ -126,8 +126,9 @@ def _in_one_pass(
     for one in labels:
 
         def loss(logits: Tensor, maps: Tensor | None, one: Privileged = one) -> Tensor:
-            value = part.loss(logits)
-            return value if maps is None else value + one.loss(maps, part.mirrored)
+            if maps is None:
+                raise ValueError("a net that is tapped gives maps")
+            return part.loss(logits) + one.loss(maps, part.mirrored)
 
         gradient = kept.gradient(loss, form.layer)
         value, pull = pull_of([gradient[index] for index in places], target, compared, DISTANCE)
@@ -155,11 +156,18 @@ def _tangent(net: Net, images: Tensor, compared: Matched, along: Sequence[Tensor
     """Derivative of the reduced features (m, *form.shape) of images along a direction in the compared parameters."""
     moving = {id(parameter): direction for parameter, direction in zip(compared.parameters, along, strict=True)}
     with torch.no_grad():
-        tap = _Tap(net, form)
+        tap = Called(net, lambda net: form.reduce(_as_far_as(net, images, form.layer)))
         named = {name: value for name, value in tap.named_parameters() if id(value) in moving}
         values = {name: value.detach() for name, value in named.items()}
         directions = {name: moving[id(value)] for name, value in named.items()}
-        return _slope(lambda given: functional_call(tap, given, (images,)), values, directions)
+        return _slope(lambda given: functional_call(tap, given, ()), values, directions)
+
+
+def _as_far_as(net: Net, values: Tensor, layer: int) -> Tensor:
+    """What block `layer`, from 1, gives; the rest of the net is not computed."""
+    for block in net.chain()[:layer]:
+        values = block(values)
+    return values
 
 
 def reduced_tangent(form: Form, maps: Tensor, moved: Tensor) -> Tensor:
@@ -181,17 +189,3 @@ def _slope(function: Callable[[Any], Tensor], at: Any, along: Any) -> Tensor:
 def _derivative(function: Callable[[Any], Tensor], at: Any, along: Any) -> Tensor:
     slope: Tensor = jvp(function, (at,), (along,))[1]
     return slope
-
-
-class _Tap(nn.Module):
-    """A net as far as a block, reduced."""
-
-    def __init__(self, net: Net, form: Form) -> None:
-        super().__init__()
-        self.net, self.form = net, form
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(m, *form.shape)."""
-        for block in self.net.chain()[: self.form.layer]:
-            images = block(images)
-        return self.form.reduce(images)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional
 
 from .. import seeding
 from ..distill._method import Distilled, State
@@ -32,6 +33,8 @@ ADAM = (0.9, 0.999, 1e-20)
 students are 1e-12 to 1e-4, so torch's 1e-8 would stop them."""
 RELATIVE_RATE = 0.01
 """Adam's step as a share of the rms of the first labels: one step moves an element by about 1 %."""
+LEAST_MOVEMENT = 0.001
+"""Rms of the change over that of the first labels, below which next to nothing was learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +106,7 @@ class FeatureLearning(FeatureOptions):
         return weight, weight * sorted(ratios)[len(ratios) // 2]
 
     def warning(self, state: State) -> str | None:
-        """What to say of a weight at which labels hardly count, or drown the classes."""
+        """What to say of a weight at which labels hardly count, or outweigh the classes."""
         weight, pull = float(state["features_lambda"]), float(state["features_pull"])
         return scale_warning(weight, [pull / weight]) if weight else None
 
@@ -140,14 +143,19 @@ class FeatureLearning(FeatureOptions):
         )
         return labels.flatten(1) if len(shapes[self.form(lesson).layer - 1]) == 1 else labels
 
-    def accuracy(self, lesson: Lesson, nets: Sequence[Net], labels: Tensor) -> float:
-        """Share of whole features (K, n, *shape) from which the rest of net k reads the class of the image."""
-        layer, right = self.form(lesson).layer, []
+    def read(self, lesson: Lesson, nets: Sequence[Net], labels: Tensor) -> tuple[float, float]:
+        """How the rest of net k reads the classes of the images from whole features (K, n, *shape).
+
+        Returns:
+            Share that is read right, and mean cross entropy.
+        """
+        layer, right, entropy = self.form(lesson).layer, [], []
         with torch.no_grad():
             for net, own in zip(nets, labels, strict=True):
                 logits = net.rest(self.as_maps(lesson, own), layer)
                 right.append((logits.argmax(1) == lesson.hard).float().mean())
-        return float(torch.stack(right).mean())
+                entropy.append(functional.cross_entropy(logits, lesson.hard))
+        return float(torch.stack(right).mean()), float(torch.stack(entropy).mean())
 
     def movement(self, state: State) -> float:
         """rms(F - first F) / rms(first F)."""
@@ -164,7 +172,14 @@ class FeatureLearning(FeatureOptions):
         labels = state["features"]
         if lesson.kind == "feature" and self.init != "noise":
             nets = [self.first_net(lesson, state, k) for k in range(self.k)]
-            metrics = {**metrics, "label_accuracy": self.accuracy(lesson, nets, labels)}
+            first, last = (self.read(lesson, nets, values) for values in (state["features_start"], labels))
+            metrics = {
+                **metrics,
+                "label_accuracy": last[0],
+                "label_cross_entropy": last[1],
+                "first_label_accuracy": first[0],
+                "first_label_cross_entropy": first[1],
+            }
         values = labels.mean(0, keepdim=True) if self.store == "mean" else labels
         norm = self.norm_of(state)
         own = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
@@ -186,8 +201,22 @@ class FeatureLearning(FeatureOptions):
                 **as_dict(self.objective(state)),
                 "lambda_task": self.task_weight(lesson),
                 "soft": self.soft,
+                "label_aug": self.label_aug,
             },
         )
+
+    def summary(self, metrics: Mapping[str, float]) -> str:
+        """A sentence of how far the labels moved, and how well they are read now, of the metrics of `learned`."""
+        movement = metrics["movement"]
+        said = [f"labels moved by {movement:.2%} of their size"]
+        if movement < LEAST_MOVEMENT:
+            said.append("next to nothing was learned: raise --set lr_feat, steps or lambda_reg")
+        if "label_accuracy" in metrics:
+            said.append(
+                f"the nets that gave the first ones read {metrics['label_accuracy']:.1%} of them right, "
+                f"{metrics['first_label_accuracy']:.1%} at the start"
+            )
+        return "; ".join(said)
 
 
 def rms(values: Tensor) -> float:

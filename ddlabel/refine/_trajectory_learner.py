@@ -64,8 +64,9 @@ class TrajectoryLearning(FeatureLearning, TrajectoryOptions):
 
     Differs from the authors' code in: features are those of the unrolled parameters (theirs come from a fixed random
     net, so that the labels have no effect on the student); labels are read by the student's own head, not a random one;
-    the task term is a mean over steps, not a sum; images move once per step, not by a doubled gradient; nothing is
-    pooled unless asked for; Adam by default, because published steps are far too small for the true gradient.
+    the task term is a mean over steps, not a sum; images move once per step, not by a doubled gradient; where images
+    stay, so do the student's step size and soft labels (theirs move all); nothing is pooled unless asked for; Adam by
+    default, because published steps are far too small for the true gradient.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"trajectories"})
@@ -140,11 +141,9 @@ class TrajectoryLearning(FeatureLearning, TrajectoryOptions):
     def notes(self, lesson: Lesson) -> tuple[str, ...]:
         """What students train on, and how fast."""
         given = lesson.lr is not None and self.syn_lr is None
-        notes = []
-        if self.init == "one-epoch":
-            notes.append(f"first labels: training {self.k} net{'s' * (self.k > 1)} for an epoch on all real images")
-        if lesson.kind == "attention" and self.lambda_task is None:
-            notes.append("lambda_task is 0: a net reads classes from whole features, not from attention labels")
+        notes = list(self.label_notes(lesson))
+        if self.init == "teacher" and lesson.trajectories is not None and len(lesson.trajectories) > self.k:
+            notes.append(f"first labels: by the first {self.k} of {len(lesson.trajectories)} experts")
         notes.append(f"students train with step size {self.rate(lesson):g}" + ", the bundle's own" * given)
         if self.soft_labels and lesson.logits is None:
             notes.append(

@@ -35,7 +35,8 @@ class LabelLearning(GradientLearning):
     no real epoch is spent on a net in every loop that nothing uses; contrastive terms have a gradient; no pooling is
     hidden in the regression; K labels are matched one by one, each by its own gradient; the gradient by labels is the
     exact one, by one pass forward instead of differentiating twice (Fact D) where the loss is affine in labels;
-    statistics of batch norms are held while gradients are matched.
+    statistics of batch norms are held while gradients are matched; where images stay, so do the step size and the soft
+    labels of the students of `mtt` and `datm`.
     """
 
     @classmethod

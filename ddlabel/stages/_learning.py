@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .. import _plugins
 from ..bundle import Bundle, NewSection
 from ..codecs._choose import check_max_kl
-from ..codecs._codec import Codec
 from ..config import RefineConfig
 from ..data._dataset import Dataset, Split
 from ..distill._method import State
 from ..distill._method import check as check_method
 from ..distill._method import run as run_method
-from ..distilled import IMAGES, DistilledSet, image_section, read_distilled
-from ..errors import BundleError, UsageError
+from ..distilled import IMAGES, image_section, read_distilled
+from ..errors import UsageError
 from ..events import Event, OnEvent
-from ..labels._labels import read_labels
 from ..labels._privileged import PRIVILEGED, feature_codecs, make_privileged
-from ..losses._loss import Targets, soft_log_targets
 from ..memory import free_memory
-from ..nets._net import Net, canonical, default_arch
-from ..options import as_dict, build_many
-from ..preprocess import check_agreement, data_of, describe_space
+from ..options import build_many
+from ..preprocess import describe_space
 from ..refine._feature_options import images_per_class
 from ..refine._learner import Learned, Lesson
-from ..teachers import Teacher
-from ..trajectories import Trajectories
 from ._estimate import refuse_beyond
+from ._lesson import LR, Work, check_data, make_lesson
 from ._partial import Progress, Task, state_section
-from ._stage import Clock, computing, load_like, redact
+from ._stage import Clock, computing, load_like
 from .distill import learned_labels, quantised
 
 __all__ = ["learn"]
@@ -42,32 +35,6 @@ __all__ = ["learn"]
 KEEP = "keep"
 CODEC = "f16"
 """Of learned labels, unless another is named: half precision costs no accuracy and half the bytes."""
-SOFT = "labels.soft"
-LR = "student.lr"
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What was asked for, checked as far as options go."""
-
-    config: RefineConfig
-    bundle: Bundle
-    teachers: Sequence[Bundle]
-    kind: str
-    method: Any
-    codec_name: str
-    codec: Codec
-
-    def effective(self, lesson: Lesson) -> dict[str, Any]:
-        """Options as they were followed, without paths."""
-        return as_dict(self.config) | {
-            "labels": self.kind,
-            "matcher": self.method.matcher,
-            "data": redact(self.config.data or ""),
-            "arch": lesson.arch,
-            "codec": self.codec_name,
-            "options": as_dict(self.method) | as_dict(self.codec),
-        }
 
 
 def learn(
@@ -104,18 +71,19 @@ def learn(
         distilled = read_distilled(bundle)
         ipc = images_per_class(distilled.labels, len(distilled.classes), bundle.name)
         dataset = load_like(bundle, config.data or "", on_event)
-        _check_data(work, dataset)
-        lesson = _lesson(work, distilled, ipc, dataset, clock)
+        check_data(work, dataset)
+        lesson = make_lesson(work, distilled, ipc, dataset, clock)
         check_method(work.method, lesson)
         _check_memory(work.method, lesson, on_event)
         clock, start, reached = _follow(progress, work, lesson, dataset, clock, on_event)
         learned = run_method(work.method, lesson, start=start, on_event=on_event, on_checkpoint=reached)
         if not isinstance(learned, Learned):
             raise TypeError(f"the learner '{work.method.matcher}' must give labels")
+        on_event(Event(phase="distilling", message=work.method.summary(learned.metrics)))
         return _stored(work, lesson, learned, clock)
 
 
-def _plan(bundle: Bundle, config: RefineConfig, settings: Mapping[str, Any], teachers: Sequence[Bundle]) -> _Work:
+def _plan(bundle: Bundle, config: RefineConfig, settings: Mapping[str, Any], teachers: Sequence[Bundle]) -> Work:
     """Everything that options alone say is wrong."""
     problems = []
     kind = config.labels or PRIVILEGED[0]
@@ -132,7 +100,7 @@ def _plan(bundle: Bundle, config: RefineConfig, settings: Mapping[str, Any], tea
     learner = _plugins.load("refine", config.method, "REFINEMENT").for_settings({"matcher": config.matcher})
     method, codec = build_many([learner, _plugins.load("codecs", name, "CODEC")], settings)
     _check_teachers(method, teachers)
-    return _Work(config, bundle, teachers, kind, method, name, codec)
+    return Work(config, bundle, teachers, kind, method, name, codec)
 
 
 def _check_teachers(method: Any, teachers: Sequence[Bundle]) -> None:
@@ -153,79 +121,6 @@ def _check_teachers(method: Any, teachers: Sequence[Bundle]) -> None:
         )
 
 
-def _check_data(work: _Work, dataset: Dataset) -> None:
-    """The real images are those that the set was distilled from, and that teachers saw; raises BundleError."""
-    for made in (work.bundle, *work.teachers):
-        theirs = data_of(made)["fingerprint"]
-        if theirs != dataset.fingerprint:
-            raise BundleError(
-                f"{made.name} was made from training images {theirs[:12]}, --data has {dataset.fingerprint[:12]}",
-                field="data",
-                hint="use the data it was made from",
-            )
-    for teacher in work.teachers:
-        check_agreement(teacher, work.bundle)
-
-
-def _lesson(work: _Work, distilled: DistilledSet, ipc: int, dataset: Dataset, clock: Clock) -> Lesson:
-    method, bundle = work.method, work.bundle
-    trajectories = Trajectories(work.teachers) if "trajectories" in method.needs else None
-    arch, nets = _first_nets(work, clock.device) if method.init == "teacher" else (None, ())
-    arch = (trajectories.arch if trajectories else None) or arch or default_arch(dataset.info.height)
-    if work.config.arch is not None:
-        wanted = canonical(work.config.arch)
-        if work.teachers and wanted != canonical(arch):
-            raise BundleError(
-                f"{work.teachers[0].name} is of net '{canonical(arch)}', --arch is '{wanted}'",
-                field="arch",
-                hint="drop --arch, or train teachers of that net",
-            )
-        arch = wanted
-    return Lesson(
-        pixels=dataset.train.pixels,
-        labels=dataset.train.labels,
-        classes=distilled.classes,
-        space=distilled.space,
-        ipc=ipc,
-        arch=canonical(arch),
-        flip=dataset.info.flip,
-        teacher=None,
-        device=clock.device,
-        seed=work.config.seed,
-        trajectories=trajectories,
-        images=distilled.images,
-        kind=work.kind,
-        logits=_learned_logits(bundle),
-        lr=float(bundle.tensor(LR)) if bundle.has(LR) else None,
-        soft=_soft(bundle, distilled) if method.soft and bundle.has(SOFT) else None,
-        nets=nets,
-    )
-
-
-def _first_nets(work: _Work, device: torch.device) -> tuple[str, tuple[Net, ...]]:
-    """The last nets of the teachers, as many as there are labels of each image, and what nets they are."""
-    loaded = [Teacher(bundle) for bundle in work.teachers]
-    last = [(teacher, checkpoint) for teacher in loaded for checkpoint in teacher.select("last")]
-    kinds = sorted({checkpoint.arch for _teacher, checkpoint in last})
-    if len(kinds) > 1:
-        raise BundleError(f"the teachers are nets of different kinds: {', '.join(kinds)}", field="teacher")
-    return kinds[0], tuple(teacher.net(checkpoint, device) for teacher, checkpoint in last[: work.method.k])
-
-
-def _learned_logits(bundle: Bundle) -> Tensor | None:
-    """Soft labels (n, k) that were learned with the images, None where there are none of these images."""
-    if not bundle.has(SOFT) or bundle.section(SOFT).stale or not bundle.section(SOFT).parameters.get("learned"):
-        return None
-    labels = read_labels(bundle, "soft")
-    return labels.values[:, 0] if labels.domain == "logit" else None
-
-
-def _soft(bundle: Bundle, distilled: DistilledSet) -> Tensor:
-    """Log-probabilities (n, k) of the soft labels, whatever their domain."""
-    labels = read_labels(bundle, "soft")
-    return soft_log_targets(Targets(distilled.labels, labels.values[:, 0], labels.domain, None), 1.0)
-
-
 def _check_memory(method: Any, lesson: Lesson, on_event: OnEvent) -> None:
     values = {name: getattr(method, name) for name in method.memory_knobs}
     knobs = [f"--set {name} (now {'auto' if value is None else value})" for name, value in values.items()]
@@ -240,7 +135,7 @@ def _check_memory(method: Any, lesson: Lesson, on_event: OnEvent) -> None:
 
 
 def _follow(
-    progress: Progress, work: _Work, lesson: Lesson, dataset: Dataset, clock: Clock, on_event: OnEvent
+    progress: Progress, work: Work, lesson: Lesson, dataset: Dataset, clock: Clock, on_event: OnEvent
 ) -> tuple[Clock, tuple[int, State] | None, Callable[[int, State], None]]:
     """The clock and the state to continue with, and what takes the states on the way."""
     task, saved = progress.begin(
@@ -268,7 +163,7 @@ def _follow(
     return task.clock, start, reached
 
 
-def _stored(work: _Work, lesson: Lesson, learned: Learned, clock: Clock) -> Bundle:
+def _stored(work: Work, lesson: Lesson, learned: Learned, clock: Clock) -> Bundle:
     """The bundle with what was learned."""
     added: list[NewSection] = []
     metrics = dict(learned.metrics)

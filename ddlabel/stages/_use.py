@@ -172,7 +172,7 @@ class Use:
         """With the weight that labels have in every student: lambda_reg itself or, if relative, what it leads to.
 
         With `lambda_mode=relative`, lambda_reg is how strongly labels should pull at fresh nets `arch`, beside classes.
-        Otherwise it is said when at that weight labels hardly count, or drown the classes.
+        Otherwise it is said when at that weight labels hardly count, or outweigh the classes.
 
         Raises:
             UsageError: labels that do not pull at any weight; as `student_layer` and `Adapter` do.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from operator import methodcaller
 from typing import Any
 
 import pytest
@@ -208,7 +209,9 @@ class TestGradient:
         def features(vector: Tensor) -> Tensor:
             names = [name for name, _parameter in run.net.named_parameters()]
             state = {"net." + name: view for name, view in zip(names, student._unflatten(vector), strict=True)}
-            maps: Tensor = functional_call(_student._Tap(run.net, "tap"), state, (run.images[rows], 2))[0]
+            maps: Tensor = functional_call(
+                _student.Called(run.net, methodcaller("tap", run.images[rows], 2)), state, ()
+            )[0]
             return maps
 
         vector = run.start.clone().requires_grad_(True)

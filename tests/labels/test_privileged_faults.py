@@ -88,6 +88,8 @@ def test_what_is_forged_without_a_change_is_read(base: Bundle) -> None:
         ({"matcher": {}}, "matcher {}"),
         ({"lambda_task": None}, "lambda_task None"),
         ({"soft": -0.5}, "soft -0.5"),
+        ({"label_aug": "vflip"}, "impossible label_aug 'vflip'"),
+        ({"label_aug": ["none"]}, "impossible label_aug"),
         ({"norm": "zscore"}, "has norm 'zscore' and norm tensors none"),
         ({"domain": "logit"}, "has domain 'logit', expected 'feature'"),
         ({"codec": None}, "does not say its codec"),

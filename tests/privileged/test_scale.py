@@ -134,7 +134,7 @@ def test_weights_that_do_nothing_are_said_and_those_that_work_are_not() -> None:
     assert scale_warning(0.5, [0.2, 0.3, 0.1]) is None
     assert scale_warning(0.0, [0.2]) is None
     assert "0.0005 times that of the classes, so they hardly count" in (scale_warning(0.5, [0.001]) or "")
-    assert "15 times that of the classes, so they drown the classes" in (scale_warning(50, [0.3]) or "")
+    assert "15 times that of the classes, so they outweigh the classes" in (scale_warning(50, [0.3]) or "")
 
 
 def test_labels_without_any_pull_have_no_weight() -> None:

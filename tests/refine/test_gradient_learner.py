@@ -18,6 +18,7 @@ from ddlabel.errors import UsageError
 from ddlabel.nets._net import Net, build
 from ddlabel.options import build as build_record
 from ddlabel.privileged._scale import encoder_parameters, fresh_ratios
+from ddlabel.refine import _initial
 from ddlabel.refine._feature_options import images_per_class
 from ddlabel.refine._initial import net_in
 from ddlabel.refine._learner import Learned, Lesson, rms
@@ -94,7 +95,7 @@ def test_a_run_is_the_definition(case: dict[str, Any], make_lesson: MakeLesson) 
     """Both loops of two steps; K labels are each matched by their own gradient, and the net trains on their mean."""
     options = dict(case)
     lesson = make_lesson(kind=options.pop("kind", "feature"))
-    method = quick(store="all", **options)
+    method = quick(store="all" if options.get("k", 1) > 1 else "mean", **options)
     expected = by_definition(lesson, method, begin(method, lesson))
 
     learned = learn(method, lesson)
@@ -128,11 +129,17 @@ def test_noise_and_teachers_begin_labels_too(make_lesson: MakeLesson) -> None:
 
 
 def test_without_regression_matching_leaves_labels_alone(make_lesson: MakeLesson) -> None:
-    """lambda_reg 0: the matched gradient does not see labels."""
+    """lambda_reg 0: the matched gradient does not see labels, so that a run of nothing else is refused."""
     method, lesson = quick(lambda_reg=0.0, lambda_task=0.0), make_lesson()
+    state = begin(method, lesson)
+    moved, metrics = method.step(lesson, state, 0, generator(0, "step"))
 
-    assert torch.equal(learn(method, lesson).values[:, 0], begin(method, lesson)["features"][0])
-    assert 0 == learn(method, lesson).metrics["movement"]
+    assert torch.equal(moved["features"], state["features"])
+    assert 0 == metrics["movement"]
+    with pytest.raises(UsageError, match="nothing would move the labels"):
+        check(method, lesson)
+    for option in ({"lambda_task": 0.01}, {"supcon": 0.1}, {"ce": 0.1}):
+        check(quick(**{"lambda_reg": 0.0, "lambda_task": 0.0} | option), lesson)
 
 
 @pytest.mark.parametrize("outer", [1, 2])
@@ -150,18 +157,53 @@ def test_the_head_is_the_nets_own(outer: int, make_lesson: MakeLesson) -> None:
     assert torch.equal(pulled, method._read(lesson, state, current, trains=outer > 1)[0])
 
 
-def test_a_large_task_weight_makes_labels_of_their_class(make_lesson: MakeLesson) -> None:
-    """200 steps by the head of the net that gave them."""
-    method, lesson = quick(outer=1, lambda_task=10.0), make_lesson()
+@pytest.mark.parametrize("outer", [1, 2])
+def test_a_large_task_weight_makes_labels_of_their_class(outer: int, make_lesson: MakeLesson) -> None:
+    """200 steps by the head of the net that gave them, or by that of the current net once it was trained."""
+    method, lesson = quick(outer=outer, lambda_task=10.0), make_lesson()
     state = begin(method, lesson)
     net = method.first_net(lesson, state, 0)
-    before = method.accuracy(lesson, [net], state["features"])
+    if outer > 1:
+        net = build(lesson.arch, channels=3, size=8, classes=3, generator=generator(7, "net"))
+        method._train(lesson, state, net, torch.optim.SGD(net.parameters(), lr=0.01), 2, generator(0, "train"))
+    before, entropy = method.read(lesson, [net], state["features"])
     for _step in range(200):
-        pulled, _right = method._read(lesson, state, net, trains=False)
+        pulled, _right = method._read(lesson, state, net, trains=outer > 1)
         state = {**state, **method.move_labels(state, pulled)}
+    after = method.read(lesson, [net], state["features"])
 
     assert before < 1
-    assert 1.0 == method.accuracy(lesson, [net], state["features"])
+    assert 1.0 == after[0]
+    assert after[1] < 0.1 * entropy
+
+
+def test_the_result_says_how_its_first_nets_read_first_and_last_labels(make_lesson: MakeLesson) -> None:
+    """By the heads of the nets that gave them, one for each of K; and in a sentence, which warns of idle labels."""
+    method, lesson = quick(k=2, store="all", lambda_task=5.0), make_lesson()
+    state, learned = begin(method, lesson), learn(method, lesson)
+    nets, last = [method.first_net(lesson, state, k) for k in range(2)], learned.values.transpose(0, 1)
+    found = [method.read(lesson, nets, values) for values in (state["features"], last)]
+    names = ("first_label_accuracy", "first_label_cross_entropy", "label_accuracy", "label_cross_entropy")
+    by_hand = [functional.cross_entropy(net.rest(own, 2), lesson.hard) for net, own in zip(nets, last, strict=True)]
+
+    assert [learned.metrics[name] for name in names] == pytest.approx([*found[0], *found[1]], rel=1e-5)
+    assert float(torch.stack(by_hand).mean().detach()) == pytest.approx(found[1][1], rel=1e-5)
+    assert found[1][1] < found[0][1]
+    assert f"moved by {learned.metrics['movement']:.2%}" in method.summary(learned.metrics)
+    assert "next to nothing" not in method.summary(learned.metrics)
+    assert "next to nothing" in method.summary(learn(quick(lr_feat=1e-9), lesson).metrics)
+
+
+def test_real_images_train_first_nets_and_no_others(make_lesson: MakeLesson, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trap of a real epoch in every loop: K nets are trained at the start; between loops a net sees the set."""
+    calls, between = [], []
+    train, own = _initial.train, LabelLearning._train
+    monkeypatch.setattr(_initial, "train", lambda *given, **named: (calls.append(1), train(*given, **named))[1])
+    monkeypatch.setattr(LabelLearning, "_train", lambda *given: (between.append(1), own(*given))[1])
+
+    learn(quick(k=2, steps=2, outer=3), make_lesson())
+
+    assert (2, 2 * 2) == (len(calls), len(between))
 
 
 @pytest.mark.parametrize("options", [{}, {"feat_opt": "adam", "k": 2, "norm": "zscore", "tune_images": True}], ids=str)
@@ -268,6 +310,12 @@ REFUSED = [
     ({"pool": "max"}, {}, "not pooled"),
     ({"lambda_task": 0.1}, {"kind": "attention"}, "attention labels are pooled; expected 0"),
     ({"init": "teacher"}, {}, "as many nets by --teacher, not 0"),
+    ({"init_checkpoint": "1"}, {}, "init is 'one-epoch', not teacher"),
+    ({"store": "all"}, {}, "store is 'all', but k is 1"),
+    ({"k_train": "random"}, {}, "k_train is 'random', but k is 1"),
+    ({"feat_opt": "adam", "momentum_feat": 0.9}, {}, "momentum_feat is for sgd"),
+    ({"lambda_mode": "relative", "lambda_reg": 0.0}, {}, "a ratio above 0"),
+    ({"label_aug": "hflip", "augment": "dsa", "attention": "channel"}, {"kind": "attention"}, "does not notice"),
     ({"init": "noise", "task_head": "init"}, {}, "which no net gave"),
     ({"soft": 1.0}, {}, "no soft labels"),
     ({"label_aug": "hflip"}, {}, "no image is mirrored"),
@@ -299,6 +347,10 @@ def test_notes_and_memory_say_what_will_happen(make_lesson: MakeLesson) -> None:
     lesson = make_lesson()
 
     assert "for an epoch on all real images" in " ".join(quick(k=2).notes(lesson))
+    assert "infonce and supcon images of one class alone" in " ".join(quick(infonce=0.1, supcon=0.1).notes(lesson))
+    assert "leaves supcon nothing to compare" in " ".join(quick(supcon=0.1).notes(make_lesson(ipc=1)))
+    assert "change nothing: lr_images" in " ".join(quick(lr_images=0.2).notes(lesson))
+    assert "lr_images" not in " ".join(quick(lr_images=0.2, tune_images=True).notes(lesson))
     assert quick(batch_real=1, init="noise").memory(lesson) < quick(batch_real=1, init="noise", k=50).memory(lesson)
 
 
@@ -320,16 +372,32 @@ FIXED = [("feature", None, 0.10), ("attention", "spatial", 0.05), ("attention", 
 def test_labels_learned_for_a_fixed_net_align_its_gradient(
     kind: str, attention: str | None, share: float, make_lesson: MakeLesson
 ) -> None:
-    """60 Adam steps at lambda_reg 5 on one net and fixed real batches: the distance falls."""
+    """60 Adam steps at lambda_reg 5 on one net and fixed real batches: the distance falls, the cosine rises."""
     lesson = make_lesson(kind=kind, arch="convnet-d2-w16-instance")
     method = quick(lambda_reg=5.0, feat_opt="adam", attention=attention)
     state = begin(method, lesson)
     net = build(lesson.arch, channels=3, size=8, classes=3, generator=generator(0, "net"))
-    distances = []
+    distances, before = [], cosine_with_real(lesson, method, state, net)
     for _step in range(61):
         batches = RealBatches(lesson, build_augmentation("none"), 12, generator(0, "batches"))
         value, gradient = method._match(lesson, state, net, batches)
         distances.append(value)
+        last = state
         state = {**state, **method.move_labels(state, gradient)}
 
     assert distances[-1] < (1 - share) * distances[0]
+    assert cosine_with_real(lesson, method, last, net) > before + share / 10
+
+
+def cosine_with_real(lesson: Lesson, method: LabelLearning, state: State, net: Net) -> float:
+    """Mean over classes of the cosine of the encoder's gradients by all real images, and by the set and its labels."""
+    form, encoder, found = method.form(lesson), encoder_parameters(net), []
+    for label in range(3):
+        real, rows = lesson.space.encode(lesson.pixels[lesson.labels == label]), slice(2 * label, 2 * label + 2)
+        loss = functional.cross_entropy(net(real), torch.full((len(real),), label))
+        maps, logits = net.tap(lesson.images[rows], form.layer)
+        own = functional.cross_entropy(logits, lesson.hard[rows])
+        own = own + method.lambda_reg * (form.reduce(maps) - state["features"][0, rows]).square().mean()
+        both = [torch.cat([part.flatten() for part in torch.autograd.grad(side, encoder)]) for side in (loss, own)]
+        found.append(functional.cosine_similarity(*both, dim=0))
+    return float(torch.stack(found).mean())

@@ -11,7 +11,7 @@ import torch
 from ddlabel.bundle import Bundle, NewSection, StageRecord
 from ddlabel.config import RefineConfig
 from ddlabel.distilled import read_distilled
-from ddlabel.errors import BundleError
+from ddlabel.errors import BundleError, UsageError
 from ddlabel.events import Event
 from ddlabel.labels._labels import read_labels
 from ddlabel.labels._privileged import read_privileged
@@ -96,12 +96,31 @@ def test_a_teachers_features_come_first(files) -> None:
     teacher = Bundle.open(files.teacher)
     loaded = Teacher(teacher)
     net = loaded.net(loaded.select("last")[0])
-    learned = learn(files, teachers=(teacher,), init="teacher", lambda_reg=0, lambda_task=0, codec="f32", arch=None)
+    given: dict[str, Any] = {"init": "teacher", "lr_feat": 1e-30, "codec": "f32", "arch": None, "steps": 1, "outer": 1}
+    learned, early = (learn(files, teachers=(teacher,), **given, init_checkpoint=which) for which in ("last", "1"))
 
     images = read_distilled(Bundle.open(files.base)).images
-    assert torch.equal(read_privileged(learned, "feature").values[:, 0], net.tap(images, 1)[0])
+    first = loaded.net(loaded.select("1")[0])
+    for made, by in ((learned, net), (early, first)):
+        expected = by.tap(images, 1)[0].detach()
+        torch.testing.assert_close(read_privileged(made, "feature").values[:, 0], expected, rtol=0, atol=1e-20)
+    with pytest.raises(UsageError, match="checkpoint '2' is not in"):
+        learn(files, teachers=(teacher,), init="teacher", init_checkpoint="2")
+    with pytest.raises(UsageError, match="k 1, expected as many nets by --teacher, not 2"):
+        learn(files, teachers=(teacher, teacher), init="teacher")
     with pytest.raises(BundleError, match="is of net 'convnet-d1-w8-instance', --arch is 'convnet-d1-w4-instance'"):
         learn(files, teachers=(teacher,), init="teacher", arch="convnet-d1-w4")
+
+
+def test_labels_that_mirrored_with_their_images_say_so(files) -> None:
+    """For those who use them; every run ends with what it did to its labels."""
+    events: list[Event] = []
+    settings = SETTINGS | {"steps": 1, "label_aug": "hflip", "augment": "dsa"}
+    learned = refine.run(Bundle.open(files.base), config(files, labels="attention"), settings, on_event=events.append)
+
+    assert "hflip" == read_privileged(learned, "attention").parameters["label_aug"]
+    assert "none" == read_privileged(learn(files, steps=1), "feature").parameters["label_aug"]
+    assert str(events[-1].message).startswith("labels moved by")
 
 
 def test_soft_labels_of_the_bundle_are_read_where_asked(files) -> None:

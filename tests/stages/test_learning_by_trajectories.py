@@ -52,12 +52,14 @@ def test_datm_learns_features_of_images_that_stay(tiny: str, made: Path, tmp_pat
 
 
 def test_mtt_learns_attention_and_moves_images_when_told_to(tiny: str, made: Path, tmp_path: Path) -> None:
-    """Soft labels of the old images are stale then, and the step size is the one learned on."""
-    more = ("--labels", "attention", "--set", "tune_images=true", "--set", "lr_images=1000")
+    """Soft labels of the old images are stale then, the step size is the one learned on; experts give first labels."""
+    more = ("--labels", "attention", "--set", "tune_images=true", "--set", "lr_images=1000", "--set", "init=teacher")
     outcome = refine(tiny, made, "mtt", tmp_path / "out.ddset", *more)
     assert outcome.code == 0, outcome.err
     before, after = Bundle.open(made / "datm.ddset"), Bundle.open(tmp_path / "out.ddset", verify=True)
 
+    assert "labels moved by" in outcome.err
+    assert "for an epoch on all real images" not in outcome.err
     assert read_privileged(after, "attention").form.attention == "spatial"
     assert after.section("labels.soft").stale
     for name in (IMAGES, "student.lr"):

@@ -365,13 +365,13 @@ def test_scored_bundles_are_shown(run_cli, files, made, tmp_path: Path) -> None:
     assert "bundle: dense+feature gift q8 + f16" in (tmp_path / "curve.svg").read_text()
 
 
-def test_weights_that_hardly_count_or_drown_the_classes_are_warned_of(run_cli, files, made) -> None:
+def test_weights_that_hardly_count_or_outweigh_the_classes_are_warned_of(run_cli, files, made) -> None:
     """By the gradients of fresh nets, at the weight that is used; between the limits nothing is said."""
     common = ("evaluate", made["base"], "--data", files.data, *QUICK, "--seeds", "1", "--set")
     weak, right, strong = (run_cli(*common, f"lambda_reg={weight}").err for weight in ("0.0001", "0.5", "100"))
 
     assert "so they hardly count; --set lambda_reg=" in weak
-    assert "so they drown the classes; --set lambda_reg=" in strong
+    assert "so they outweigh the classes; --set lambda_reg=" in strong
     assert "the gradient of the labels" not in right
 
 
