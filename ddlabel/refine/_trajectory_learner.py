@@ -147,7 +147,8 @@ class TrajectoryLearning(FeatureLearning, TrajectoryOptions):
         notes.append(f"students train with step size {self.rate(lesson):g}" + ", the bundle's own" * given)
         if self.soft_labels and lesson.logits is None:
             notes.append(
-                "the bundle has no learned soft labels: students train on those of the experts, as DATM starts"
+                "the bundle has no learned soft labels: students here train on those of the experts, as DATM "
+                "starts; they are not stored: augment-labels --kind soft gives later students the like"
             )
         elif self.soft_labels:
             notes.append("students train on the bundle's learned soft labels")

@@ -10,13 +10,14 @@ import torch
 from .. import _plugins
 from ..bundle import Bundle, NewSection
 from ..codecs._choose import check_max_kl
+from ..codecs._codec import MAX_F16
 from ..config import RefineConfig
 from ..data._dataset import Dataset, Split
 from ..distill._method import State
 from ..distill._method import check as check_method
 from ..distill._method import run as run_method
 from ..distilled import IMAGES, image_section, read_distilled
-from ..errors import UsageError
+from ..errors import DivergedError, UsageError
 from ..events import Event, OnEvent
 from ..labels._privileged import PRIVILEGED, feature_codecs, make_privileged
 from ..memory import free_memory
@@ -80,7 +81,10 @@ def learn(
         if not isinstance(learned, Learned):
             raise TypeError(f"the learner '{work.method.matcher}' must give labels")
         on_event(Event(phase="distilling", message=work.method.summary(learned.metrics)))
-        return _stored(work, lesson, learned, clock)
+        _check_size(work.method, learned)
+        result = _stored(work, lesson, learned, clock)
+        _tell_stale(work.bundle, result, on_event)
+        return result
 
 
 def _plan(bundle: Bundle, config: RefineConfig, settings: Mapping[str, Any], teachers: Sequence[Bundle]) -> Work:
@@ -161,6 +165,27 @@ def _follow(
 
     start = None if saved is None else (saved.done, saved.state("state.method"))
     return task.clock, start, reached
+
+
+def _check_size(method: Any, learned: Learned) -> None:
+    """Refuse labels of a size that no feature has and half precision does not hold; raises DivergedError."""
+    largest = float(learned.values.abs().max())
+    if largest > MAX_F16:
+        rate = "auto" if method.lr_feat is None else f"{method.lr_feat:g}"
+        raise DivergedError(
+            f"labels reached {largest:g}, expected at most {MAX_F16:g}",
+            field="lr_feat",
+            hint=f"lower --set lr_feat (now {rate})",
+        )
+
+
+def _tell_stale(before: Bundle, after: Bundle, on_event: OnEvent) -> None:
+    """Say which labels are of images that are no longer there."""
+    fresh = {section.name for section in before.sections("labels") if not section.stale}
+    stale = [section.name for section in after.sections("labels") if section.stale and section.name in fresh]
+    if stale:
+        message = f"note: the images moved, {', '.join(stale)} is stale; run 'ddlabel augment-labels' again"
+        on_event(Event(phase="learning", message=message))
 
 
 def _stored(work: Work, lesson: Lesson, learned: Learned, clock: Clock) -> Bundle:

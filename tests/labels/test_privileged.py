@@ -18,13 +18,12 @@ from ddlabel.labels._privileged import (
     PRIVILEGED,
     choose_privileged,
     feature_codecs,
-    fit_norm,
     make_privileged,
     objective_of,
     read_privileged,
 )
 from ddlabel.privileged._form import Form, make_form
-from ddlabel.privileged._objective import Objective
+from ddlabel.privileged._objective import Objective, fit_norm
 
 RECORD = StageRecord("augment-labels", {}, 0, [], {}, 0.0, 0.0, {})
 HOLDING = (

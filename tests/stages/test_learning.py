@@ -11,7 +11,7 @@ import torch
 from ddlabel.bundle import Bundle, NewSection, StageRecord
 from ddlabel.config import RefineConfig
 from ddlabel.distilled import read_distilled
-from ddlabel.errors import BundleError, UsageError
+from ddlabel.errors import BundleError, DivergedError, UsageError
 from ddlabel.events import Event
 from ddlabel.labels._labels import read_labels
 from ddlabel.labels._privileged import read_privileged
@@ -72,7 +72,9 @@ def test_the_command_line_learns_attention(run_cli, files, tmp_path: Path) -> No
 
 def test_moved_images_replace_the_old_ones_in_their_type(files) -> None:
     """8-bit images stay so; labels of the old images are stale, the learned ones are of the new."""
-    before, moved = Bundle.open(files.soft), learn(files, files.soft, tune_images=True)
+    before, said = Bundle.open(files.soft), []
+    settings = SETTINGS | {"tune_images": True}
+    moved = refine.run(before, config(files), settings, on_event=lambda event: said.append(event.message))
     metrics = moved.manifest.history[-1]["metrics"]
 
     assert torch.uint8 == moved.tensor("images.pixels").dtype
@@ -81,6 +83,14 @@ def test_moved_images_replace_the_old_ones_in_their_type(files) -> None:
     assert not read_privileged(moved, "feature").section.stale
     assert 0 < metrics["quantisation_rmse"] < 0.02
     assert read_space(moved).kind == "normalised"
+    assert any("labels.soft is stale" in message for message in said)
+
+
+def test_labels_beyond_half_precision_have_diverged(files) -> None:
+    """Named with the step size, whatever the codec; not a label that a codec cannot hold."""
+    with pytest.raises(DivergedError, match=r"labels reached .* expected at most 60000") as caught:
+        learn(files, lr_feat=1e9, codec="f32")
+    assert "lr_feat (now 1e+09)" in str(caught.value)
 
 
 def test_labels_for_zscore_bring_their_norm(files) -> None:
