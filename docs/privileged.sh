@@ -155,6 +155,7 @@ together() {
   compare dense "$base-dense" dense
   compare soft+feature "$base-soft-q3" soft+feature
   compare dense+feature "$base-dense-q3" dense+feature
+  compare nets "$base-soft-q3" feature --arch "mlp,$NET-bn" --set lambda_reg=5
   run experts train-teacher --data "$DATA" --validation "$validation" --arch "$NET" --experts 4 --epochs 12 --optimizer gsam \
     --set batch=64 --set lr=0.02
   run "$base-float" distill --data "$DATA" --validation "$validation" --method "$base" --ipc "$IPC" --teacher teacher.ddset \

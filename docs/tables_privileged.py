@@ -50,6 +50,8 @@ Under protocol `dm`, with the augmentation that distilled sets are trained with.
 in 3 bits an element, with the large weight; *soft* and *dense* (25 windows) of the same teacher. *random* images with
 hard labels and of equal bytes; *plain-equal-bytes*: more images of the same method. *mtt-tuned*: images and labels
 learned by matching trajectories, stored in float32; *mtt-strong*: these images with the converged teacher's labels.
+*nets*: students of other nets than the teacher's, an adapter where shapes differ. *minus hard*: the same net on the
+coreset's images with hard labels.
 """
 CONFIRM = """### Confirmed
 
@@ -192,17 +194,25 @@ def summary_table(grids: Mapping[str, Grid]) -> str:
 def together_table(rows: Mapping[str, Row]) -> str:
     """Every row of every evaluation, once; what is compared with is the first one's images with hard labels."""
     lines = [
-        "| run | images | labels | loss | bytes an image | accuracy % | std | minus hard |",
-        "|---|---|---|---|---|---|---|---|",
+        "| run | net | images | labels | loss | lambda_reg | bytes an image | accuracy % | std | minus hard |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    order = sorted(rows, key=lambda name: (name.startswith("mtt"), name != "feature", name))
-    hard = rows[order[0]].result("bundle", "hard")
+    order = sorted(rows, key=lambda name: (name.startswith("mtt"), name != "feature", name == "nets", name))
+    hards = {
+        result["arch"]: result
+        for name in reversed(order)
+        for result in rows[name].evaluation["results"]
+        if (result["images"], result["labels"]) == ("bundle", "hard")
+    }
     seen = set()
     for name in order:
         for result in rows[name].evaluation["results"]:
-            cells = [result["images"], result["labels"], result["loss"]["name"]]
+            cells = [result["arch"], result["images"], result["labels"], result["loss"]["name"]]
+            used = rows[name].evaluation.get("privileged") if "feature" in result["labels"] else None
+            cells.append("" if used is None else f"{used['objective']['lambda_reg']:g}")
             cells.append(f"{result['stored_bytes'] / rows[name].count:,.0f}")
             cells += accuracy(result)
+            hard = hards.get(result["arch"])
             cells.append("" if hard is None else difference(result, hard))
             key = tuple(cells)
             if key not in seen:
