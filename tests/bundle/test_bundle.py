@@ -758,6 +758,7 @@ print(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1])  # r
 """
 
 
+@pytest.mark.slow
 def test_bundles_larger_than_memory_are_written_and_copied_in_constant_memory(tmp_path: Path) -> None:
     """1 GiB, spooled, written and copied, in a process that never holds 100 MiB."""
     free = os.statvfs(tmp_path)

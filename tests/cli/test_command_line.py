@@ -217,7 +217,8 @@ def long_run(files, tmp_path: Path, prepare=default_signals):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)],
     ids=["interrupt", "terminate", "hang-up"],
 )  # fmt: skip
 def test_fault_110_signals_stop_at_a_safe_point(files, tmp_path: Path, number: int, code: int) -> None:
@@ -232,6 +233,7 @@ def test_fault_110_signals_stop_at_a_safe_point(files, tmp_path: Path, number: i
     assert {path.name for path in tmp_path.iterdir()} <= {"x.ddset.partial"}
 
 
+@pytest.mark.slow
 def test_fault_111_an_ignored_interrupt_stays_ignored(files, tmp_path: Path) -> None:
     """As for background jobs of a non-interactive shell."""
     process = long_run(files, tmp_path, prepare=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))

@@ -89,7 +89,8 @@ def unfinished(run_cli, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)],
     ids=["interrupt", "terminate", "hang-up"],
 )  # fmt: skip
 def test_fault_110_a_signal_keeps_the_state_and_says_how_to_continue(
@@ -198,6 +199,7 @@ def test_fault_110_a_signal_while_the_state_is_written(tiny: str, tmp_path: Path
     assert not whole or 1 <= steps_in(tmp_path / "x.ddset.partial")
 
 
+@pytest.mark.slow
 def test_fault_99_and_114_killed_at_random_moments(run_cli, tiny: str, tmp_path: Path) -> None:
     """SIGKILL cannot be caught: what the timer kept is continued, again and again, to the same bytes."""
     moments = random.Random(1)
