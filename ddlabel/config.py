@@ -18,8 +18,15 @@ _DATA = "data set, NAME or NAME:PATH ('digits', 'cifar10:DIR', 'folder:DIR', 'np
 _DEVICE = "where to compute: auto, cpu, cuda, cuda:N or mps"
 _THREADS = "CPU threads; 0 leaves torch's choice"
 _SIZE = "side of the images in pixels; auto keeps the size of the data"
-_SPACE = "input space: pixels normalised per channel, or ZCA-whitened"
-_SPACES = ("normalised", "zca")
+_SPACE = (
+    "input space: pixels normalised per channel by the data's constants, by ImageNet's (what pretrained nets and RDED "
+    "take), or ZCA-whitened"
+)
+_SPACES = ("normalised", "imagenet", "zca")
+_SELF_TEST = (
+    "least accuracy of a teacher whose answers are used, as a multiple of chance, on a slice of held-out images; 0 "
+    "tests nothing"
+)
 _RECIPE = "published settings by name, under what is typed here; 'ddlabel recipes' lists them"
 _MAX_KL = "with --codec auto: take the smallest codec within this mean KL in nats at temperature 1 (default 0.01)"
 
@@ -77,6 +84,13 @@ class DistillConfig:
     arch: str | None = opt(
         None, "net the method optimises through; auto is that of the trajectories, or as in train-teacher"
     )
+    checkpoint: str | None = opt(
+        None,
+        "which kept epoch of the teachers guides sre2l, rded and g-vbsm: a number, 'last', 'ipc' (the fewer images, "
+        "the earlier), 'rded' (the same by DCPI's rule) or 'pad' (easy images only for few images per class); auto is "
+        "last",
+    )
+    self_test: float = opt(3.0, _SELF_TEST, min=0, max=1000)
     unroll: str | None = opt(
         None,
         "gradient through the student's steps: adjoint (exact, constant memory), full or tesla (biased); auto is the "
@@ -123,8 +137,11 @@ class AugmentLabelsConfig:
         "how the logits of several checkpoints become one label: mean, or equal-norm (each sample's are scaled alike)",
         choices=("mean", "equal-norm"),
     )
-    data: str | None = opt(None, _DATA + ", for --checkpoint auto")
+    data: str | None = opt(None, _DATA + ", for --checkpoint auto and --self-test")
     auto_epochs: int = opt(200, "epochs of the students that --checkpoint auto trains", min=1, max=1_000_000)
+    self_test: float = opt(
+        3.0, _SELF_TEST + "; without --data, as recorded when the teacher was trained", min=0, max=1000
+    )
     grid: int | None = opt(None, "dense: N of the N x N windows (default 5)", min=1, max=64)
     ratio: str | None = opt(None, "dense: side of a window as a fraction P/Q of the image (default 5/8)")
     codec: str = opt(
@@ -177,7 +194,8 @@ class EvaluateConfig:
     arch: tuple[str, ...] = opt((), "student nets, comma separated; none takes the ConvNet that suits the images")
     labels: str | None = opt(
         None,
-        "label kind to train on: hard, soft, dense or fkd; with +feature or +attention those beside it, as in "
+        "label kind to train on: hard, soft, dense or fkd, or online (a --teacher answers every augmented batch: "
+        "knowledge distillation, never compliant); with +feature or +attention those beside it, as in "
         "soft+feature (feature alone is hard+feature); auto takes the richest of each present",
     )
     loss: tuple[str, ...] = opt(
@@ -191,8 +209,10 @@ class EvaluateConfig:
     )
     protocol: str | None = opt(
         None,
-        "published training protocol: dc, dm, mtt, datm, gift, glad, fkd or rded; auto is dm, and mtt or datm where a "
-        "step size was learned with the images (datm on learned soft labels)",
+        "published training protocol: dc, dm, mtt, datm, gift, glad, fkd, rded or gvbsm; kd (RDED's with a live "
+        "teacher), continual (dm in class-incremental steps), ddranking (its four scores); auto is kd where only "
+        "--teacher is given, else dm, and mtt or datm where a step size was learned with the images (datm on learned "
+        "soft labels)",
     )
     epochs: int | None = opt(None, "epochs of the student; auto takes the protocol's", min=1, max=1_000_000)
     seeds: int = opt(5, "how many students per net, each from its own seed", min=1, max=10_000)
@@ -201,6 +221,19 @@ class EvaluateConfig:
         False,
         "also score what the bytes of the labels buy as plain images: random ones, and more images by the same method "
         "(LADD's baseline++), given by --plain or distilled again",
+    )
+    incremental: tuple[int, ...] = opt(
+        (),
+        "class-incremental learning (GDumb): in how many steps the classes come, comma separated such as 5,10; every "
+        "step trains fresh students on the images of all classes so far",
+        min=2,
+    )
+    orders: int = opt(5, "--incremental: orders in which the classes come, each with --seeds students", min=1, max=1000)
+    picture: str | None = opt(
+        None, "draw the table into this SVG file: nets side by side, or curves over --incremental"
+    )
+    gradcam: str | None = opt(
+        None, "folder for Grad-CAM overlays of test images by the first student of every net, with the raw maps"
     )
     diagnose: str | None = opt(
         None,

@@ -32,6 +32,7 @@ __all__ = [
     "Batch",
     "Encoder",
     "Recipe",
+    "Respond",
     "Sampler",
     "TrainState",
     "accuracy",
@@ -50,6 +51,8 @@ Sampler = Callable[[int, Generator], Iterator[Batch]]
 """Gives the batches of an epoch, from 0; all its randomness comes from the generator or its own named streams."""
 Encoder = Callable[[Tensor], Tensor]
 """Gives the images (m, c, h, w) float32 in model-input space of indices (m,) int64."""
+Respond = Callable[[Tensor, Targets, Generator], tuple[Tensor, Targets]]
+"""Acts last on an augmented batch, on the device: what is trained on, with which targets (CutMix, a live teacher)."""
 
 TEST_BATCH = 256
 """Images in one forward pass when scoring: fixed, so that scores do not depend on a machine's memory."""
@@ -96,6 +99,7 @@ def train(
     on_event: OnEvent = ignore,
     on_epoch: Callable[[TrainState], None] | None = None,
     start: TrainState | None = None,
+    respond: Respond | None = None,
 ) -> N:
     """Train a net in place and return it.
 
@@ -110,6 +114,7 @@ def train(
         on_event: told of every step; what it raises stops the run.
         on_epoch: given the state after each epoch, always finite; the net then holds the weights of that epoch.
         start: a state of the same run to continue from.
+        respond: acts on every augmented batch, with draws from the augmentation's stream; none where it is None.
 
     Returns:
         The net in eval mode with its last weights, or with averaged ones when the recipe says `ema`.
@@ -131,7 +136,8 @@ def train(
         batches = sampler(epoch, seeding.generator(seed, *seed_path, "epoch", epoch))
         draws = seeding.generator(seed, *seed_path, "augment", epoch)
         objective = _Objective(net, loss_of_epoch(loss, epoch), recipe, loss_factor(recipe, epoch))
-        mean = _run_epoch(objective, batches, optimizer, augmentation, draws, _Reporter(recipe, epoch, on_event))
+        reporter = _Reporter(recipe, epoch, on_event)
+        mean = _run_epoch(objective, batches, optimizer, augmentation, draws, reporter, respond)
         if recipe.ema:
             _update_average(average, net.state_dict(), min(EMA_DECAY, 1 - 1 / (1 + epoch)))
         if on_epoch is not None:
@@ -279,6 +285,7 @@ def _run_epoch(
     augmentation: Augmentation,
     draws: Generator,
     reporter: _Reporter,
+    respond: Respond | None,
 ) -> float:
     """One pass over the data; the mean loss over its steps."""
     net, recipe = objective.net, objective.recipe
@@ -291,7 +298,10 @@ def _run_epoch(
         if targets.privileged is not None:
             targets = dataclasses.replace(targets, mirrored=flips(steps, len(images)))
         plain = images.to(device)
-        batch = (plain, apply(plain, steps), targets.to(device))
+        images, targets = apply(plain, steps), targets.to(device)
+        if respond is not None:
+            images, targets = respond(images, targets, draws)
+        batch = (plain, images, targets)
         value = objective(*batch)
         losses.append(float(value.detach()))
         reporter.step(index, losses[-1])

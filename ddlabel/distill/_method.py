@@ -15,6 +15,7 @@ from .. import seeding
 from ..difficulty import SCORES
 from ..errors import DataError, DivergedError, UsageError
 from ..events import Event, OnEvent, ignore
+from ..nets._net import Net
 from ..options import describe
 from ..selection import check_budget
 from ..space import Space
@@ -93,6 +94,8 @@ class Problem:
     device: torch.device
     seed: int
     trajectories: TrajectorySource | None = None
+    backbones: tuple[Net, ...] = ()
+    """Trained nets to look through: in eval mode, frozen, on the device; a chosen checkpoint of every teacher."""
     canvas: Canvas = PIXELS
     """How the distilled images are parametrised."""
     scores: Mapping[str, Tensor] = field(default_factory=dict)
@@ -201,7 +204,8 @@ class Method(Protocol):
     """
 
     needs: ClassVar[frozenset[str]]
-    """Subset of {"teacher", "trajectories", "scores.NAME"}, the last for recorded scores: refused before any work."""
+    """Subset of {"teacher", "trajectories", "backbones", "scores.NAME"}, the last for recorded scores: refused before
+    any work."""
 
     def total_steps(self, problem: Problem) -> int:
         """Steps the driver runs: an option of optimising methods, one per class for those that select."""
@@ -253,8 +257,9 @@ def run(
     state = {name: tensor.to(problem.device) for name, tensor in state.items()}
     for index in range(done, total):
         generator = seeding.generator(problem.seed, "distill", "step", index)
-        state, metrics = method.step(problem, state, index, generator)
-        _check_finite(method, state, metrics, f"step {index + 1} of {total}")
+        before = state
+        state, metrics = method.step(problem, before, index, generator)
+        _check_finite(method, _changed(before, state), metrics, f"step {index + 1} of {total}")
         if on_checkpoint is not None:
             on_checkpoint(index + 1, state)
         on_event(Event(phase="distilling", done=index + 1, total=total, metrics=metrics))
@@ -273,10 +278,17 @@ def check(method: Method, problem: Problem) -> None:
         raise UsageError("this method needs features, expected a teacher", field="teacher")
     if "trajectories" in method.needs and problem.trajectories is None:
         raise UsageError("this method needs trajectories, expected teachers that recorded them", field="teacher")
+    if "backbones" in method.needs and not problem.backbones:
+        raise UsageError("this method looks through trained nets, expected a teacher", field="teacher")
     for name in sorted(need.removeprefix("scores.") for need in method.needs if need.startswith("scores.")):
         if name not in problem.scores:
             raise missing_scores("this method", name)
     getattr(method, "check", _nothing)(problem)
+
+
+def _changed(before: State, after: State) -> State:
+    """The tensors of a state that a step replaced: those it kept were checked when they came."""
+    return {name: tensor for name, tensor in after.items() if tensor is not before.get(name)}
 
 
 def _nothing(problem: Problem) -> None:

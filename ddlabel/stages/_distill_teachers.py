@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..bundle import Bundle
@@ -10,11 +10,13 @@ from ..config import DistillConfig
 from ..data._dataset import Dataset
 from ..distill._method import missing_scores
 from ..errors import BundleError, UsageError
-from ..preprocess import data_of
-from ..teachers import Teacher
+from ..nets._net import Net
+from ..preprocess import check_agreement, data_of
+from ..teachers import Checkpoint, Teacher
 from ._score_files import holds_scores
+from ._stage import IMAGENET_MEAN, Clock
 
-__all__ = ["check_teacher_fits", "check_teachers", "experts_of"]
+__all__ = ["backbones_of", "check_teacher_fits", "check_teachers", "experts_of"]
 
 
 def check_teachers(name: str, needs: frozenset[str], teachers: Sequence[Bundle], *, filtered: bool) -> None:
@@ -35,6 +37,12 @@ def check_teachers(name: str, needs: frozenset[str], teachers: Sequence[Bundle],
             field="teacher",
             hint="run 'ddlabel train-teacher' first",
         )
+    if "backbones" in needs and not teachers:
+        raise UsageError(
+            f"method '{name}' looks through trained nets, expected --teacher FILE",
+            field="teacher",
+            hint="run 'ddlabel train-teacher' first",
+        )
     if "trajectories" in needs and not teachers:
         raise UsageError(
             f"method '{name}' needs trajectories, expected --teacher FILE...",
@@ -44,7 +52,7 @@ def check_teachers(name: str, needs: frozenset[str], teachers: Sequence[Bundle],
     for score in sorted(need.removeprefix("scores.") for need in needs if need.startswith("scores.")):
         if not any(holds_scores(teacher, score) for teacher in teachers):
             raise missing_scores(f"method '{name}'", score)
-    if len(teachers) > 1 and "trajectories" not in needs and not filtered:
+    if len(teachers) > 1 and not needs & {"trajectories", "backbones"} and not filtered:
         raise UsageError(f"method '{name}' takes one teacher, {len(teachers)} were given", field="teacher")
 
 
@@ -52,6 +60,42 @@ def experts_of(config: DistillConfig, teachers: Sequence[Bundle]) -> list[Bundle
     """The teachers but those that give scores alone, which only --filter asks for."""
     scores = [] if config.filter is None else [bundle for bundle in teachers if not bundle.sections("trajectory")]
     return [bundle for bundle in teachers if bundle not in scores] or list(teachers)
+
+
+def backbones_of(
+    config: DistillConfig, teachers: Sequence[Bundle], clock: Clock
+) -> tuple[tuple[Checkpoint, ...], tuple[Net, ...]]:
+    """The checkpoints that `--checkpoint` means, of all teachers in their order, and their nets on the device.
+
+    Teachers that were trained for their scores alone are left out where there are others: `--filter` reads them.
+
+    Raises:
+        UsageError: no such checkpoint.
+        BundleError: teachers of different classes, image shapes or input spaces.
+    """
+    squeezed = [bundle for bundle in teachers if not _scores_alone(bundle)] or list(teachers)
+    checkpoints, nets = [], []
+    for bundle in squeezed:
+        check_agreement(bundle, squeezed[0])
+        teacher = Teacher(bundle)
+        for chosen in teacher.select(chosen_epoch(teacher, config.checkpoint, config.ipc)):
+            checkpoints.append(chosen)
+            nets.append(teacher.net(chosen, clock.device))
+    return tuple(checkpoints), tuple(nets)
+
+
+def chosen_epoch(teacher: Teacher, which: str | None, ipc: int) -> str:
+    """What `Teacher.select` takes, of what `--checkpoint` says for a budget of images per class."""
+    if which == "ipc":
+        return str(teacher.epoch_for(ipc))
+    if which == "rded":
+        return str(teacher.guided_epoch(ipc))
+    return which or "last"
+
+
+def _scores_alone(bundle: Bundle) -> bool:
+    made = [entry for entry in bundle.manifest.history if entry["stage"] == "train-teacher"]
+    return bool(made) and made[-1]["config"].get("experts") == 0
 
 
 def check_teacher_fits(teacher: Teacher, dataset: Dataset, config: DistillConfig, *, trajectories: bool) -> None:
@@ -67,7 +111,7 @@ def check_teacher_fits(teacher: Teacher, dataset: Dataset, config: DistillConfig
             [theirs["channels"], theirs["height"], theirs["width"]],
             [info.channels, info.height, info.width],
         ),
-        "space": (theirs["space"]["kind"], config.space or theirs["space"]["kind"]),
+        "space": (_space_name(theirs["space"]), config.space or _space_name(theirs["space"])),
     }
     if trajectories:
         ours = dataset.manifest()
@@ -80,3 +124,8 @@ def check_teacher_fits(teacher: Teacher, dataset: Dataset, config: DistillConfig
                 field=field,
                 hint="train a teacher with the same --data, --size and --space",
             )
+
+
+def _space_name(record: Mapping[str, Any]) -> str:
+    """As `--space` says it."""
+    return "imagenet" if tuple(record.get("mean", ())) == IMAGENET_MEAN else str(record["kind"])

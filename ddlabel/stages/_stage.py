@@ -96,6 +96,10 @@ def computing(device: str, threads: int) -> Iterator[Clock]:
         torch.set_num_threads(before)
 
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Per channel, in [0, 1] units: what torchvision's weights were trained with, and RDED takes for every data set."""
+
+
 def _tf32_is_allowed() -> bool:
     return bool(torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
 
@@ -112,8 +116,22 @@ def _without_tf32() -> Iterator[None]:
 
 
 def fit_space(dataset: Dataset, kind: str, on_event: OnEvent) -> Space:
-    """The input space of a data set: its published constants, or a ZCA of its training split, fitted once or cached."""
+    """The input space of a data set: its published constants, ImageNet's, or a ZCA of its training split.
+
+    A ZCA is fitted once and cached.
+
+    Raises:
+        UsageError: ImageNet's constants, of three channels, for images of one.
+    """
     info = dataset.info
+    if kind == "imagenet":
+        if info.channels != len(IMAGENET_MEAN):
+            raise UsageError(
+                f"--space imagenet is of 3 channels, '{info.name}' has {info.channels}",
+                field="space",
+                hint="use --space normalised",
+            )
+        return Space(kind="normalised", mean=IMAGENET_MEAN, std=IMAGENET_STD)
     zca = None
     if kind == "zca":
         on_event(Event(phase="fitting ZCA", done=0, total=1))

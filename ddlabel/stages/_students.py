@@ -12,10 +12,10 @@ from .. import seeding
 from ..augment._augment import build as build_augmentation
 from ..data._dataset import DatasetInfo, Split
 from ..events import OnEvent
-from ..nets._net import build
+from ..nets._net import Net, build
 from ..privileged._student import TappedStudent
 from ..students import StudentData, make_sampler
-from ..training import Recipe, TrainState, accuracy, train
+from ..training import Recipe, Respond, TrainState, accuracy, train
 from ._use import Use
 
 __all__ = ["Scored", "train_student"]
@@ -29,6 +29,8 @@ class Scored:
     """Fractions at the protocol's looks, the last epoch's last."""
     samples: int
     """Samples seen in training, I x B."""
+    net: Net
+    """After its last epoch, in eval mode, without adapter."""
     features: Mapping[str, Any] | None = None
     """Of a student of feature or attention labels: its adapter, and the final error of its features."""
 
@@ -47,6 +49,7 @@ def train_student(
     device: torch.device,
     on_event: OnEvent,
     use: Use | None = None,
+    respond: Respond | None = None,
 ) -> Scored:
     """Train one fresh student.
 
@@ -62,6 +65,7 @@ def train_student(
         on_event: told of every step.
         use: how it learns from the feature or attention labels in the data; what is scored is the net without adapter,
             and its initial values and the order of its samples are those of a student without such labels.
+        respond: acts last on every augmented batch: a live teacher.
     """
     estimator = getattr(loss, "estimator", "views")
     net = build(
@@ -109,9 +113,10 @@ def train_student(
         seed_path=path,
         on_event=on_event,
         on_epoch=look,
+        respond=respond,
     )
     score()
-    return Scored(scores, seen, None if tapped is None or use is None else _describe(tapped, use, data))
+    return Scored(scores, seen, net, None if tapped is None or use is None else _describe(tapped, use, data))
 
 
 def _describe(student: TappedStudent, use: Use, data: StudentData) -> dict[str, Any]:

@@ -27,10 +27,11 @@ from ..preprocess import data_of, describe_space, space_sections
 from ..space import Space
 from ..teachers import Teacher
 from ..trajectories import Trajectories
-from ._distill_teachers import check_teacher_fits, check_teachers, experts_of
+from ._distill_teachers import backbones_of, check_teacher_fits, check_teachers, experts_of
 from ._estimate import check_memory
 from ._partial import Progress, Task, state_section
 from ._score_files import filter_training, recorded_scores
+from ._self_test import check_backbones
 from ._stage import Clock, computing, fit_space, redact
 
 __all__ = ["learned_labels", "quantised", "run"]
@@ -68,6 +69,12 @@ def run(
     check(config)
     (method,) = build_many([_method_class(config, settings or {})], _settings(config, settings or {}))
     check_teachers(config.method, method.needs, teachers, filtered=config.filter is not None)
+    if config.checkpoint is not None and "backbones" not in method.needs:
+        raise UsageError(
+            f"--checkpoint is for methods that look through trained nets, --method is '{config.method}'",
+            field="checkpoint",
+            hint="drop it",
+        )
     if config.filter is not None:
         parse_filter(config.filter)
     with computing(config.device, config.threads) as clock:
@@ -83,6 +90,10 @@ def run(
             pool, kept = filter_training(config.filter, teachers, dataset, config.ipc)
         scores = recorded_scores(getattr(method, "reads", ()), teachers, dataset, kept)
         problem = _problem(config, pool, space, teacher, trajectories, scores, clock)
+        if "backbones" in method.needs:
+            chosen, nets = backbones_of(config, teachers, clock)
+            check_backbones(chosen, nets, dataset, space, config.self_test, on_event)
+            problem = dataclasses.replace(problem, backbones=nets)
         check_method(method, problem)
         check_memory(method, problem, on_event)
         clock, start, reached = _follow(
