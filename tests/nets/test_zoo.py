@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
+from ddlabel.distill._memory import saved_bytes
+from ddlabel.distill._real import largest_map
 from ddlabel.errors import UsageError
 from ddlabel.nets._dropout import random_layers
 from ddlabel.nets._flops import forward_flops
 from ddlabel.nets._net import Net, build, canonical, on_meta
+from ddlabel.stages._estimate import training_bytes
 
 COUNTS = [
     # as torchvision's documentation gives them
@@ -260,3 +265,21 @@ def test_random_layers_are_found() -> None:
     """GLaD's ViT draws at the patches and three times a layer."""
     assert 1 + 6 * 3 == len(random_layers(on_meta("vit", channels=3, size=32, classes=5)))
     assert 16 == len(random_layers(on_meta("efficientnet-b0", channels=3, size=64, classes=5)))
+
+
+def test_memory_estimates_see_what_attention_keeps_inside() -> None:
+    """All that the graph of GLaD's ViT keeps for the backward pass, beside weights, gradients and slots."""
+    net, batch = on_meta("vit", channels=3, size=32, classes=5), (4, 3, 32, 32)
+    weights = 4 * 4 * sum(parameter.numel() for parameter in net.parameters())
+    with saved_bytes(net) as saved:
+        net(torch.empty(batch, device="meta"))
+
+    assert 4 * 6 * 3 * 4 * 65 * 512 < sum(saved.values())  # queries, keys and values of six layers at least
+    assert training_bytes(net, batch) >= weights + sum(saved.values())
+
+
+def test_layers_that_give_several_things_are_measured() -> None:
+    """torch's attention gives a pair; the largest map of ViT-B/16 is that of its perceptron, 17 tokens of 3072."""
+    problem = SimpleNamespace(arch="vit-b-16", pixels=torch.empty(1, 3, 64, 64, device="meta"), classes=range(5))
+
+    assert 17 * 3072 == largest_map(problem)
