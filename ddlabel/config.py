@@ -37,7 +37,14 @@ class TrainTeacherConfig:
 
     data: str = opt(..., _DATA)
     arch: str | None = opt(None, "net, such as convnet-d3-w64; auto takes the ConvNet whose depth suits the images")
-    epochs: int = opt(50, "passes over the training split", min=1, max=100_000)
+    weights: str | None = opt(
+        None,
+        "file of weights to start from, .safetensors, .pt or .pth; everything must fit, by torchvision's names where "
+        "nets are torchvision's",
+    )
+    epochs: int = opt(
+        50, "passes over the training split; 0, with --weights, keeps these as they are", min=0, max=100_000
+    )
     keep: tuple[int, ...] = opt((), "epochs whose checkpoints are kept, such as 10,20,50; none keeps the last", min=0)
     experts: int | None = opt(
         None,

@@ -24,6 +24,7 @@ from .augment._augment import Augmentation, apply, flips
 from .errors import DivergedError
 from .events import Event, OnEvent, ignore
 from .losses._loss import Loss, Targets, loss_of_epoch
+from .nets._dropout import advance, random_layers
 from .schedules import Recipe, loss_factor, rate, restarts
 from .sharpness import flat_gradient, frozen_statistics, input_gradient_penalty
 from .space import Space
@@ -290,7 +291,7 @@ def _run_epoch(
     """One pass over the data; the mean loss over its steps."""
     net, recipe = objective.net, objective.recipe
     device = next(net.parameters()).device
-    losses = []
+    losses, layers = [], random_layers(net)
     net.train()
     for index, (images, targets) in enumerate(batches):
         height, width = images.shape[2:]
@@ -311,6 +312,7 @@ def _run_epoch(
             again = functools.partial(objective.again, *batch)
             flat_gradient(list(net.parameters()), again, rho=recipe.rho, alpha=recipe.alpha, adaptive=recipe.adaptive)
         optimizer.step()
+        advance(layers)
     reporter.weights(net)
     return math.fsum(losses) / max(1, len(losses))
 

@@ -19,6 +19,7 @@ __all__ = [
     "map_bytes",
     "net_bytes",
     "real_bytes",
+    "saved_bytes",
     "second_order_bytes",
     "set_bytes",
 ]
@@ -32,7 +33,7 @@ def map_bytes(problem: Problem) -> int:
 def embedding_bytes(problem: Problem) -> int:
     """Bytes per image that the graph of an embedding holds for a backward pass by the image."""
     net = net_on_meta(problem).requires_grad_(False)
-    with _counted(net) as seen:
+    with saved_bytes(net) as seen:
         net.embed(_image(problem).requires_grad_(True))
     return sum(seen.values())
 
@@ -40,7 +41,7 @@ def embedding_bytes(problem: Problem) -> int:
 def first_order_bytes(problem: Problem) -> int:
     """Bytes per image that the graph of a loss holds for a backward pass by the parameters."""
     net = net_on_meta(problem)
-    with _counted(net) as seen:
+    with saved_bytes(net) as seen:
         functional.cross_entropy(net(_image(problem)), torch.zeros(1, dtype=torch.int64, device="meta"))
     return sum(seen.values())
 
@@ -49,7 +50,7 @@ def second_order_bytes(problem: Problem) -> int:
     """Bytes per image that the graph of a gradient holds for a backward pass by the image."""
     net = net_on_meta(problem)
     weights = [parameter for parameter in net.parameters() if parameter.ndim > 1]
-    with _counted(net) as seen:
+    with saved_bytes(net) as seen:
         image = _image(problem).requires_grad_(True)
         loss = functional.cross_entropy(net(image), torch.zeros(1, dtype=torch.int64, device="meta"))
         torch.autograd.grad(loss, weights, create_graph=True)
@@ -76,7 +77,7 @@ def _image(problem: Problem) -> Tensor:
 
 
 @contextlib.contextmanager
-def _counted(net: Net) -> Iterator[dict[int, int]]:
+def saved_bytes(net: Net) -> Iterator[dict[int, int]]:
     """Bytes of what graphs save, by storage, without the net's own parameters; the tensors are kept alive."""
     seen: dict[int, int] = {}
     kept: list[Tensor] = []

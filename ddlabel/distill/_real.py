@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from ..augment._augment import Augmentation, Step, apply
 from ..nets._net import Net, on_meta
@@ -104,7 +106,12 @@ def largest_map(problem: Problem) -> int:
     """Numbers in the largest map of one image in the problem's net."""
     net = net_on_meta(problem)
     sizes: list[int] = []
+
+    def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):  # attention also gives its weights, or None
+            sizes.append(output.numel())
+
     for module in net.modules():
-        module.register_forward_hook(lambda _module, _inputs, output: sizes.append(output.numel()))
+        module.register_forward_hook(note)
     net(torch.empty(1, *problem.pixels.shape[1:], device="meta"))
     return max(sizes)

@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from .. import _plugins
 from ..errors import UsageError, suggest
+from ._dropout import Dropout
 
 __all__ = [
     "Family",
@@ -19,6 +20,7 @@ __all__ = [
     "calibrate_norms",
     "canonical",
     "default_arch",
+    "initialise_layer",
     "make_norm",
     "mixes_samples",
     "on_meta",
@@ -93,6 +95,15 @@ class Net(nn.Module, ABC):
         """(b, k) logits."""
         return self.classify(self.embed(images))
 
+    def initialise(self, generator: Generator) -> None:
+        """Give every parameter and buffer its first value, whatever it held: torch's default of each layer.
+
+        Args:
+            generator: on the CPU, as the net is; the global generator is neither read nor set.
+        """
+        for module in self.modules():
+            initialise_layer(module, generator)
+
     def _through(self, values: Tensor, start: int, stop: int | None) -> Tensor:
         for block in self.chain()[start:stop]:
             values = block(values)
@@ -131,7 +142,7 @@ def default_arch(size: int) -> str:
 
 
 def build(name: str, *, channels: int, size: int, classes: int, generator: Generator) -> Net:
-    """Build a net for square images, every parameter drawn from the generator with torch's default distributions.
+    """Build a net for square images, every parameter drawn from the generator as its `initialise` says.
 
     Args:
         name: such as `convnet-d3-w64-bn`.
@@ -144,8 +155,7 @@ def build(name: str, *, channels: int, size: int, classes: int, generator: Gener
         UsageError: unknown name, or a size the net cannot take.
     """
     net = on_meta(name, channels=channels, size=size, classes=classes).to_empty(device="cpu")
-    for module in net.modules():
-        _initialise(module, generator)
+    net.initialise(generator)
     return net
 
 
@@ -188,6 +198,25 @@ def make_norm(name: str, channels: int, height: int, width: int) -> nn.Module:
     return nn.Identity()
 
 
+def initialise_layer(module: nn.Module, generator: Generator) -> None:
+    """torch's default initialisation of one layer, from an explicit generator; layers without tensors are left alone.
+
+    Raises:
+        TypeError: a layer with parameters or buffers of its own that torch's default says nothing of.
+    """
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
+        if module.bias is not None:
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+    elif isinstance(module, nn.GroupNorm | nn.LayerNorm | nn.BatchNorm2d):
+        module.reset_parameters()
+    elif isinstance(module, Dropout):
+        module.initialise(generator)
+    elif any(True for _tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
+        raise TypeError(f"no initialisation known for {type(module).__name__}")
+
+
 def mixes_samples(net: nn.Module) -> bool:
     """Whether images of a batch see each other in train mode: a net with batch norm."""
     return any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
@@ -209,16 +238,3 @@ def _split(name: str) -> tuple[Family, list[str]]:
     if not isinstance(family, Family):
         raise TypeError(f"NET of '{head}' is no Family")
     return family, options
-
-
-def _initialise(module: nn.Module, generator: Generator) -> None:
-    """torch's default initialisation of one layer, from an explicit generator."""
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
-        if module.bias is not None:
-            bound = 1 / math.sqrt(module.weight[0].numel())
-            nn.init.uniform_(module.bias, -bound, bound, generator=generator)
-    elif isinstance(module, nn.GroupNorm | nn.LayerNorm | nn.BatchNorm2d):
-        module.reset_parameters()
-    elif any(True for _parameter in module.parameters(recurse=False)):
-        raise TypeError(f"no initialisation known for {type(module).__name__}")

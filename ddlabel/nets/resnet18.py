@@ -1,18 +1,21 @@
-"""ResNet18 with a 3x3 stem, instance or batch norm, and its average-pooling variant `ap` (arXiv:1512.03385).
+"""ResNet18 in DC's version with instance or batch norm, and torchvision's `plain` or `modified` (arXiv:1512.03385).
 
-After He et al. (CVPR 2016) in the version of DC. From 128 px on: the 7x7 stride-2 stem, max pooling
-and an adaptive average pool.
+After He et al. (CVPR 2016). DC's has a 3x3 stem; from 128 px on the 7x7 stride-2 stem, max pooling and an adaptive
+average pool, or, with `glad`, the 3x3 stride-1 stem at every size; `ap` halves by average pooling. `plain` is
+torchvision's as it is, `modified` has a 3x3 stride-1 stem and no max pooling (SRe2L, RDED, GIFT).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import UsageError
 from ._net import NORMS, Family, Net, make_norm, parse_options
+from ._resnet import VARIANTS, torchvision_resnet
 
 __all__ = ["NET", "ResNet18"]
 
@@ -49,13 +52,14 @@ class _Block(nn.Module):
 class ResNet18(Net):
     """Stem, four stages of two basic blocks, pooling, one linear layer; convolutions without bias.
 
-    Differs from the authors' code in: 64 px images take a stem of stride 2, as in PAD's Tiny-ImageNet runs.
+    Differs from the authors' code in: 64 px images take a stem of stride 2, as in PAD's Tiny-ImageNet runs; `glad`
+    has stride 1 there too.
     """
 
-    def __init__(self, norm: str, *, ap: bool, channels: int, size: int, classes: int) -> None:
+    def __init__(self, norm: str, *, ap: bool, glad: bool, channels: int, size: int, classes: int) -> None:
         super().__init__()
-        large = size >= 128
-        stride = 2 if size >= 64 else 1
+        large = size >= 128 and not glad
+        stride = 2 if size >= 64 and not glad else 1
         kernel, padding = (7, 3) if large else (3, 1)
         side = (size + 1) // stride if stride == 2 else size
         self.stem = nn.Conv2d(channels, 64, kernel, stride, padding, bias=False)
@@ -89,34 +93,66 @@ class ResNet18(Net):
         return logits
 
 
+@dataclass
+class _Options:
+    variant: str | None = None
+    """Of torchvision's net; None for DC's."""
+    norm: str | None = None
+    ap: bool = False
+    glad: bool = False
+
+    def take_variant(self, text: str) -> bool:
+        if text in VARIANTS:
+            self.variant = text
+        return text in VARIANTS
+
+    def take_norm(self, text: str) -> bool:
+        taken = NORMS.get(text) in {"instance", "batch"}
+        if taken:
+            self.norm = NORMS[text]
+        return taken
+
+    def take_flag(self, text: str) -> bool:
+        if text in {"ap", "glad"}:
+            setattr(self, text, True)
+        return text in {"ap", "glad"}
+
+
 class _ResNetFamily(Family):
     def canonical(self, options: Sequence[str]) -> str:
-        norm, ap = _parse(options)
-        return f"resnet18{'-ap' if ap else ''}-{norm}"
+        chosen = _parse(options)
+        if chosen.variant is not None:
+            return f"resnet18-{chosen.variant}"
+        return f"resnet18{'-ap' if chosen.ap else ''}{'-glad' if chosen.glad else ''}-{chosen.norm}"
 
     def build(self, options: Sequence[str], *, channels: int, size: int, classes: int) -> Net:
-        norm, ap = _parse(options)
+        chosen = _parse(options)
+        if chosen.variant is not None:
+            return torchvision_resnet(18, chosen.variant, channels=channels, size=size, classes=classes)
         if size < 16:
             raise UsageError(f"net 'resnet18' needs images of 16 px or more, they have {size}", field="arch")
-        return ResNet18(norm, ap=ap, channels=channels, size=size, classes=classes)
+        return ResNet18(
+            chosen.norm or "instance", ap=chosen.ap, glad=chosen.glad, channels=channels, size=size, classes=classes
+        )
 
 
-def _parse(options: Sequence[str]) -> tuple[str, bool]:
-    norms, flags = ["instance"], []
-
-    def take_norm(text: str) -> bool:
-        if NORMS.get(text) in {"instance", "batch"}:
-            norms.append(NORMS[text])
-            return True
-        return False
-
-    def take_ap(text: str) -> bool:
-        if text == "ap":
-            flags.append(text)
-        return text == "ap"
-
-    parse_options("resnet18", options, {"instance, batch (bn)": take_norm, "ap": take_ap})
-    return norms[-1], bool(flags)
+def _parse(options: Sequence[str]) -> _Options:
+    chosen = _Options()
+    parsers = {
+        "instance, batch (bn)": chosen.take_norm,
+        "ap, glad": chosen.take_flag,
+        ", ".join(VARIANTS): chosen.take_variant,
+    }
+    parse_options("resnet18", options, parsers)
+    if chosen.variant is not None and (chosen.norm == "instance" or chosen.ap or chosen.glad):
+        raise UsageError(
+            f"net 'resnet18-{chosen.variant}' is torchvision's and has batch norm, expected no instance norm, ap or "
+            "glad beside it",
+            field="arch",
+            hint=f"use resnet18-{chosen.variant}, or resnet18-instance for DC's net",
+        )
+    chosen.norm = chosen.norm or "instance"
+    return chosen
 
 
 NET = _ResNetFamily()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..distill._memory import saved_bytes
 from ..distill._method import Problem
 from ..errors import ResourceError
 from ..events import Event, OnEvent
@@ -119,7 +120,7 @@ def training_bytes(net: Net, shape: tuple[int, ...]) -> int:
     """Peak of one training step, about.
 
     Weights, gradients and two slots of the optimiser; the images; the maps that the backward pass needs, and the two
-    largest once more as gradients.
+    largest once more as gradients. What layers keep inside (attention) counts where that is more than their maps.
 
     Args:
         net: on the meta device.
@@ -133,11 +134,13 @@ def training_bytes(net: Net, shape: tuple[int, ...]) -> int:
 
     leaves = [module for module in net.modules() if not any(True for _child in module.children())]
     handles = [module.register_forward_hook(note) for module in leaves]
-    net(torch.empty(shape, device="meta"))
+    with saved_bytes(net) as saved:
+        net(torch.empty(shape, device="meta"))
     for handle in handles:
         handle.remove()
     weights = sum(parameter.numel() for parameter in net.parameters())
-    return FLOAT_BYTES * (4 * weights + math.prod(shape) + sum(maps) + 2 * max(maps, default=0))
+    inner = max(FLOAT_BYTES * sum(maps), sum(saved.values()))
+    return FLOAT_BYTES * (4 * weights + math.prod(shape) + 2 * max(maps, default=0)) + inner
 
 
 def check_disk(needed: int, free: int | None, what: str, hint: str) -> None:

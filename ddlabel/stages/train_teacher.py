@@ -31,6 +31,7 @@ from ._ledger import Ledger, Running
 from ._partial import Progress, Saved, Task
 from ._scores import scoring_recipe
 from ._stage import Clock, computing, fit_space, redact
+from ._weights import Weights, check_untrained, read_weights
 
 __all__ = ["default_recipe", "run"]
 
@@ -77,21 +78,28 @@ def run(
         ResourceError: more memory or disk is needed than is free.
     """
     check(config)
+    check_untrained(config, settings or {})
     request = read_request(config, _defaults(config), settings or {})
-    recipe = request.recipe
+    recipe = request.recipe if config.epochs else replace(request.recipe, epochs=0)
+    request = replace(request, recipe=recipe)
     kept, recorded = choose_epochs(config, recipe.rounds)
+    weights = None if config.weights is None else read_weights(config.weights)
     with computing(config.device, config.threads) as clock:
         dataset = load(config.data, size=config.size, validation=config.validation, on_event=on_event)
         arch = request.arch(config, dataset.info.height)
         space = fit_space(dataset, config.space, on_event)
-        plan = _Plan(config, recipe, kept, recorded, arch, dataset, space, None, clock, on_event)
+        plan = _Plan(config, recipe, kept, recorded, arch, dataset, space, None, clock, on_event, weights)
         progress = progress or Progress()
+        blank = on_meta(arch, **_shape(dataset))
+        if weights is not None:
+            weights.check(blank, arch)
+            on_event(Event(phase="weights", message=f"starting from '{weights.name}', sha256 {weights.sha256[:12]}"))
         check_training(
-            on_meta(arch, **_shape(dataset)),
+            blank,
             _batch_shape(plan),
             clock.device,
             on_event,
-            experts=len(_numbers(config)),
+            experts=len(_numbers(config)) if recipe.rounds else 0,
             trajectories=_trajectory_bytes(plan),
             disk=progress.free_bytes,
             data=dataset.train.pixels.nbytes,
@@ -138,17 +146,24 @@ class _Plan:
     """Indices into the training split that an epoch, from 0, sees; None for all of it."""
     clock: Clock
     on_event: OnEvent
+    weights: Weights | None
+    """What every net starts from; None for its own first values."""
+
+    def own(self) -> dict[str, Any]:
+        """Options as the history says them: without paths, and with what `auto` came to."""
+        weights = None if self.weights is None else self.weights.describe()
+        named = {"data": redact(self.config.data), "arch": self.arch, "keep": sorted(self.kept)}
+        return as_dict(self.config) | named | {"weights": weights}
 
 
 def _task(plan: _Plan, request: Request, known: Prepared | None) -> Task:
     """What is about to be made; `known` are scores that were read rather than computed."""
     config, dataset = plan.config, plan.dataset
-    own = {"data": redact(config.data), "arch": plan.arch, "keep": sorted(plan.kept)}
     scores = () if known is None else known.sections
     return Task(
         clock=plan.clock,
         stage="train-teacher",
-        config=as_dict(config) | own | request.describe(config),
+        config=plan.own() | request.describe(config),
         seed=config.seed,
         inputs=() if known is None else known.inputs,
         data=dataset.manifest() | {"space": describe_space(plan.space)},
@@ -173,10 +188,9 @@ def _numbers(config: TrainTeacherConfig) -> range:
 
 def _record(plan: _Plan, difficulty: Prepared, made: Sequence[NewSection]) -> StageRecord:
     """The history entry."""
-    config = {"data": redact(plan.config.data), "arch": plan.arch, "keep": sorted(plan.kept)}
     return plan.clock.record(
         "train-teacher",
-        as_dict(plan.config) | config | {"recipe": as_dict(plan.recipe)} | difficulty.record,
+        plan.own() | {"recipe": as_dict(plan.recipe)} | difficulty.record,
         seed=plan.config.seed,
         inputs=difficulty.inputs,
         metrics={
@@ -238,14 +252,17 @@ def _trajectory_bytes(plan: _Plan) -> int:
 
 def _defaults(config: TrainTeacherConfig) -> dict[str, Any]:
     """Recipe fields before `--set`."""
-    return {**as_dict(default_recipe()), "epochs": config.epochs, **PRESETS[config.optimizer]}
+    return {**as_dict(default_recipe()), "epochs": max(1, config.epochs), **PRESETS[config.optimizer]}
 
 
 def _train_expert(plan: _Plan, number: int, sampler: Sampler, store: Store, ledger: Ledger) -> list[NewSection]:
     """The sections of one net: its kept checkpoints, and its trajectory if one is recorded."""
     config, info = plan.config, plan.dataset.info
     draws = seeding.generator(config.seed, "teacher", number, "init")
-    net = build(plan.arch, **_shape(plan.dataset), generator=draws).to(plan.clock.device)
+    net = build(plan.arch, **_shape(plan.dataset), generator=draws)
+    if plan.weights is not None:
+        plan.weights.put(net)
+    net = net.to(plan.clock.device)
     earlier = ledger.running if ledger.running and ledger.running.number == number else None
     checkpoints: list[NewSection] = [*earlier.checkpoints] if earlier else []
     recorder = earlier.recorder(plan.recorded) if earlier else Recorder(plan.recorded)

@@ -164,7 +164,7 @@ def test_grey_images_of_28_pixels_follow_the_shapes_of_32() -> None:
 @pytest.mark.parametrize("name", _plugins.names("nets"))
 def test_every_family_names_its_source(name: str) -> None:
     """Contract of the room."""
-    assert any(word in _plugins.summary("nets", name) for word in ("arXiv", "et al.", "DC"))
+    assert any(word in _plugins.summary("nets", name) for word in ("arXiv", "et al.", " & ", "DC"))
 
 
 class TestTaps:
