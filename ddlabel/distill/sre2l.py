@@ -26,7 +26,11 @@ __all__ = ["METHOD", "SizePreset", "preset_of"]
 LEAST_AREA = 0.08
 """Of a crop, as a share of the image."""
 REFERENCE_RATIO = 100.0
-"""R_bn / CE of normal noise in a ResNet-18, measured: what the published weights of R_bn were chosen for."""
+"""R_bn / CE of normal noise in a ResNet-18, what the published weights of R_bn were chosen for.
+
+Measured on CIFAR-10 (JPEG copy) at 16 px: 76 with random weights, from 46 to 630 in the first 16 steps of training; a
+ConvNet has 14 to 20. At 100 the published 0.01 says that on noise both terms weigh alike.
+"""
 CURRICULUM_ENDS = {"cosine": 1.0, "linear": 1.0, "step": 0.5}
 SMALL_PX, LARGE_PX = 48, 128
 """Sides in pixels from which the settings of Tiny-ImageNet and of ImageNet hold."""

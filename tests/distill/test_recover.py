@@ -1,4 +1,4 @@
-"""What recovery methods share: Adam against torch's, the box of pixels, crops and shifts against those of each image."""
+"""What recovery methods share: Adam against torch's, the box of pixels, crops and shifts against plain ones."""
 
 from __future__ import annotations
 
