@@ -28,6 +28,7 @@ FILES = tuple(
         "recipes_datm",
         "recipes_pad",
         "recipes_hosts",
+        "recipes_sre2l",
         "recipes_dcpi",
         "recipes_dcpi_coresets",
     )

@@ -216,6 +216,12 @@ def _host_class(name: str) -> type[Any]:
     if name == "glad":
         raise UsageError("option 'host' is 'glad', expected another method", field="host")
     host: type[Any] = _plugins.load("distill", name, "METHOD")
+    if "backbones" in host.needs:
+        raise UsageError(
+            f"option 'host' is '{name}', which recovers pixels from trained nets, expected a matching method",
+            field="host",
+            hint=f"use --set host={DEFAULT_HOST}",
+        )
     if "lr_images" not in {field.name for field in dataclasses.fields(host)}:
         raise UsageError(
             f"option 'host' is '{name}', which selects real images and has no gradient, expected an optimising method",

@@ -33,6 +33,7 @@ OPTIMISING = [
     for name in _plugins.names("distill")
     if name != "glad"
     and "lr_images" in {field.name for field in dataclasses.fields(_plugins.load("distill", name, "METHOD"))}
+    and "backbones" not in _plugins.load("distill", name, "METHOD").needs
 ]
 QUICK: Mapping[str, Any] = {
     "steps": 2, "batch_real": 5, "lr_images": 0.05, "augment": "none", "syn_steps": 3, "max_start_epoch": 3,
@@ -361,6 +362,7 @@ class TestOptions:
         ("host", "message"),
         [
             ("random", "which selects real images"),
+            ("sre2l", "which recovers pixels from trained nets"),
             ("glad", "expected another method"),
             ("dn", "unknown method 'dn'; did you mean 'dm'"),
         ],
