@@ -152,7 +152,7 @@ def measured(
 
 
 def graph_bytes(net: nn.Module, shape: Sequence[int], side: int) -> int:
-    """Bytes per image that the graph of logits and statistics of all layers holds, counted without computing.
+    """Bytes per image that the graph of logits and statistics of all layers holds, counted with two images.
 
     Args:
         net: in eval mode, its parameters frozen.
@@ -166,12 +166,12 @@ def graph_bytes(net: nn.Module, shape: Sequence[int], side: int) -> int:
         return tensor
 
     layers = hooked_layers(net)
-    weights = {name: torch.empty_like(value, device="meta") for name, value in net.state_dict().items()}
-    images = torch.empty(2, *shape, device="meta", requires_grad=True)
+    device = next(net.parameters()).device
+    images = torch.zeros(2, *shape, device=device, requires_grad=True)
     saving = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     with saving, _listening(layers, [True] * len(layers), side) as found:
-        logits = torch.func.functional_call(net, weights, (images,))
-    own = {value.untyped_storage()._cdata for value in weights.values()}
+        logits = net(images)
+    own = {value.untyped_storage()._cdata for value in net.state_dict().values()}
     del logits, found
     return sum(value.untyped_storage().nbytes() for key, value in kept.items() if key not in own) // len(images)
 
