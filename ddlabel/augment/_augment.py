@@ -18,7 +18,7 @@ from torch.nn import functional
 from .. import _plugins
 from ..crops import resized_crops
 
-__all__ = ["FAMILIES", "Augmentation", "Step", "apply", "build", "draw_step", "flips"]
+__all__ = ["FAMILIES", "Augmentation", "Step", "apply", "build", "draw_crops", "draw_step", "flips"]
 
 PROB_FLIP = 0.5
 RATIO_SCALE = 1.2
@@ -107,7 +107,7 @@ def draw_step(
     elif family == "flip":
         values = {"flip": uniform() < PROB_FLIP}
     elif family in CROP_AREA:
-        values = {"crop": _draw_crops(n, height, width, CROP_AREA[family], generator)}
+        values = {"crop": draw_crops(n, height, width, CROP_AREA[family], generator)}
     elif family == "scale":
         values = {name: uniform(1 / RATIO_SCALE, RATIO_SCALE) for name in ("x", "y")}
     else:
@@ -115,7 +115,7 @@ def draw_step(
     return Step(family, values, align_corners)
 
 
-def _draw_crops(n: int, height: int, width: int, least: float, generator: Generator) -> Tensor:
+def draw_crops(n: int, height: int, width: int, least: float, generator: Generator) -> Tensor:
     """(n, 4) int64 top, left, height, width: the first of ten tries that fits, or the whole image."""
     area, shape, row, column = torch.rand(4, n, CROP_ATTEMPTS, generator=generator, dtype=torch.float64)
     area = height * width * (least + (1 - least) * area)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -16,6 +17,7 @@ from ._real import largest_map, net_on_meta
 __all__ = [
     "embedding_bytes",
     "first_order_bytes",
+    "logit_bytes",
     "map_bytes",
     "net_bytes",
     "real_bytes",
@@ -34,6 +36,14 @@ def embedding_bytes(problem: Problem) -> int:
     net = net_on_meta(problem).requires_grad_(False)
     with _counted(net) as seen:
         net.embed(_image(problem).requires_grad_(True))
+    return sum(seen.values())
+
+
+def logit_bytes(net: Net, problem: Problem) -> int:
+    """Bytes per image that the graph of a net's logits holds for a backward pass by the image."""
+    twin = copy.deepcopy(net).to("meta").requires_grad_(False)
+    with _counted(twin) as seen:
+        twin(_image(problem).requires_grad_(True))
     return sum(seen.values())
 
 

@@ -96,6 +96,8 @@ class Problem:
     trajectories: TrajectorySource | None = None
     backbones: tuple[Net, ...] = ()
     """Trained nets to look through: in eval mode, frozen, on the device; a chosen checkpoint of every teacher."""
+    filtered: bool = False
+    """Whether difficult or easy images were dropped from the training split (`--filter`)."""
     canvas: Canvas = PIXELS
     """How the distilled images are parametrised."""
     scores: Mapping[str, Tensor] = field(default_factory=dict)

@@ -18,6 +18,9 @@ from ._stage import IMAGENET_MEAN, Clock
 
 __all__ = ["backbones_of", "check_teacher_fits", "check_teachers", "experts_of"]
 
+FEW_IPC = 10
+"""Images per class up to which PAD looks through a net that has seen no hard images."""
+
 
 def check_teachers(name: str, needs: frozenset[str], teachers: Sequence[Bundle], *, filtered: bool) -> None:
     """Refuse teachers that a method lacks, or does not take.
@@ -90,7 +93,40 @@ def chosen_epoch(teacher: Teacher, which: str | None, ipc: int) -> str:
         return str(teacher.epoch_for(ipc))
     if which == "rded":
         return str(teacher.guided_epoch(ipc))
+    if which == "pad":
+        return _epoch_of_curriculum(teacher, ipc)
     return which or "last"
+
+
+def _epoch_of_curriculum(teacher: Teacher, ipc: int) -> str:
+    """PAD's rule for a net that is used once: up to 10 images per class one that knows no hard images, else the last.
+
+    The former is the latest kept epoch up to AEE of the curriculum that the teacher was trained with; the last one has
+    forgotten the easiest images, where the training went on for long enough.
+
+    Raises:
+        UsageError: trained without a curriculum, or no epoch was kept in time.
+    """
+    made = [entry for entry in teacher.bundle.manifest.history if entry["stage"] == "train-teacher"]
+    fiex = made[-1]["config"].get("fiex") if made else None
+    if not isinstance(fiex, Mapping) or not isinstance(fiex.get("aee"), int):
+        raise UsageError(
+            f"--checkpoint pad is for teachers trained with a curriculum, {teacher.bundle.name} records none",
+            field="checkpoint",
+            hint="train one with 'ddlabel train-teacher --scores el2n --curriculum pad --keep ...', or name an epoch",
+        )
+    if ipc > FEW_IPC:
+        return "last"
+    aee, epochs = fiex["aee"], sorted({checkpoint.epoch for checkpoint in teacher.checkpoints})
+    easy = [epoch for epoch in epochs if 0 < epoch <= aee]
+    if not easy:
+        raise UsageError(
+            f"--checkpoint pad takes an epoch up to {aee} for {ipc} images per class, {teacher.bundle.name} kept "
+            f"{', '.join(map(str, epochs))}",
+            field="checkpoint",
+            hint=f"train the teacher with --keep {aee} and the last epoch, or name an epoch",
+        )
+    return str(easy[-1])
 
 
 def _scores_alone(bundle: Bundle) -> bool:

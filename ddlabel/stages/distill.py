@@ -93,7 +93,7 @@ def run(
         if "backbones" in method.needs:
             chosen, nets = backbones_of(config, teachers, clock)
             check_backbones(chosen, nets, dataset, space, config.self_test, on_event)
-            problem = dataclasses.replace(problem, backbones=nets)
+            problem = dataclasses.replace(problem, backbones=nets, filtered=kept is not None)
         check_method(method, problem)
         check_memory(method, problem, on_event)
         clock, start, reached = _follow(
