@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from .. import seeding
-from ..augment._augment import apply
+from ..augment._augment import Step, apply
 from ..augment._augment import build as build_augmentation
 from ..errors import UsageError
 from ..nets._net import mixes_samples
@@ -22,7 +22,7 @@ from ._averages import Averages
 from ._densify import densify
 from ._method import Distilled, Problem, State
 from ._real import encoded
-from ._recover import Recovery, View, rolled
+from ._recover import Preset, Recovery, View, one_crop, rolled
 from ._statistics import Layer, collect_targets, graph_bytes, hooked_layers, measured
 
 __all__ = ["METHOD"]
@@ -77,10 +77,10 @@ class GeneralisedMatching(Recovery):
 
     memory_knobs: ClassVar[tuple[str, ...]] = ("batch", "target_batch")
     steps: int = opt(4000, "T: Adam steps of each batch of images", min=1, max=100_000_000)
-    lr_images: float | None = opt(  # type: ignore[assignment]  # settled before the base sees it
+    lr_images: float | None = opt(
         None, "Adam's first step size on images in model-input space; auto is 0.05, or 0.1 above 64 px", above=0
     )
-    batch: int | None = opt(  # type: ignore[assignment]  # likewise
+    batch: int | None = opt(  # type: ignore[assignment]  # only `batches` reads it
         None, "images optimised together; auto is 100, or 80 above 64 px", min=1, max=100_000
     )
     per_class: int | None = opt(
@@ -114,6 +114,10 @@ class GeneralisedMatching(Recovery):
     )
     compat: bool = opt(False, "the authors' running averages, from 0 and never reset, and L_DD without the division")
 
+    def preset(self, problem: Problem) -> Preset:
+        """As published for the size."""
+        return Preset(self.steps, self.chosen(problem).lr_images)
+
     def batches(self, problem: Problem) -> list[Tensor]:
         """Classes one after the other, `per_class` images of each at a time, cut into batches."""
         own = self.chosen(problem)
@@ -124,7 +128,10 @@ class GeneralisedMatching(Recovery):
     def augmented(self, problem: Problem, images: Tensor, step: int, generator: Generator) -> Tensor:
         """Cropped, mirrored and rolled, all images alike."""
         del step
-        return rolled(self._cropped(problem, images, generator, alike=True), 0, self.roll, generator)
+        for each in self._draw(problem, images, generator, alike=True):
+            crop = each.values.get("crop")
+            images = apply(images, (each,)) if crop is None else one_crop(images, tuple(crop[0].tolist()))
+        return rolled(images, 0, self.roll, generator)
 
     def check(self, problem: Problem) -> None:
         """Refuse nets without any layer to compare.
@@ -150,10 +157,6 @@ class GeneralisedMatching(Recovery):
         for averages, found in zip(self._averages(problem), targets, strict=True):
             state |= averages.first(found, known=self.compat)
         return state
-
-    def step(self, problem: Problem, state: State, index: int, generator: Generator) -> tuple[State, dict[str, float]]:
-        """One step of Adam on one batch, through one net."""
-        return Recovery.step(self._settled(problem), problem, state, index, generator)
 
     def loss(self, problem: Problem, state: State, view: View) -> tuple[Tensor, dict[str, float], State]:
         """Cross entropy, distances of statistics and L_DD."""
@@ -182,7 +185,7 @@ class GeneralisedMatching(Recovery):
 
     def record(self, problem: Problem) -> dict[str, Any]:
         """The options with what auto stood for."""
-        return {"options": as_dict(self._settled(problem))}
+        return {"options": as_dict(dataclasses.replace(self, **dataclasses.asdict(self.chosen(problem))))}
 
     def memory(self, problem: Problem) -> int:
         """Peak bytes: the images twice, seven times a batch, and half as much again as the graph of a step holds.
@@ -219,23 +222,20 @@ class GeneralisedMatching(Recovery):
         own = {name: getattr(self, name) for name in dataclasses.asdict(auto)}
         return dataclasses.replace(auto, **{name: value for name, value in own.items() if value is not None})
 
-    def _settled(self, problem: Problem) -> GeneralisedMatching:
-        return dataclasses.replace(self, **dataclasses.asdict(self.chosen(problem)))
-
     def _averages(self, problem: Problem) -> list[Averages]:
         return [Averages(number, hooked_layers(net)) for number, net in enumerate(problem.backbones)]
 
-    def _cropped(self, problem: Problem, images: Tensor, generator: Generator, *, alike: bool) -> Tensor:
-        own = self.chosen(problem)
-        augmentation = build_augmentation(own.augment, flip=problem.flip)
+    def _draw(self, problem: Problem, images: Tensor, generator: Generator, *, alike: bool) -> tuple[Step, ...]:
+        augmentation = build_augmentation(self.chosen(problem).augment, flip=problem.flip)
         height, width = images.shape[2:]
-        return apply(images, augmentation.draw(len(images), height, width, generator, siamese=alike))
+        return augmentation.draw(len(images), height, width, generator, siamese=alike)
 
     def _real(self, problem: Problem, generator: Generator) -> Iterator[Tensor]:
         """Batches of augmented training images in a random order, without repetition."""
         chosen = torch.randperm(len(problem.labels), generator=generator)[: self._target_count(problem)]
         for rows in chosen.split(self.target_batch):
-            yield self._cropped(problem, encoded(problem, rows.sort().values), generator, alike=False)
+            images = encoded(problem, rows.sort().values)
+            yield apply(images, self._draw(problem, images, generator, alike=False))
 
     def _target_count(self, problem: Problem) -> int:
         return min(self.target_images or len(problem.labels), len(problem.labels))
