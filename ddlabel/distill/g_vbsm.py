@@ -25,7 +25,7 @@ from ._real import encoded
 from ._recover import Preset, Recovery, View, one_crop, rolled
 from ._statistics import Layer, collect_targets, graph_bytes, hooked_layers, measured
 
-__all__ = ["METHOD"]
+__all__ = ["METHOD", "Choice", "kept_layers", "published"]
 
 SMALL = 64
 """Largest side in pixels with the settings of CIFAR and Tiny-ImageNet; above, those of ImageNet-1K."""
@@ -167,7 +167,7 @@ class GeneralisedMatching(Recovery):
                 changes |= averages.forgotten(state)
         number = view.step % len(every)
         averages = every[number]
-        wanted = _kept(
+        wanted = kept_layers(
             averages.layers, own.drop, seeding.generator(problem.seed, "distill", "drop", view.number, view.step)
         )
         logits, found = measured(problem.backbones[number], averages.layers, wanted, view.seen, own.patch)
@@ -241,7 +241,7 @@ class GeneralisedMatching(Recovery):
         return min(self.target_images or len(problem.labels), len(problem.labels))
 
 
-def _kept(layers: Sequence[Layer], drop: float, generator: Generator) -> list[bool]:
+def kept_layers(layers: Sequence[Layer], drop: float, generator: Generator) -> list[bool]:
     """Which layers a step compares: every batch norm, and convolutions by chance."""
     chances = torch.rand(len(layers), generator=generator, dtype=torch.float64).tolist()
     return [layer.is_norm or chance >= drop for layer, chance in zip(layers, chances, strict=True)]
