@@ -29,6 +29,7 @@ FILES = tuple(
         "recipes_pad",
         "recipes_hosts",
         "recipes_sre2l",
+        "recipes_gvbsm",
         "recipes_dcpi",
         "recipes_dcpi_coresets",
     )

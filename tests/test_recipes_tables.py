@@ -140,8 +140,11 @@ ROWS = {name_of(family, row["row"]): row["published"] for family, row in TRAJECT
     for family, entries in MATCHED.items()
     for entry in entries.split(", ")
 }
-ELSEWHERE = ("dcpi/", "sre2l/", "sre2l-fiex/", "cda/", "lpld/")
-"""Families that are compared in test_recipes_dcpi.py and test_recipes_sre2l.py."""
+ELSEWHERE = (
+    "dcpi/", "sre2l/", "sre2l-fiex/", "cda/", "lpld/", "g-vbsm/",
+    "rded/", "rded-i-h/", "rded-i-s/", "ladd-rded-i/", "gift-rded/", "dcpi-rded/",
+)  # fmt: skip
+"""Families that are compared in test_recipes_dcpi.py, _sre2l.py, _gvbsm.py and _rded.py."""
 FAMILIES = [name for name in recipe_names() if "/" in name and not name.startswith(ELSEWHERE)]
 
 
