@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddlabel.bundle import Bundle, NewSection, StageRecord
 from ddlabel.distill._method import Problem
-from ddlabel.nets._net import build
+from ddlabel.nets._net import Net, build, calibrate_norms
 from ddlabel.seeding import generator
 from ddlabel.space import Space
 from ddlabel.teachers import Checkpoint, checkpoint_section
@@ -45,6 +45,14 @@ def blobs() -> tuple[Tensor, Tensor]:
     pixels = torch.randint(0, 120, (len(labels), 3, 8, 8), generator=generator(0, "noise"))
     pixels[torch.arange(len(labels)), labels] += 120
     return pixels.to(torch.uint8), labels
+
+
+def trained_nets(*archs: str, classes: int = 3, size: int = 8) -> tuple[Net, ...]:
+    """Nets as stages hand them to methods: frozen, in eval mode; those with batch norm have seen real images."""
+    nets = [build(arch, channels=3, size=size, classes=classes, generator=generator(0, arch)) for arch in archs]
+    for net in nets:
+        calibrate_norms(net, torch.randn(32, 3, size, size, generator=generator(0, "seen")))
+    return tuple(net.eval().requires_grad_(False) for net in nets)
 
 
 def teacher_bundle(
@@ -107,6 +115,7 @@ def make_problem() -> Callable[..., Problem]:
         }
         classes = changes.get("classes", fields["classes"])
         fields["scores"] = {"forgetting": counts(changes.get("pixels", pixels))}  # type: ignore[arg-type]
+        fields["backbones"] = trained_nets("convnet-d1-w4-bn", "convnet-d2-w4-bn", classes=len(classes))  # type: ignore[arg-type]
         fields["trajectories"] = Trajectories([teacher_bundle(classes=classes)])  # type: ignore[arg-type]
         return Problem(**(fields | changes))  # type: ignore[arg-type]
 
