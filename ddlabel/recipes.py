@@ -28,6 +28,7 @@ FILES = tuple(
         "recipes_datm",
         "recipes_pad",
         "recipes_hosts",
+        "recipes_rded",
         "recipes_dcpi",
         "recipes_dcpi_coresets",
     )

@@ -35,7 +35,7 @@ class Scorer:
 
     def __init__(self, nets: Sequence[Net], shape: Sequence[int]) -> None:
         self.device = next(nets[0].parameters()).device
-        self.nets = [folded(net, shape).to(memory_format=torch.channels_last) for net in nets]  # type: ignore[call-overload]
+        self.nets = [folded(net, shape).to(memory_format=torch.channels_last) for net in nets]
         self.modes = [_InPlace if _takes_overwriting(net, shape) else contextlib.nullcontext for net in self.nets]
         largest = max(largest_map(net, shape) for net in nets)
         self.chunk = images_at_once(largest, self.device)

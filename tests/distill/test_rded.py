@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ddlabel.bundle import Bundle
+from ddlabel.data._dataset import load
 from ddlabel.distill._crops import cut, random_squares
 from ddlabel.distill._method import Distilled, Problem, run
 from ddlabel.distill._mosaic import cell_sides, centred, in_cells, stitched
@@ -21,6 +25,7 @@ from ddlabel.seeding import generator
 from ddlabel.space import Space
 
 MakeProblem = Callable[..., Problem]
+RunCli = Callable[..., Any]
 
 
 class Bright(Net):
@@ -312,6 +317,80 @@ def test_only_the_pools_images_are_read_and_some_at_a_time() -> None:
     assert counted.read == 3 * 12 + 3 * 2
     assert counted.most <= 2
     assert torch.equal(pixels_of(lazily), pixels_of(run(method, whole)))
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data file of 4 classes that differ by colour and by the side of a bright square, 16 px."""
+    source = np.random.Generator(np.random.PCG64(0))
+    colours = source.integers(90, 166, (4, 1, 1, 1, 3))
+
+    def images(count: int) -> Any:
+        noise = source.integers(-90, 90, (4, count, 16, 16, 3))
+        return (colours + noise).clip(0, 255).astype(np.uint8).reshape(-1, 16, 16, 3)
+
+    path = tmp_path_factory.mktemp("shapes") / "shapes.npz"
+    np.savez(
+        path,
+        train_images=images(60),
+        train_labels=np.repeat(np.arange(4), 60),
+        test_images=images(40),
+        test_labels=np.repeat(np.arange(4), 40),
+    )
+    return path
+
+
+def test_bundles_say_which_crops_their_mosaics_are_made_of(shapes: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    """Through the command line: pixels are those of the crops in the table, of images of their class."""
+    teacher, output, data = tmp_path / "t.ddset", tmp_path / "r.ddset", f"npz:{shapes}"
+    net = ("--arch", "convnet-d1-w8-bn", "--epochs", "2", "--set", "lr=0.1", "--set", "batch=32")
+    outcome = run_cli("train-teacher", "--data", data, *net, "-o", teacher)
+    assert outcome.code == 0, outcome.err
+    asked = ("--method", "rded", "--ipc", "2", "--set", "factor=2", "--set", "pool=20", "--set", "crops=2")
+    outcome = run_cli("distill", "--data", data, *asked, "--teacher", teacher, "--self-test", "0", "-o", output)
+    assert outcome.code == 0, outcome.err
+    bundle = Bundle.open(output)
+    patches, pixels = bundle.tensor("scores.mosaic.patches"), bundle.tensor("images.pixels")
+    train = load(data, size=None, validation=0.1).train
+
+    assert (8, 4, 4) == tuple(patches.shape)
+    assert bundle.tensor("scores.mosaic.losses").shape == (8, 4)
+    sources = train.labels[patches[..., 0].long()]
+    assert torch.equal(sources, torch.arange(4).repeat_interleave(2)[:, None].expand(8, 4))
+    image, top, left, side = patches[5, 2].tolist()
+    crop = train.pixels[image : image + 1, :, top : top + side, left : left + side].float()
+    cell = functional.interpolate(crop, (8, 8), mode="bilinear", antialias=True)[0]
+    assert (cell - pixels[5, :, 8:, :8].float()).abs().max() <= 0.51
+
+
+@pytest.mark.slow
+def test_mosaics_with_one_soft_label_beat_random_images_with_hard_labels(
+    shapes: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    """The mean of three seeds, at one image per class."""
+    data, (teacher, mosaics, soft, plain) = f"npz:{shapes}", (tmp_path / f"{name}.ddset" for name in "tmsp")
+    net = ("--arch", "convnet-d2-w16-bn")
+    training = ("--epochs", "4", "--set", "lr=0.1", "--set", "batch=32")
+    student = ("--epochs", "60", "--seeds", "3", "--protocol", "dm")
+    commands = (
+        ("train-teacher", "--data", data, *net, *training, "-o", teacher),
+        ("distill", "--data", data, "--method", "rded", "--ipc", "1", "--teacher", teacher, "-o", mosaics),
+        ("distill", "--data", data, "--method", "random", "--ipc", "1", "-o", plain),
+        ("augment-labels", mosaics, "--teacher", teacher, "--kind", "soft", "-o", soft),
+        ("evaluate", soft, "--data", data, *net, *student, "--labels", "soft", "-o", soft, "--force"),
+        ("evaluate", plain, "--data", data, *net, *student, "--labels", "hard", "-o", plain, "--force"),
+    )
+    for command in commands:
+        outcome = run_cli(*command)
+        assert outcome.code == 0, outcome.err
+    ours, theirs = (Bundle.open(path).manifest.evaluations[-1] for path in (soft, plain))
+
+    assert mean_accuracy(ours) > mean_accuracy(theirs)
+
+
+def mean_accuracy(evaluation: Any) -> float:
+    (result,) = evaluation["results"]
+    return float(result["mean"])
 
 
 def pixels_of(distilled: Distilled) -> Tensor:
