@@ -30,6 +30,7 @@ FILES = tuple(
         "recipes_hosts",
         "recipes_sre2l",
         "recipes_gvbsm",
+        "recipes_rded",
         "recipes_dcpi",
         "recipes_dcpi_coresets",
     )

@@ -146,6 +146,7 @@ ELSEWHERE = (
 )  # fmt: skip
 """Families that are compared in test_recipes_dcpi.py, _sre2l.py, _gvbsm.py and _rded.py."""
 FAMILIES = [name for name in recipe_names() if "/" in name and not name.startswith(ELSEWHERE)]
+FAMILIES = [name for name in recipe_names() if "/" in name and not name.startswith(ELSEWHERE)]
 
 
 def same(expected: str, found: object) -> bool:

@@ -189,6 +189,10 @@ class Distilled:
     """(k*ipc,) int64 training images selected."""
     weights: Tensor | None = None
     """(k*ipc,) float32: how many images of its class each of them stands for; of a class they sum to its images."""
+    patches: Tensor | None = None
+    """(k*ipc, p, 4) int64: training image, top, left and side in pixels of the p crops that each image is made of."""
+    patch_losses: Tensor | None = None
+    """(k*ipc, p) float32: what the crops were chosen by, lower is better."""
     logits: Tensor | None = None
     """(k*ipc, k) float32 soft labels that were learned with the images."""
     lr: float | None = None

@@ -57,7 +57,8 @@ def run(
     Returns:
         A bundle of kind `distilled` with sections `images`, `labels.hard`, what the input space needs,
         `scores.selection` (indices of the chosen training images, and weights where the method gives them) when the
-        method selects, `student.lr` and `labels.soft` (logits) when it learns them.
+        method selects, `scores.mosaic` (the crops its images are made of) when it stitches them, `student.lr` and
+        `labels.soft` (logits) when it learns them.
 
     Raises:
         UsageError: unknown method or options, a teacher or its scores missing, too many, a state of other options.
@@ -102,6 +103,9 @@ def run(
         distilled = run_method(method, problem, start=start, on_event=on_event, on_checkpoint=reached)
         if kept is not None and distilled.indices is not None:
             distilled = dataclasses.replace(distilled, indices=kept[distilled.indices])
+        if kept is not None and distilled.patches is not None:
+            sources = kept[distilled.patches[..., :1]]
+            distilled = dataclasses.replace(distilled, patches=torch.cat([sources, distilled.patches[..., 1:]], dim=-1))
         return _bundle(config, method, problem, distilled, dataset, clock, teachers)
 
 
@@ -218,6 +222,11 @@ def _bundle(
         if distilled.weights is not None:
             chosen["scores.selection.weights"] = distilled.weights
         sections.append(NewSection("scores.selection", "scores", chosen, role="selection"))
+    if distilled.patches is not None:
+        cells = {"scores.mosaic.patches": distilled.patches.to(torch.int32)}
+        if distilled.patch_losses is not None:
+            cells["scores.mosaic.losses"] = distilled.patch_losses
+        sections.append(NewSection("scores.mosaic", "scores", cells, role="mosaic"))
     record = clock.record(
         "distill",
         _effective(config, method, problem),
