@@ -43,7 +43,7 @@ def embedding_bytes(problem: Problem) -> int:
 def logit_bytes(net: Net, problem: Problem) -> int:
     """Bytes per image that the graph of a net's logits holds for a backward pass by the image."""
     twin = copy.deepcopy(net).to("meta").requires_grad_(False)
-    with _counted(twin) as seen:
+    with saved_bytes(twin) as seen:
         twin(_image(problem).requires_grad_(True))
     return sum(seen.values())
 
