@@ -15,12 +15,14 @@ from ..space import Space
 from ..teachers import Checkpoint
 from ..training import predict
 
-__all__ = ["check_backbones", "check_recorded", "least_accuracy", "reordered_accuracy"]
+__all__ = ["SLICE", "check_backbones", "check_recorded", "least_accuracy", "reordered_accuracy"]
 
 SLICE = 512
 """Real images in a test, taken evenly from the split."""
+FEW = 32
+"""Held-out images below which training images are taken: luck would decide."""
 ENOUGH = 20
-"""Images that another order of the classes must be right for, at least half of as many: fewer may agree by chance."""
+"""Distilled images from which on another order of the classes is looked for: fewer agree with some order by chance."""
 ORDER = (
     "another order of its outputs would be right for {:.0%}: the order of its classes is probably permuted, compare "
     "its class names with those of the data"
@@ -69,7 +71,7 @@ def check_backbones(
     *,
     option: str = "--self-test",
 ) -> None:
-    """Refuse nets that answer at chance for held-out real images, or training images where none are held out.
+    """Refuse nets that answer at chance for held-out real images, or training images where few are held out.
 
     Args:
         checkpoints, nets: alike.
@@ -84,7 +86,7 @@ def check_backbones(
     """
     if not factor:
         return
-    split = dataset.validation if len(dataset.validation) else dataset.train
+    split = dataset.validation if len(dataset.validation) >= FEW else dataset.train
     rows = torch.linspace(0, len(split) - 1, min(SLICE, len(split))).round().long()
     pixels, labels = split.pixels[rows], split.labels[rows]
     least = least_accuracy(len(dataset.info.classes), factor)
