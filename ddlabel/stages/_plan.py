@@ -17,7 +17,6 @@ from ..distilled import DistilledSet
 from ..errors import UsageError
 from ..events import Event, OnEvent
 from ..labels._labels import LabelSet
-from ..losses._loss import Targets, loss_of_epoch
 from ..students import StudentData
 from ..teachers import Teacher
 from ..training import Recipe, Respond
@@ -36,6 +35,7 @@ from ._baselines import (
 from ._label_kinds import whole_image_problem
 from ._online import ONLINE, LiveTeacher
 from ._recipe import archs_of, check_settings, recipe_and_loss, student_of
+from ._row_checks import check_equal_bytes, check_suits
 from ._stage import Clock
 from ._trials import (
     BUNDLE,
@@ -186,7 +186,8 @@ class Plan:
             self._check_teachers()
         self._check_samples()
         self._check_labels_suit()
-        self._check_equal_bytes()
+        labelled = self.labels is not None or self.use is not None
+        check_equal_bytes(self.config, len(self.plain), labelled=labelled)
         self._check_features()
 
     def _check_samples(self) -> None:
@@ -200,14 +201,9 @@ class Plan:
 
     def _check_labels_suit(self) -> None:
         """Every loss takes labels of this domain: asked on one sample."""
-        classes = len(self.distilled.classes)
         for trial in self.trials:
-            if self.labels is None or trial.labels in {"hard", ONLINE}:
-                continue
-            _recipe, loss = self.recipe_and_loss(self.archs[0], trial)
-            local = torch.ones(1, dtype=torch.bool)
-            targets = Targets(self.distilled.labels[:1], self.labels.values[:1, 0], self.labels.domain, local)
-            loss_of_epoch(loss, 0)(torch.zeros(1, classes), targets)
+            if self.labels is not None and trial.labels not in {"hard", ONLINE}:
+                check_suits(self.recipe_and_loss(self.archs[0], trial)[1], self.distilled, self.labels)
 
     def _check_teachers(self) -> None:
         """Random images are labelled by the teachers of the labels, as far as teachers made them."""
@@ -240,20 +236,6 @@ class Plan:
                 f"method, or takes them from --plain FILE{tuned}"
             )
             self.on_event(Event(phase="baselines", message=message))
-
-    def _check_equal_bytes(self) -> None:
-        if self.plain and not self.config.equal_bytes:
-            raise UsageError("--plain is the baseline of --equal-bytes, expected both or none", field="plain")
-        if len(self.plain) > 1:
-            raise UsageError(f"--plain was given {len(self.plain)} times, expected one bundle", field="plain")
-        if not self.config.equal_bytes:
-            return
-        if self.labels is None and self.use is None:
-            raise UsageError(
-                "--equal-bytes compares labels with the images that their bytes buy, --labels is 'hard'",
-                field="equal_bytes",
-                hint="evaluate soft, dense, fkd, feature or attention labels",
-            )
 
     def ready(self) -> Plan:
         """With all that takes time before the first student: a live teacher's test, weights of labels, plain baseline.

@@ -199,3 +199,21 @@ def test_rows_of_a_live_teacher() -> None:
     assert [(row.labels, row.loss, row.recipe["lr"]) for row in rows] == [
         (labels, loss, lr) for lr in (1, 2) for labels, loss in (("online", "kl"), ("online", "mse"), ("hard", "ce"))
     ]
+
+
+def test_gvbsms_students_take_its_loss_on_stored_views(run_cli, files, tmp_path: Path) -> None:
+    """MSE + w CE by the protocol alone, stored views as they are; what is typed wins."""
+    labelled = tmp_path / "fkd.ddset"
+    run_cli(
+        "augment-labels", files.base, "--teacher", files.teacher, "--kind", "fkd", "--set", "views=2", "-o", labelled
+    )
+    (own,) = evaluation(run_cli, labelled, files, "--protocol", "gvbsm")["results"]
+    (typed,) = evaluation(
+        run_cli, labelled, files, "--protocol", "gvbsm", "--loss", "native", "--set", "weight=0.5"
+    )["results"]  # fmt: skip
+    (other,) = evaluation(run_cli, labelled, files, "--protocol", "gvbsm", "--loss", "kl")["results"]
+
+    assert (own["loss"]["name"], own["loss"]["options"]["weight"], own["labels"]) == ("mse_ce", 0.15, "fkd")
+    assert (own["recipe"]["augment"], own["recipe"]["optimizer"], own["recipe"]["lr"]) == ("none", "adamw", 1e-3)
+    assert (typed["loss"]["name"], typed["loss"]["options"]["weight"]) == ("mse_ce", 0.5)
+    assert other["loss"]["name"] == "kl"
