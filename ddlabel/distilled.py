@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from .preprocess import data_of, read_space
 from .space import Space
 from .storage import zip_bytes
 
-__all__ = ["DistilledSet", "hard_section", "image_section", "read_distilled"]
+__all__ = ["DistilledSet", "StoredSet", "hard_section", "image_section", "read_distilled", "read_stored"]
 
 IMAGES = "images.pixels"
 HARD = "labels.hard"
@@ -34,7 +34,50 @@ class DistilledSet:
     @property
     def ipc(self) -> int:
         """Images of the largest class."""
-        return int(torch.bincount(self.labels, minlength=len(self.classes)).max())
+        return _largest(self.labels, len(self.classes))
+
+
+@dataclass(frozen=True)
+class StoredSet:
+    """The same, not decoded yet: float images take four times the memory of pixels."""
+
+    pixels: Tensor
+    """(n, c, h, w) as stored: uint8 pixels, or float32 images in model-input space."""
+    labels: Tensor
+    """(n,) int64 in [0, k)."""
+    classes: tuple[str, ...]
+    space: Space
+    name: str = "these images"
+    """Of the bundle, for messages."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def side(self) -> int:
+        """Of the images, in pixels."""
+        return int(self.pixels.shape[-1])
+
+    @property
+    def ipc(self) -> int:
+        """Images of the largest class."""
+        return _largest(self.labels, len(self.classes))
+
+    def encode(self, rows: slice | Tensor = slice(None)) -> Tensor:
+        """Chosen images (m, c, h, w) float32 in model-input space.
+
+        Raises:
+            BundleError: one is not finite.
+        """
+        stored = self.pixels[rows]
+        images = self.space.encode(stored) if stored.dtype == torch.uint8 else stored
+        if not bool(torch.isfinite(images).all()):
+            raise BundleError(f"{self.name}: '{IMAGES}' holds NaN or infinity, expected finite images", field=IMAGES)
+        return images
+
+    def decoded(self) -> DistilledSet:
+        """All of it, decoded."""
+        return DistilledSet(self.encode(), self.labels, self.classes, self.space)
 
 
 def image_section(images: Tensor, space: Space) -> NewSection:
@@ -65,6 +108,16 @@ def read_distilled(bundle: Bundle, device: torch.device | str = "cpu") -> Distil
     Raises:
         BundleError: not a distilled bundle; non-finite images; labels outside [0, k).
     """
+    decoded = read_stored(bundle).decoded()
+    return replace(decoded, images=decoded.images.to(device))
+
+
+def read_stored(bundle: Bundle) -> StoredSet:
+    """The images of a bundle as they are stored, and its hard labels.
+
+    Raises:
+        BundleError: not a distilled bundle; images of another shape than its record says; labels outside [0, k).
+    """
     if bundle.kind != "distilled":
         raise BundleError(
             f"{bundle.name}: kind '{bundle.kind}', expected a distilled bundle",
@@ -72,17 +125,18 @@ def read_distilled(bundle: Bundle, device: torch.device | str = "cpu") -> Distil
             hint="run 'ddlabel distill' first",
         )
     data, space = data_of(bundle), read_space(bundle)
-    stored = bundle.tensor(IMAGES)
-    images = space.encode(stored) if stored.dtype == torch.uint8 else stored
-    if not bool(torch.isfinite(images).all()):
-        raise BundleError(f"{bundle.name}: '{IMAGES}' holds NaN or infinity, expected finite images", field=IMAGES)
+    pixels = bundle.tensor(IMAGES)
     shape = (data["channels"], data["height"], data["width"])
-    if tuple(images.shape[1:]) != shape:
+    if tuple(pixels.shape[1:]) != shape:
         raise BundleError(
-            f"{bundle.name}: '{IMAGES}' holds {tuple(images.shape[1:])} images, its data record says {shape}",
+            f"{bundle.name}: '{IMAGES}' holds {tuple(pixels.shape[1:])} images, its data record says {shape}",
             field=IMAGES,
         )
-    return DistilledSet(images.to(device), _read_hard(bundle, len(data["classes"])), tuple(data["classes"]), space)
+    return StoredSet(pixels, _read_hard(bundle, len(data["classes"])), tuple(data["classes"]), space, bundle.name)
+
+
+def _largest(labels: Tensor, classes: int) -> int:
+    return int(torch.bincount(labels, minlength=classes).max())
 
 
 def _read_hard(bundle: Bundle, classes: int) -> Tensor:

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from ddlabel import _plugins
-from ddlabel.protocols._protocol import Student
+from ddlabel.protocols._protocol import LossChoice, Student, is_online, loss_of
 from ddlabel.protocols.gift import batch_for
 from ddlabel.training import Recipe
 
@@ -30,6 +30,8 @@ def recipe(name: str, student: Student = CONVNET) -> Recipe:
         ("gift", ("adamw", 1e-3, 0.0, 1e-4, "gift", 1000, 50, "dsa-composite", False, "all")),
         ("fkd", ("adamw", 1e-3, 0.0, 0.01, "cosine", 300, 1024, "imagenet-crop", False, "weights")),
         ("rded", ("adamw", 1e-3, 0.0, 0.01, "half-cosine", 300, 50, "flip", False, "weights")),
+        ("kd", ("adamw", 1e-3, 0.0, 0.01, "half-cosine", 300, 50, "flip", False, "weights")),
+        ("gvbsm", ("adamw", 1e-3, 0.0, 0.01, "cosine", 1000, 100, "imagenet-crop", False, "weights")),
     ],
 )
 def test_recipes_are_the_published_ones(name: str, expected: tuple[object, ...]) -> None:
@@ -107,3 +109,64 @@ def test_every_protocol_names_its_source_and_says_how_often_it_looks(name: str) 
     assert "arXiv" in _plugins.summary("protocols", name)
     assert protocol.test_evaluations >= 1
     assert "Differs from" in (type(protocol).__doc__ or "")
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"classes": 100}, ("sgd", 0.1, 0.9, 5e-4, "cosine", 1000, 64, "imagenet-crop")),
+        ({"classes": 200, "side": 64}, ("sgd", 0.1, 0.9, 5e-4, "cosine", 100, 100, "imagenet-crop")),
+        ({"side": 64, "arch": "resnet101-m-batch"}, ("sgd", 0.1, 0.9, 1e-3, "cosine", 100, 100, "imagenet-crop")),
+        (
+            {"classes": 1000, "side": 224},
+            ("adamw", 1e-3, 0.0, 0.01, "cosine", 300, 1024, "imagenet-crop", False, "weights"),
+        ),
+    ],
+)
+def test_gvbsms_student_follows_the_data(changed: dict[str, object], expected: tuple[object, ...]) -> None:
+    """Its table; CIFAR-10 stands above."""
+    names = [field.name for field in dataclasses.fields(Recipe)]
+
+    assert Recipe(**dict(zip(names, expected, strict=False))) == recipe(
+        "gvbsm", dataclasses.replace(CONVNET, **changed)
+    )  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "side", "expected"),
+    [
+        ("gvbsm", "fkd", 32, LossChoice("mse_ce", {"weight": 0.15})),
+        ("gvbsm", "soft", 64, LossChoice("mse_ce", {"weight": 0.1})),
+        ("gvbsm", "fkd", 224, LossChoice("mse_ce", {"weight": 0.1})),
+        ("gvbsm", "hard", 32, None),
+        ("gvbsm", "dense", 32, None),
+        ("kd", "online", 32, LossChoice("kl")),
+        ("kd", "soft", 32, None),
+        ("rded", "soft", 32, None),
+    ],
+)
+def test_a_protocol_may_bring_its_loss(name: str, labels: str, side: int, expected: LossChoice | None) -> None:
+    """G-VBSM's weight by data set; others leave the loss to the labels."""
+    plugin = _plugins.load("protocols", name, "PROTOCOL")
+
+    assert expected == loss_of(plugin, dataclasses.replace(CONVNET, side=side), labels)
+    assert is_online(plugin) == (name == "kd")
+
+
+@pytest.mark.parametrize(
+    ("side", "factor", "online", "augment"),
+    [
+        (32, None, True, "flip"),
+        (224, None, True, "shuffle-patches"),
+        (224, None, False, "resized-crop"),
+        (32, 2, True, "shuffle-patches"),
+        (32, 3, True, "shuffle-patches-3"),
+        (32, 3, False, "resized-crop-3"),
+        (224, 1, True, "flip"),
+    ],
+)
+def test_rdeds_augmentation_follows_the_mosaics(side: int, factor: int | None, online: bool, augment: str) -> None:
+    """Patches are shuffled where a live teacher answers; the history's factor wins over the side."""
+    student = dataclasses.replace(CONVNET, side=side, factor=factor, online=online)
+
+    assert augment == recipe("kd", student).augment == recipe("rded", student).augment

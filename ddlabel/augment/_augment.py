@@ -17,6 +17,8 @@ from torch.nn import functional
 
 from .. import _plugins
 from ..crops import resized_crops
+from ..errors import UsageError
+from ._shuffle import draw_orders, shuffled
 
 __all__ = ["FAMILIES", "Augmentation", "Step", "apply", "build", "draw_crops", "draw_step", "flips"]
 
@@ -31,6 +33,9 @@ SATURATION = 2.0
 CONTRAST = 0.5
 CROP_AREA = {"resized-crop": 0.5, "imagenet-crop": 0.08}
 """Least area of a resized crop: RDED's 1/F for F = 2, and the usual one on ImageNet."""
+FACTORED = ("resized-crop", "shuffle-patches")
+"""Augmentations of RDED's mosaics, which depend on their factor F; without a number F = 2."""
+MAX_FACTOR = 64
 CROP_RATIO = 4 / 3
 """Most elongated resized crop, either way."""
 CROP_ATTEMPTS = 10
@@ -43,7 +48,7 @@ class Step:
 
     family: str
     values: Mapping[str, Tensor]
-    """Per sample, (n,) or (n, 4), or of length 1 when all samples share them."""
+    """Per sample, (n,), (n, 4) or (n, F), or of length 1 when all samples share them."""
     align_corners: bool = True
     """Convention of the sampling grids of `scale` and `rotate`."""
 
@@ -59,10 +64,18 @@ class Augmentation(Protocol):
 def build(name: str, *, flip: bool = True) -> Augmentation:
     """An augmentation by name; `flip=False` leaves mirroring out (digits).
 
+    A number at the end is RDED's F, for those that know it: `shuffle-patches-3`, `resized-crop-3`.
+
     Raises:
-        UsageError: unknown name.
+        UsageError: unknown name; F beyond 2 to 64.
     """
-    augmentation: Augmentation = _plugins.load("augment", name, "AUGMENT")(flip=flip)
+    head, _, last = name.rpartition("-")
+    factor: dict[str, int] = {}
+    if head in FACTORED and last.isdecimal():
+        name, factor = head, {"factor": int(last)}
+        if not 2 <= factor["factor"] <= MAX_FACTOR:
+            raise UsageError(f"augmentation '{head}-{last[:8]}': factor expected in 2 to {MAX_FACTOR}", field="augment")
+    augmentation: Augmentation = _plugins.load("augment", name, "AUGMENT")(flip=flip, **factor)
     return augmentation
 
 
@@ -108,6 +121,8 @@ def draw_step(
         values = {"flip": uniform() < PROB_FLIP}
     elif family in CROP_AREA:
         values = {"crop": draw_crops(n, height, width, CROP_AREA[family], generator)}
+    elif family == "shuffle":
+        values = dict(draw_orders(n, 2, generator))
     elif family == "scale":
         values = {name: uniform(1 / RATIO_SCALE, RATIO_SCALE) for name in ("x", "y")}
     else:
@@ -116,7 +131,14 @@ def draw_step(
 
 
 def draw_crops(n: int, height: int, width: int, least: float, generator: Generator) -> Tensor:
-    """(n, 4) int64 top, left, height, width: the first of ten tries that fits, or the whole image."""
+    """(n, 4) int64 top, left, height, width of RandomResizedCrop: the first of ten tries that fits, or the whole image.
+
+    Args:
+        n: how many.
+        height, width: of the image, or of the part of it from the top left corner that crops lie in.
+        least: area as a share of that, in (0, 1]; the largest is 1.
+        generator: of the draws.
+    """
     area, shape, row, column = torch.rand(4, n, CROP_ATTEMPTS, generator=generator, dtype=torch.float64)
     area = height * width * (least + (1 - least) * area)
     ratio = CROP_RATIO ** (2 * shape - 1)
@@ -197,6 +219,11 @@ def _resized_crop(x: Tensor, step: Step) -> Tensor:
     return resized_crops(x, torch.arange(len(x)), crop, torch.zeros(len(x), dtype=torch.bool))
 
 
+def _shuffle(x: Tensor, step: Step) -> Tensor:
+    """Strips in another order."""
+    return shuffled(x, step.values["columns"], step.values["rows"])
+
+
 def _scale(x: Tensor, step: Step) -> Tensor:
     """Scale the sampling grid: factors above 1 shrink the content."""
     zero = torch.zeros_like(step.values["x"])
@@ -227,5 +254,5 @@ FAMILIES: Mapping[str, Callable[[Tensor, Step], Tensor]] = {
     "rotate": _rotate,
 }
 """The six operation families of DSA."""
-OPERATIONS = {**FAMILIES, **dict.fromkeys(CROP_AREA, _resized_crop)}
+OPERATIONS = {**FAMILIES, **dict.fromkeys(CROP_AREA, _resized_crop), "shuffle": _shuffle}
 """All operations."""

@@ -6,26 +6,30 @@ from dataclasses import dataclass
 
 from torch import Generator
 
-from ._augment import Step, draw_step
+from ._augment import Step, draw_crops, draw_step
 
 __all__ = ["AUGMENT"]
 
 
 @dataclass(frozen=True)
 class ResizedCrop:
-    """RandomResizedCrop with areas of 1/2 to 1 (RDED's 1/F for mosaics of F = 2), then horizontal flip, per sample.
+    """RandomResizedCrop with areas of 1/F to 1, then horizontal flip, per sample.
+
+    Named `resized-crop` for F = 2, RDED's usual mosaics, `resized-crop-F` for others.
 
     Differs from the authors' code in: it acts on images in model-input space; the antialiasing asked for there never
     acts, because crops only grow. RDED's shuffling of mosaic patches is no part of it.
     """
 
     flip: bool = True
+    factor: int = 2
+    """F, patches per axis."""
 
     def draw(self, n: int, height: int, width: int, generator: Generator, *, siamese: bool = False) -> tuple[Step, ...]:
         """Both operations, per sample, or shared when siamese."""
         count = 1 if siamese else n
-        families = ("resized-crop", *(("flip",) if self.flip else ()))
-        return tuple(draw_step(name, count, height, width, generator) for name in families)
+        crops = Step("resized-crop", {"crop": draw_crops(count, height, width, 1 / self.factor, generator)})
+        return (crops, *((draw_step("flip", count, height, width, generator),) if self.flip else ()))
 
 
 AUGMENT = ResizedCrop

@@ -21,6 +21,7 @@ DIFFERENCES = (
     ("bundle_minus_this", ""),
     ("first_loss_minus_this", " (loss)"),
     ("privileged_minus_this", " (labels)"),
+    ("online_minus_this", " (online)"),
 )
 """Paired differences of a result, and what their cells say they are of."""
 
@@ -113,6 +114,8 @@ def print_evaluations(scored: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
                 console().print(
                     f"{result['images']}: images by the method alone, the bundle's were tuned beside labels"
                 )
+        if "online" in evaluation:
+            console().print("not compliant: a live teacher answered every batch of the rows with 'online' labels")
         if "optimizers" in evaluation:
             console().print(_optimizer_table(evaluation["optimizers"]))
 

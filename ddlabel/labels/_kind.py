@@ -25,6 +25,8 @@ class Kind(Protocol):
 
     in_turn: ClassVar[bool] = False
     """Whether students see view e mod v of every image in epoch e, where they otherwise draw from all pairs."""
+    own_image: ClassVar[bool] = False
+    """Whether a view is made of its own image alone, by its pixels and not its place: the others need not be there."""
 
     @property
     @abstractmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class Dense(Kind):
     where the paper only gives sizes that divide; resizing is bilinear in the stored input space, which the paper
     leaves open.
     """
+
+    own_image: ClassVar[bool] = True
 
     grid: int = opt(5, "N: windows per side, N x N in all", min=1, max=64)
     ratio: str = opt("5/8", "R: side of a window as a fraction P/Q of the image")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -15,6 +15,8 @@ __all__ = ["KIND"]
 @dataclass(frozen=True, kw_only=True)
 class Soft(Kind):
     """A single view, the image itself."""
+
+    own_image: ClassVar[bool] = True
 
     @property
     def view_count(self) -> int:

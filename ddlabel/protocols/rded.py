@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..training import Recipe
 from ._protocol import Student
 
-__all__ = ["PROTOCOL", "batch_for", "rate_for"]
+__all__ = ["PROTOCOL", "augmentation_for", "batch_for", "rate_for", "rded_recipe"]
 
 RATES = {
     "vgg11": 5e-4,
@@ -19,7 +19,7 @@ RATES = {
 }
 """Step size by the family of the net; 1e-3 for all others (ConvNets and ResNets)."""
 MOSAIC_SIDE = 128
-"""Side in pixels from which RDED stitches images from patches, F = 2."""
+"""Side in pixels from which RDED stitches images from patches, F = 2, where no history says it."""
 
 
 def rate_for(arch: str) -> float:
@@ -47,11 +47,45 @@ def batch_for(stored_images: int, classes: int) -> int:
     return min(stored_images, 2 * base if classes in {100, 1000} else base)
 
 
+def augmentation_for(student: Student) -> str:
+    """RDED's augmentation: mirroring alone of images that are one patch, F = 1, else crops of 1/F to all as well.
+
+    Patches are shuffled first where a live teacher answers; no stored label is of such an image. F is what the history
+    says; where it says nothing 2 from 128 px on, 1 below.
+
+    >>> known = {"arch": "mlp", "stored_images": 10, "learned_lr": None, "classes": 10}
+    >>> [augmentation_for(Student(**known, side=side, online=True)) for side in (32, 224)]
+    ['flip', 'shuffle-patches']
+    >>> augmentation_for(Student(**known, side=32, factor=3))
+    'resized-crop-3'
+    """
+    factor = student.factor or (1 if student.side < MOSAIC_SIDE else 2)
+    if factor == 1:
+        return "flip"
+    return ("shuffle-patches" if student.online else "resized-crop") + ("" if factor == 2 else f"-{factor}")
+
+
+def rded_recipe(student: Student) -> Recipe:
+    """Step size by the family of the net, batch by images and classes, augmentation by the mosaics."""
+    return Recipe(
+        optimizer="adamw",
+        lr=rate_for(student.arch),
+        momentum=0.0,
+        weight_decay=0.01,
+        decay="weights",
+        schedule="half-cosine",
+        epochs=300,
+        batch=batch_for(student.stored_images, student.classes),
+        augment=augmentation_for(student),
+    )
+
+
 @dataclass(frozen=True)
 class RdedProtocol:
     """AdamW, weight decay 0.01 on weights, rate by net, half a cosine, 300 epochs, batch by set size, crops and flips.
 
-    Crops take 1/F to all of an image: with F = 1, below 128 px, they are the image, and mirroring is all that is left.
+    Crops take 1/F to all of an image: with F = 1, as below 128 px where the history does not say otherwise, they are
+    the image, and mirroring is all that is left. With `--labels online` it is protocol `kd`.
 
     Differs from the authors' code in: labels are those stored in the bundle, where the code asks the teacher for every
     augmented batch; so neither CutMix nor the shuffling of mosaic patches takes place, because no stored label is of
@@ -63,18 +97,8 @@ class RdedProtocol:
     test_evaluations: int = 6
 
     def recipe(self, student: Student) -> Recipe:
-        """Step size by the family of the net, batch by images and classes, augmentation by the side of the images."""
-        return Recipe(
-            optimizer="adamw",
-            lr=rate_for(student.arch),
-            momentum=0.0,
-            weight_decay=0.01,
-            decay="weights",
-            schedule="half-cosine",
-            epochs=300,
-            batch=batch_for(student.stored_images, student.classes),
-            augment="flip" if student.side < MOSAIC_SIDE else "resized-crop",
-        )
+        """See `rded_recipe`."""
+        return rded_recipe(student)
 
 
 PROTOCOL = RdedProtocol()

@@ -24,7 +24,7 @@ from ..options import build_many
 from ..preprocess import check_agreement, data_of
 from ..selection import select_random
 from . import distill
-from ._labelling import label_features, label_views, teacher_nets
+from ._labelling import label_features, label_views, stored_of, teacher_nets
 from ._stage import Clock
 
 __all__ = [
@@ -115,7 +115,7 @@ def relabel(
         next(teacher for teacher in teachers if teacher.content == digest) for digest in labels.section.teacher or ()
     ]
     nets = teacher_nets(makers, origin.get("checkpoints") or [origin["checkpoint"]] * len(makers), clock)
-    values = label_views(random, load_kind(labels), nets, clock, ensemble=origin.get("ensemble", "mean"))
+    values = label_views(stored_of(random), load_kind(labels), nets, clock, ensemble=origin.get("ensemble", "mean"))
     fresh = dataclasses.replace(labels, values=values, domain="logit", refined=None, view_ids=None)
     fresh = through_codec(fresh, origin["codec"], origin["options"])
     history = bundle.manifest.history
@@ -140,7 +140,7 @@ def relabel_features(
     origin = made["config"]
     makers = [next(each for each in teachers if each.content == digest) for digest in section.teacher or ()]
     nets = teacher_nets(makers, origin["checkpoints"], clock)
-    values = label_features(random, stored.form, nets, clock, keep=origin["options"]["keep"])
+    values = label_features(stored_of(random), stored.form, nets, clock, keep=origin["options"]["keep"])
     codec = load_codec(section, Place(bundle.name, section.name))
     images, labels, *_shape = values.shape
     flat = values.flatten(2).contiguous()

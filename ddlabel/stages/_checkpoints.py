@@ -10,7 +10,7 @@ from .. import _plugins
 from ..bundle import Bundle
 from ..config import AugmentLabelsConfig
 from ..data._dataset import Dataset
-from ..distilled import DistilledSet
+from ..distilled import StoredSet
 from ..errors import BundleError, UsageError
 from ..events import Event, OnEvent
 from ..labels._labels import read_labels
@@ -47,7 +47,7 @@ class Chosen:
 def choose_checkpoints(
     bundle: Bundle,
     config: AugmentLabelsConfig,
-    distilled: DistilledSet,
+    images: StoredSet,
     teachers: Sequence[Bundle],
     label: Callable[[str], Bundle],
     clock: Clock,
@@ -60,7 +60,7 @@ def choose_checkpoints(
         config: an epoch, `last`, `all`, `ipc` (`Teacher.epoch_for`), `rded` (`Teacher.guided_epoch`), or `auto`: the
             epoch whose labels make the best students on the held-out part of the training data, by their mean; the
             earlier one of equals.
-        distilled: what the bundle holds.
+        images: what the bundle holds.
         teachers: their bundles.
         label: gives the bundle labelled by the checkpoints of one epoch, for `auto`.
         clock, on_event: device and listener.
@@ -72,11 +72,11 @@ def choose_checkpoints(
     if config.checkpoint in {"ipc", GUIDED}:
         guided = config.checkpoint == GUIDED
         rules = [teacher.guided_epoch if guided else teacher.epoch_for for teacher in loaded]
-        epochs = [rule(distilled.ipc) for rule in rules]
+        epochs = [rule(images.ipc) for rule in rules]
         picked = [teacher.select(str(epoch)) for teacher, epoch in zip(loaded, epochs, strict=True)]
         return Chosen(_sections(picked), {f"checkpoint_by_{config.checkpoint}": epochs})
     if config.checkpoint == "auto":
-        scores = _try_epochs(bundle, config, distilled, loaded, label, clock, on_event)
+        scores = _try_epochs(bundle, config, images, loaded, label, clock, on_event)
         epoch = max(scores, key=lambda tried: (scores[tried]["mean"], -tried))
         table = {str(tried): score for tried, score in scores.items()}
         return Chosen(_sections([teacher.select(str(epoch)) for teacher in loaded]), {"validation_accuracy": table})
@@ -90,7 +90,7 @@ def _sections(picked: Sequence[Sequence[Checkpoint]]) -> tuple[str, ...]:
 def _try_epochs(
     bundle: Bundle,
     config: AugmentLabelsConfig,
-    distilled: DistilledSet,
+    images: StoredSet,
     teachers: Sequence[Teacher],
     label: Callable[[str], Bundle],
     clock: Clock,
@@ -111,7 +111,7 @@ def _try_epochs(
             field="checkpoint",
             hint="distil with --validation above 0, or name an epoch",
         )
-    arch = teachers[0].checkpoints[0].arch
+    arch, distilled = teachers[0].checkpoints[0].arch, images.decoded()
     protocol = _plugins.load("protocols", PROTOCOL, "PROTOCOL")
     student = Student(
         arch=arch,

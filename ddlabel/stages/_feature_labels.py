@@ -74,17 +74,24 @@ def label_privileged(
         UsageError: nets of several architectures; no such layer; a codec that cannot hold features.
         DivergedError: features that are not finite.
     """
-    config, distilled = labelling.config, labelling.distilled
+    config, images = labelling.config, labelling.images
     if codec is None:
         raise ValueError("no codec is chosen for features")
     form = _form(kind, labelling)
     if kind.source == "noise":
-        values = _noise(config, kind, form, len(distilled.images), len(labelling.checkpoints))
+        values = _noise(config, kind, form, len(images), len(labelling.checkpoints))
         labellers: list[dict[str, Any]] = []
     else:
-        nets = labelling.nets()
-        values = label_features(distilled, form, nets, labelling.clock, labelling.on_event, keep=kind.keep)
-        labellers = labelling.describe(nets)
+        values = label_features(
+            images,
+            form,
+            labelling.nets,
+            labelling.clock,
+            labelling.on_event,
+            keep=kind.keep,
+            keeping=labelling.keeping,
+        )
+        labellers = labelling.describe()
     section = make_privileged(
         labelling.bundle,
         config.kind,
@@ -105,7 +112,7 @@ def label_privileged(
         "bytes_per_image": _bytes(labelling.bundle, section),
         "fidelity": dict(section.fidelity or {}),
         "labellers": labellers,
-        "flops": {"labelling": labelling.flops(len(distilled.images)) if labellers else 0},
+        "flops": {"labelling": labelling.flops(len(images)) if labellers else 0},
     }
     return section, codec, metrics
 

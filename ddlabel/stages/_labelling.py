@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..bundle import Bundle
+from ..bundle import Bundle, NewSection
 from ..codecs._choose import check_max_kl, choose
 from ..codecs._codec import Codec
 from ..config import AugmentLabelsConfig
-from ..distilled import DistilledSet
+from ..distilled import DistilledSet, StoredSet
+from ..errors import BundleError
 from ..events import Event, OnEvent, ignore
 from ..labels._labels import Kind
 from ..nets._flops import forward_flops
@@ -22,12 +23,70 @@ from ..nets._net import Net
 from ..preprocess import data_of
 from ..privileged._form import Form
 from ..teachers import Checkpoint, Teacher, combine
+from ._partial import Progress, Saved, state_section
 from ._stage import Clock
 
-__all__ = ["Labelling", "label_features", "label_views", "settle_codec", "teacher_nets"]
+__all__ = ["Keeping", "Labelling", "label_features", "label_views", "settle_codec", "stored_of", "teacher_nets"]
 
 VIEWS_AT_ONCE = 256
 """Views in one forward pass of a teacher."""
+STATE = "state.labels"
+"""Section of the answers of an unfinished run."""
+
+Answer = Callable[[int, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Where answers are kept while more are asked for: by default nowhere."""
+
+    progress: Progress | None = None
+    saved: Saved | None = None
+    """Answers of a run that was interrupted, to go on from."""
+
+    def collect(self, total: int, step: int, answer: Answer, on_event: OnEvent, phase: str) -> Tensor:
+        """All answers, asked for in steps of fixed places, so that continued runs round as uninterrupted ones do.
+
+        Args:
+            total: how many.
+            step: asked for at once.
+            answer: gives those from a first to before a last one, (last - first, ...) float32 on the CPU.
+            on_event: told of every step.
+            phase: what the events call it.
+
+        Returns:
+            (total, ...) float32.
+
+        Raises:
+            BundleError: the state is not of such answers.
+        """
+        values, done = self._restored(total, step)
+        for rows in _chunks(total, step):
+            if rows.stop <= done:
+                continue
+            part = answer(rows.start, rows.stop)
+            values = torch.empty(total, *part.shape[1:]) if values is None else values
+            if part.shape[1:] != values.shape[1:]:
+                raise _other_state(self.saved)
+            values[rows] = part
+            if self.progress is not None:
+                self.progress.reached(rows.stop, total, _section_taker(values[: rows.stop]))
+            on_event(Event(phase=phase, done=rows.stop, total=total))
+        if values is None:
+            raise ValueError("nothing was asked")
+        return values
+
+    def _restored(self, total: int, step: int) -> tuple[Tensor | None, int]:
+        """The answers of an earlier run with room for the others, and how many there are."""
+        if self.saved is None:
+            return None, 0
+        found, done = self.saved.state(STATE).get("values"), self.saved.done
+        whole = found is not None and found.dtype == torch.float32 and found.ndim >= 2 and len(found) == done
+        if found is None or not whole or self.saved.total != total or (done % step and done != total):
+            raise _other_state(self.saved)
+        values = torch.empty(total, *found.shape[1:])
+        values[:done] = found
+        return values, done
 
 
 @dataclass(frozen=True)
@@ -36,13 +95,17 @@ class Labelling:
 
     bundle: Bundle
     config: AugmentLabelsConfig
-    distilled: DistilledSet
+    images: StoredSet
     """What the bundle holds."""
     teachers: Sequence[Bundle]
     sections: Sequence[str]
     """For each teacher its checkpoints' sections, joined by commas."""
+    nets: Sequence[Net]
+    """Those checkpoints, on the device, in eval mode."""
     clock: Clock
     on_event: OnEvent
+    keeping: Keeping = field(default_factory=lambda: Keeping())
+    """Where answers go on the way."""
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
@@ -50,22 +113,18 @@ class Labelling:
         each = zip(map(Teacher, self.teachers), self.sections, strict=True)
         return [checkpoint for teacher, names in each for checkpoint in teacher.select(names)]
 
-    def nets(self) -> list[Net]:
-        """Those checkpoints, on the device, in eval mode."""
-        return teacher_nets(self.teachers, self.sections, self.clock)
-
     def flops(self, views: int) -> int:
         """FLOPs of asking all of them about so many views."""
         data = data_of(self.bundle)
         shape = {"channels": data["channels"], "size": data["height"], "classes": len(data["classes"])}
         return views * sum(forward_flops(checkpoint.arch, **shape) for checkpoint in self.checkpoints)
 
-    def describe(self, nets: Sequence[Net]) -> list[dict[str, Any]]:
+    def describe(self) -> list[dict[str, Any]]:
         """Of each net its section, epoch, accuracies, and the mean entropy in nats of its answers for the images."""
         described = []
         with torch.inference_mode():
-            for checkpoint, net in zip(self.checkpoints, nets, strict=True):
-                chunks = self.distilled.images.split(VIEWS_AT_ONCE)
+            for checkpoint, net in zip(self.checkpoints, self.nets, strict=True):
+                chunks = (self.images.encode(rows) for rows in _chunks(len(self.images), VIEWS_AT_ONCE))
                 logs = [net(chunk.to(self.clock.device)).cpu().double().log_softmax(dim=1) for chunk in chunks]
                 entropy = float(-torch.cat([log.exp() * log for log in logs]).sum(dim=1).mean())
                 described.append(
@@ -94,56 +153,92 @@ def teacher_nets(teachers: Sequence[Bundle], sections: Sequence[str], clock: Clo
     ]
 
 
+def stored_of(distilled: DistilledSet) -> StoredSet:
+    """Images that are decoded already, as something to label."""
+    return StoredSet(distilled.images, distilled.labels, distilled.classes, distilled.space)
+
+
 def label_views(
-    distilled: DistilledSet,
+    images: StoredSet,
     kind: Kind,
     nets: Sequence[Net],
     clock: Clock,
     on_event: OnEvent = ignore,
     *,
     ensemble: str = "mean",
+    keeping: Keeping | None = None,
 ) -> Tensor:
-    """Logits of every view, combined over nets: (n, v, k) float32 on the CPU."""
-    images = distilled.images.to(clock.device)
+    """Logits of every view, combined over nets: (n, v, k) float32 on the CPU.
+
+    Images are decoded a few at a time, unless views are made of several of them.
+
+    Args:
+        images: as they are stored.
+        kind: says what is viewed.
+        nets: in eval mode.
+        clock, on_event: device and listener.
+        ensemble: how several nets answer, as `combine` says.
+        keeping: where answers go on the way.
+    """
     count, total = kind.view_count, len(images) * kind.view_count
     step = count * max(1, VIEWS_AT_ONCE // count) if count <= VIEWS_AT_ONCE else VIEWS_AT_ONCE
-    parts = []
+    every = None if kind.own_image else images.encode().to(clock.device)
+
+    def answer(start: int, stop: int) -> Tensor:
+        pairs = torch.arange(start, stop)
+        first, last = start // count, (stop - 1) // count
+        offset, seen = (0, every) if every is not None else (first, images.encode(slice(first, last + 1)))
+        views = kind.view(seen.to(clock.device), pairs // count - offset, pairs % count)
+        return combine([net(views) for net in nets], ensemble).cpu()
+
     with torch.inference_mode():
-        for start in range(0, total, step):
-            pairs = torch.arange(start, min(start + step, total))
-            views = kind.view(images, pairs // count, pairs % count)
-            parts.append(combine([net(views) for net in nets], ensemble).cpu())
-            on_event(Event(phase="labelling views", done=int(pairs[-1]) + 1, total=total))
-    return torch.cat(parts).reshape(len(images), count, -1)
+        values = (keeping or Keeping()).collect(total, step, answer, on_event, "labelling views")
+    return values.reshape(len(images), count, -1)
 
 
 def label_features(
-    distilled: DistilledSet,
+    images: StoredSet,
     form: Form,
     nets: Sequence[Net],
     clock: Clock,
     on_event: OnEvent = ignore,
     *,
     keep: str = "mean",
+    keeping: Keeping | None = None,
 ) -> Tensor:
     """What the form's layer gives for each image, (n, K, *form.shape) float32 on the CPU.
 
     Args:
-        distilled: the images, as they will be decoded.
+        images: as they will be decoded.
         form: layer, and how it is pooled.
         nets: in eval mode, all of the form's architecture.
         clock, on_event: device and listener.
         keep: `mean`, over nets and then pooled, K = 1; or `all` of them.
+        keeping: where answers go on the way.
     """
-    parts, count = [], len(distilled.images)
+
+    def answer(start: int, stop: int) -> Tensor:
+        batch = images.encode(slice(start, stop)).to(clock.device)
+        maps = [net.tap(batch, form.layer)[0] for net in nets]
+        kept = maps if keep == "all" else [torch.stack(maps).mean(dim=0)]
+        return torch.stack([form.reduce(one) for one in kept], dim=1).cpu()
+
     with torch.inference_mode():
-        for images in distilled.images.split(VIEWS_AT_ONCE):
-            batch = images.to(clock.device)
-            maps = [net.tap(batch, form.layer)[0] for net in nets]
-            kept = maps if keep == "all" else [torch.stack(maps).mean(dim=0)]
-            parts.append(torch.stack([form.reduce(one) for one in kept], dim=1).cpu())
-            on_event(Event(phase="labelling images", done=sum(map(len, parts)), total=count))
-    return torch.cat(parts)
+        return (keeping or Keeping()).collect(len(images), VIEWS_AT_ONCE, answer, on_event, "labelling images")
+
+
+def _chunks(total: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, total)) for start in range(0, total, step))
+
+
+def _section_taker(values: Tensor) -> Callable[[], list[NewSection]]:
+    """Takes answers that will not change any more."""
+    return lambda: [state_section(STATE, {"values": values})]
+
+
+def _other_state(saved: Saved | None) -> BundleError:
+    name = "the state" if saved is None else saved.bundle.name
+    return BundleError(f"{name}: '{STATE}' is not of these labels", field=STATE, hint="use --force to start over")
 
 
 def settle_codec(

@@ -17,12 +17,9 @@ from ..distilled import DistilledSet
 from ..errors import UsageError
 from ..events import Event, OnEvent
 from ..labels._labels import LabelSet
-from ..losses._loss import Targets, loss_of_epoch
-from ..nets._net import canonical, default_arch
-from ..protocols._protocol import Student
 from ..students import StudentData
 from ..teachers import Teacher
-from ..training import Recipe
+from ..training import Recipe, Respond
 from ._baselines import (
     check_plain,
     check_teachers,
@@ -36,9 +33,21 @@ from ._baselines import (
     spent_bytes,
 )
 from ._label_kinds import whole_image_problem
-from ._recipe import check_settings, learned_lr, recipe_and_loss
+from ._online import ONLINE, LiveTeacher
+from ._recipe import archs_of, check_settings, recipe_and_loss, student_of
+from ._row_checks import check_equal_bytes, check_suits
 from ._stage import Clock
-from ._trials import BUNDLE, PLAIN_EQUAL, RANDOM, RANDOM_EQUAL, Trial, list_trials, optimizer_settings
+from ._trials import (
+    BUNDLE,
+    PLAIN_EQUAL,
+    RANDOM,
+    RANDOM_EQUAL,
+    Trial,
+    list_trials,
+    online_trials,
+    optimizer_settings,
+    suiting_loss,
+)
 from ._use import Use
 
 __all__ = ["Plan"]
@@ -54,6 +63,7 @@ class Plan:
     config: EvaluateConfig
     settings: Mapping[str, Any]
     kind: str
+    """Of the class labels that are stored; beside a live teacher the richest there are."""
     labels: LabelSet | None
     use: Use | None
     """Feature or attention labels beside the class labels."""
@@ -64,12 +74,13 @@ class Plan:
     plain: tuple[Bundle, ...]
     clock: Clock
     on_event: OnEvent
+    live: LiveTeacher | None = None
+    """Answers every batch of the rows whose labels are `online`."""
 
     @cached_property
     def archs(self) -> tuple[str, ...]:
         """Canonical names of the students' nets."""
-        size = self.dataset.info.height
-        return tuple(dict.fromkeys(canonical(name) for name in self.config.arch or (default_arch(size),)))
+        return archs_of(self.config, self.dataset.info.height)
 
     @cached_property
     def protocol(self) -> str:
@@ -87,6 +98,9 @@ class Plan:
         """Every row."""
         recipes = optimizer_settings(self.config.optimizer, self.settings)
         config = self.config
+        if self.live is not None:
+            stored = self.kind, suiting_loss(self.kind, self.labels)
+            return tuple(online_trials(self.losses, stored, recipes, baselines=config.baselines))
         return tuple(
             list_trials(
                 self.kind,
@@ -144,24 +158,21 @@ class Plan:
 
     def recipe_and_loss(self, arch: str, trial: Trial) -> tuple[Recipe, Any]:
         """The recipe of a net and the loss of a row, as `recipe_and_loss` says."""
-        student = Student(
-            arch=arch,
-            stored_images=len(self.distilled.labels),
-            learned_lr=learned_lr(self.bundle),
-            classes=len(self.distilled.classes),
-            side=self.dataset.info.height,
-        )
-        return recipe_and_loss(self.protocol, student, trial, self.settings, epochs=self.config.epochs)
+        online = trial.labels == ONLINE
+        options = self.live.loss_options(trial.loss) if self.live is not None and online else None
+        student, epochs = student_of(self.bundle, arch, online=online), self.config.epochs
+        return recipe_and_loss(self.protocol, student, trial, self.settings, epochs=epochs, options=options)
 
     def check_before_work(self) -> None:
         """Refuse what cannot work before the first student is trained."""
         refined = (self.labels.refined if self.labels else None) or {}
-        check_settings(self.settings, self.config, self.losses, self.label_kinds, refined)
+        losses = tuple(dict.fromkeys(trial.loss for trial in self.trials))
+        check_settings(self.settings, self.config, losses, self.label_kinds, refined)
         for arch in self.archs:
             for trial in self.trials:
                 self.recipe_and_loss(arch, trial)
         for name in self.losses:
-            if "soft" in _plugins.load("losses", name, "LOSS").needs and self.labels is None:
+            if "soft" in _plugins.load("losses", name, "LOSS").needs and self.labels is None and self.live is None:
                 raise UsageError(
                     f"loss '{name}' needs soft labels, --labels is 'hard'",
                     field="loss",
@@ -169,11 +180,14 @@ class Plan:
                 )
         for teacher in self.teachers:
             Teacher(teacher)
-        if self.config.baselines:
+        if self.live is not None:
+            self.live.check_losses(self.losses)
+        elif self.config.baselines:
             self._check_teachers()
         self._check_samples()
         self._check_labels_suit()
-        self._check_equal_bytes()
+        labelled = self.labels is not None or self.use is not None
+        check_equal_bytes(self.config, len(self.plain), labelled=labelled)
         self._check_features()
 
     def _check_samples(self) -> None:
@@ -187,14 +201,9 @@ class Plan:
 
     def _check_labels_suit(self) -> None:
         """Every loss takes labels of this domain: asked on one sample."""
-        classes = len(self.distilled.classes)
         for trial in self.trials:
-            if self.labels is None or trial.labels == "hard":
-                continue
-            _recipe, loss = self.recipe_and_loss(self.archs[0], trial)
-            local = torch.ones(1, dtype=torch.bool)
-            targets = Targets(self.distilled.labels[:1], self.labels.values[:1, 0], self.labels.domain, local)
-            loss_of_epoch(loss, 0)(torch.zeros(1, classes), targets)
+            if self.labels is not None and trial.labels not in {"hard", ONLINE}:
+                check_suits(self.recipe_and_loss(self.archs[0], trial)[1], self.distilled, self.labels)
 
     def _check_teachers(self) -> None:
         """Random images are labelled by the teachers of the labels, as far as teachers made them."""
@@ -228,28 +237,16 @@ class Plan:
             )
             self.on_event(Event(phase="baselines", message=message))
 
-    def _check_equal_bytes(self) -> None:
-        if self.plain and not self.config.equal_bytes:
-            raise UsageError("--plain is the baseline of --equal-bytes, expected both or none", field="plain")
-        if len(self.plain) > 1:
-            raise UsageError(f"--plain was given {len(self.plain)} times, expected one bundle", field="plain")
-        if not self.config.equal_bytes:
-            return
-        if self.labels is None and self.use is None:
-            raise UsageError(
-                "--equal-bytes compares labels with the images that their bytes buy, --labels is 'hard'",
-                field="equal_bytes",
-                hint="evaluate soft, dense, fkd, feature or attention labels",
-            )
-
     def ready(self) -> Plan:
-        """With all that takes time before the first student: the weight of the labels, and the plain baseline.
+        """With all that takes time before the first student: a live teacher's test, weights of labels, plain baseline.
 
         Raises:
             UsageError: labels that do not pull at any weight; a plain baseline that cannot be distilled.
-            BundleError: an unfair one.
+            BundleError: an unfair one; a live teacher at chance.
         """
         plan, use = self, self.use
+        if self.live is not None:
+            self.live.check(self.distilled.space, self.dataset, self.on_event)
         if use is not None:
             weighed = use.weighed(
                 self.distilled,
@@ -271,19 +268,31 @@ class Plan:
         """What student `index` of a row trains on; rows of equal bytes see as many samples as the bundle's."""
         if trial.images == BUNDLE:
             beside = self.use.labels if self.use is not None and trial.privileged else None
-            return StudentData(self.distilled, None if trial.labels == "hard" else self.labels, beside)
+            return StudentData(self.distilled, None if trial.labels in {"hard", ONLINE} else self.labels, beside)
         if trial.images == PLAIN_EQUAL:
             return StudentData(self.plain_set, None, samples=len(self.distilled.labels))
         if trial.images == RANDOM:
             random = random_set(self.distilled, self.dataset, self.config.seed, index, ipc=None)
             labels, beside = None, None
-            if trial.labels != "hard" and self.labels is not None:
+            if trial.labels not in {"hard", ONLINE} and self.labels is not None:
                 labels = relabel(self.bundle, self.labels, random, self.teachers, self.clock)
             if trial.privileged and self.use is not None:
                 beside = self.use.of(relabel_features(self.bundle, self.use.stored, random, self.teachers, self.clock))
             return StudentData(random, labels, beside)
         random = random_set(self.distilled, self.dataset, self.config.seed, index, ipc=self.random_ipc)
         return StudentData(random, None, samples=len(self.distilled.labels))
+
+    def respond(self, trial: Trial) -> Respond | None:
+        """What answers every batch of a row."""
+        return self.live if trial.labels == ONLINE else None
+
+    def online(self, trial: Trial, samples: int) -> dict[str, Any]:
+        """`online`, `mix` and `teacher_flops` of a row whose students see so many samples each; else nothing."""
+        if self.live is None or trial.labels != ONLINE:
+            return {}
+        info, seen = self.dataset.info, samples * self.config.seeds
+        flops = self.live.flops(seen, channels=info.channels, size=info.height, classes=len(info.classes))
+        return {"online": True, "mix": self.live.options.mix, "teacher_flops": flops}
 
     def tuning(self, trial: Trial) -> dict[str, bool]:
         """`images_tuned` of a plain row beside a bundle whose images were tuned with its labels; else nothing."""
@@ -292,8 +301,9 @@ class Plan:
         return {"images_tuned": is_tuned(self.plain_baseline)}
 
     def stored_bytes(self, trial: Trial) -> int:
-        """Bytes that the row's images and labels take in a bundle like this one; adapters are never stored."""
+        """Bytes of the row's images and labels in a bundle like this one, and of a live teacher; none of adapters."""
         if trial.images in {BUNDLE, RANDOM}:
-            return spent_bytes(self.bundle, trial.labels, trial.privileged)
+            live = self.live.stored_bytes if self.live is not None and trial.labels == ONLINE else 0
+            return spent_bytes(self.bundle, trial.labels, trial.privileged) + live
         ipc = self.random_ipc if trial.images == RANDOM_EQUAL else self.equal_ipc
         return round(plain_bytes(self.bundle, ipc * len(self.distilled.classes)))

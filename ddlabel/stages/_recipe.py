@@ -12,17 +12,62 @@ from ..bundle import Bundle
 from ..config import EvaluateConfig
 from ..errors import BundleError, UsageError, suggest
 from ..labels._privileged import PRIVILEGED
+from ..nets._net import canonical, default_arch
 from ..options import as_dict, build_many
-from ..protocols._protocol import Student
+from ..preprocess import data_of
+from ..protocols._protocol import LossChoice, Student, loss_of
 from ..training import Recipe
+from ._online import ONLINE, OnlineOptions
 from ._trials import AUGMENTED, Trial
 from ._use_options import USE_OPTIONS
 
-__all__ = ["check_settings", "learned_lr", "recipe_and_loss"]
+__all__ = ["archs_of", "check_settings", "learned_lr", "protocol_loss", "recipe_and_loss", "student_of"]
+
+
+def archs_of(config: EvaluateConfig, size: int) -> tuple[str, ...]:
+    """Canonical names of the students' nets, each once; size is the side of the images in pixels."""
+    return tuple(dict.fromkeys(canonical(name) for name in config.arch or (default_arch(size),)))
+
+
+def student_of(bundle: Bundle, arch: str, *, online: bool) -> Student:
+    """What a protocol may know of a student of a bundle.
+
+    Args:
+        bundle: distilled.
+        arch: canonical name of the net.
+        online: whether a live teacher answers.
+
+    Raises:
+        BundleError: a learned step size that is no positive number.
+    """
+    data = data_of(bundle)
+    return Student(
+        arch=arch,
+        stored_images=len(bundle.tensor("labels.hard")),
+        learned_lr=learned_lr(bundle),
+        classes=len(data["classes"]),
+        side=data["height"],
+        factor=_mosaic_factor(bundle),
+        online=online,
+    )
+
+
+def protocol_loss(bundle: Bundle, config: EvaluateConfig, labels: str) -> LossChoice | None:
+    """The loss of the protocol that was asked for, on labels of a kind; None where neither says one."""
+    if config.protocol is None:
+        return None
+    student = student_of(bundle, archs_of(config, data_of(bundle)["height"])[0], online=labels == ONLINE)
+    return loss_of(_plugins.load("protocols", config.protocol, "PROTOCOL"), student, labels)
 
 
 def recipe_and_loss(
-    protocol: str, student: Student, trial: Trial, settings: Mapping[str, Any], *, epochs: int | None
+    protocol: str,
+    student: Student,
+    trial: Trial,
+    settings: Mapping[str, Any],
+    *,
+    epochs: int | None,
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[Recipe, Any]:
     """The protocol's recipe for a student with the row's optimiser and the user's overrides, and the row's loss.
 
@@ -34,8 +79,10 @@ def recipe_and_loss(
         trial: the row.
         settings: what `--set` says; names of neither recipe nor loss are left alone.
         epochs: in place of the protocol's.
+        options: of the loss, beneath what the protocol and the user say of them.
     """
-    published = as_dict(_plugins.load("protocols", protocol, "PROTOCOL").recipe(student)) | dict(trial.recipe)
+    plugin = _plugins.load("protocols", protocol, "PROTOCOL")
+    published = as_dict(plugin.recipe(student)) | dict(trial.recipe)
     if trial.labels in AUGMENTED:
         published["augment"] = "none"
     if epochs is not None:
@@ -43,7 +90,9 @@ def recipe_and_loss(
     loss_class = _plugins.load("losses", trial.loss, "LOSS")
     known = _option_names(Recipe) | _option_names(loss_class)
     given = {name: value for name, value in settings.items() if name in known}
-    recipe, loss = build_many([Recipe, loss_class], {**published, **given})
+    choice = loss_of(plugin, student, trial.labels)
+    suggested = choice.options if choice is not None and choice.name == trial.loss else {}
+    recipe, loss = build_many([Recipe, loss_class], {**published, **(options or {}), **suggested, **given})
     return recipe, loss
 
 
@@ -70,11 +119,17 @@ def check_settings(
     has_features = any(kind in PRIVILEGED for kind in label_kinds.split("+"))
     unused = frozenset() if has_features else USE_OPTIONS - known
     known |= USE_OPTIONS - unused
+    online = frozenset(_option_names(OnlineOptions))
+    unasked = frozenset() if label_kinds == ONLINE else online - known
+    known |= online
     problems = [f"unknown option '{name}'{suggest(name, known)}" for name in settings if name not in known | unused]
     problems += [
         f"option '{name}' is of feature and attention labels, --labels is '{label_kinds}'"
         for name in settings
         if name in unused
+    ]
+    problems += [
+        f"option '{name}' is of a live teacher, --labels is '{label_kinds}'" for name in settings if name in unasked
     ]
     problems += [
         f"option '{name}' is given by --{name} and by --set, expected one of them"
@@ -106,6 +161,15 @@ def learned_lr(bundle: Bundle) -> float | None:
             hint="distil again with a smaller step for it, or evaluate with --protocol dm",
         )
     return lr
+
+
+def _mosaic_factor(bundle: Bundle) -> int | None:
+    """F of the mosaics that RDED made the images of, as the history says; None for images of other methods."""
+    for entry in bundle.manifest.history:
+        if entry["stage"] == "distill" and entry["config"].get("method") == "rded":
+            factor = entry["config"].get("options", {}).get("factor")
+            return factor if type(factor) is int and factor > 0 else None
+    return None
 
 
 def _option_names(cls: type[Any]) -> set[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from ..config import EvaluateConfig
 from ..events import Event, OnEvent
 from ..labels._labels import LabelSet
+from ..protocols._protocol import LossChoice
 from ..scores import paired_difference
 
 __all__ = [
@@ -17,13 +18,15 @@ __all__ = [
     "Trial",
     "add_differences",
     "list_trials",
+    "online_trials",
     "optimizer_settings",
     "optimizer_table",
     "resolve_losses",
+    "suiting_loss",
 ]
 
-SUITS = {"hard": "ce", "soft": "softce", "dense": "ladd", "fkd": "kl_t2"}
-"""The loss taken for a label kind when none is asked for; refined labels take `gift`."""
+SUITS = {"hard": "ce", "soft": "softce", "dense": "ladd", "fkd": "kl_t2", "online": "kl"}
+"""The loss taken for a label kind when neither user nor protocol says one; refined labels take `gift`."""
 
 PRESETS: Mapping[str, tuple[Mapping[str, float], ...]] = {
     "sgd": (
@@ -63,11 +66,31 @@ class Trial:
         return "+".join(filter(None, (self.labels, self.privileged)))
 
 
-def resolve_losses(config: EvaluateConfig, kind: str, labels: LabelSet | None, on_event: OnEvent) -> tuple[str, ...]:
-    """The losses to train with; `kl` among several optimisers brings `kl_t2` along."""
-    refined = labels is not None and labels.refined is not None
-    suiting = SUITS.get(kind, "softce")
-    named = [suiting if name == NATIVE else name for name in config.loss] or ["gift" if refined else suiting]
+def suiting_loss(kind: str, labels: LabelSet | None) -> str:
+    """The loss of labels of a kind where nothing else is said."""
+    return "gift" if labels is not None and labels.refined is not None else SUITS.get(kind, "softce")
+
+
+def resolve_losses(
+    config: EvaluateConfig,
+    kind: str,
+    labels: LabelSet | None,
+    on_event: OnEvent,
+    *,
+    choice: LossChoice | None = None,
+) -> tuple[str, ...]:
+    """The losses to train with; `kl` among several optimisers brings `kl_t2` along.
+
+    Args:
+        config: names some, or none.
+        kind, labels: of the class labels; a live teacher's are kind `online`, and not stored.
+        on_event: told of what comes along.
+        choice: the protocol's loss for labels that are not refined.
+    """
+    native = SUITS.get(kind, "softce") if choice is None else choice.name
+    named = [native if name == NATIVE else name for name in config.loss]
+    if not named:
+        named = ["gift" if labels is not None and labels.refined is not None else native]
     if len(set(config.optimizer)) > 1 and "kl" in named and "kl_t2" not in named:
         named.insert(named.index("kl") + 1, "kl_t2")
         message = (
@@ -130,12 +153,38 @@ def list_trials(
             yield Trial(PLAIN_EQUAL, "hard", SUITS["hard"], recipe)
 
 
+def online_trials(
+    losses: Sequence[str],
+    stored: tuple[str, str],
+    recipes: Sequence[Mapping[str, Any]],
+    *,
+    baselines: bool,
+) -> Iterator[Trial]:
+    """Every row of an evaluation with a live teacher, optimiser by optimiser, the bundle's first.
+
+    The same images with stored labels always come: what a live teacher adds is no merit of the bundle.
+
+    Args:
+        losses: of the live teacher's answers.
+        stored: kind of the richest labels in the bundle, and their loss.
+        recipes: of the rows.
+        baselines: whether random images are scored, with hard labels and with the live teacher's.
+    """
+    for recipe in recipes:
+        yield from (Trial(BUNDLE, "online", loss, recipe) for loss in losses)
+        yield Trial(BUNDLE, *stored, recipe)
+        if baselines:
+            yield Trial(RANDOM, "hard", SUITS["hard"], recipe)
+            yield from (Trial(RANDOM, "online", loss, recipe) for loss in losses)
+
+
 def add_differences(results: Sequence[dict[str, Any]]) -> None:
     """Give every row but the first of its net and optimiser its paired difference to what it should be compared with.
 
     `bundle_minus_this` on baselines: the bundle under the same loss where there is one, else under the first.
     `first_loss_minus_this` on the bundle's rows of further losses. `privileged_minus_this` on its rows without feature
-    or attention labels: what these labels add under the same loss.
+    or attention labels: what these labels add under the same loss. `online_minus_this` on its row of stored labels
+    beside those of a live teacher.
     """
     for result in results:
         rows = [other for other in results if _setting(other) == _setting(result) and other["images"] == BUNDLE]
@@ -145,7 +194,8 @@ def add_differences(results: Sequence[dict[str, Any]]) -> None:
         if result["images"] != BUNDLE:
             result["bundle_minus_this"] = _difference(same, result)
         elif result["labels"] != first["labels"]:
-            result["privileged_minus_this"] = _difference(same, result)
+            key = "online_minus_this" if first["labels"] == "online" else "privileged_minus_this"
+            result[key] = _difference(same, result)
         elif result is not first:
             result["first_loss_minus_this"] = _difference(first, result)
 

@@ -13,7 +13,7 @@ from ..config import EvaluateConfig
 from ..distilled import read_distilled
 from ..errors import UsageError
 from ..events import Event, OnEvent, ignore
-from ..labels._labels import read_labels
+from ..labels._labels import choose_kind, read_labels
 from ..nets._flops import TRAINING_STEP, forward_flops
 from ..options import as_dict, check
 from ..preprocess import data_of
@@ -21,7 +21,9 @@ from ..scores import summarise
 from ..training import Recipe
 from ._diagnose import diagnose
 from ._label_kinds import parse_labels, usable_beside
+from ._online import ONLINE, open_teacher, resolve_online
 from ._plan import Plan
+from ._recipe import protocol_loss
 from ._stage import computing, load_like, redact
 from ._students import train_student
 from ._trials import Trial, add_differences, optimizer_table, resolve_losses
@@ -45,7 +47,8 @@ def run(
         bundle: a distilled bundle.
         config: data set, nets, label kind, losses, optimisers, protocol and seeds.
         settings: overrides of the protocol's recipe and options of the losses (`--set`).
-        teachers: the teachers of the labels; needed by `baselines`, which labels random images the same way.
+        teachers: the teachers of the labels; needed by `baselines`, which labels random images the same way. Alone
+            they answer every batch: the evaluation with a live teacher.
         plain: the plain baseline of `equal_bytes`, at most one; without it, it is distilled again.
         on_event: told of progress.
 
@@ -59,9 +62,12 @@ def run(
     """
     check(config)
     with computing(config.device, config.threads) as clock:
-        kind, privileged = parse_labels(config.labels, bundle)
+        config = resolve_online(config, bundle, teachers)
+        live = open_teacher(teachers, bundle, settings or {}, clock) if config.labels == ONLINE else None
+        kind, privileged = parse_labels(config.labels, bundle) if live is None else (choose_kind(bundle), None)
         labels = None if kind == "hard" else read_labels(bundle, kind)
-        losses = resolve_losses(config, kind, labels, on_event)
+        learnt = (kind, labels) if live is None else (ONLINE, None)
+        losses = resolve_losses(config, *learnt, on_event, choice=protocol_loss(bundle, config, learnt[0]))
         if privileged is not None and config.labels is None:
             privileged = usable_beside(privileged, kind, losses, settings or {}, on_event)
         plan = Plan(
@@ -78,6 +84,7 @@ def run(
             plain=tuple(plain),
             clock=clock,
             on_event=on_event,
+            live=live,
         )
         plan.check_before_work()
         if config.diagnose is not None and plan.use is None:
@@ -123,8 +130,10 @@ def _evaluate(plan: Plan) -> dict[str, Any]:
         "test": {"name": info.name, "images": len(plan.dataset.test)},
         "same_source": plan.dataset.fingerprint == data_of(plan.bundle)["fingerprint"],
         "images": plan.bundle.images_digest(),
-        "assumption_compliant": True,
+        "assumption_compliant": plan.live is None,
     }
+    if plan.live is not None:
+        record["online"] = plan.live.record()
     if plan.use is not None:
         record["privileged"] = plan.use.record()
         if plan.config.diagnose is not None:
@@ -169,6 +178,7 @@ def _score_row(plan: Plan, trial: Trial, arch: str) -> dict[str, Any]:
             device=plan.clock.device,
             on_event=lambda event, name=name: plan.on_event(dataclasses.replace(event, phase=name)),  # type: ignore[misc]
             use=plan.use,
+            respond=plan.respond(trial),
         )
         last.append(scored.accuracies[-1])
         best.append(max(scored.accuracies))
@@ -177,6 +187,7 @@ def _score_row(plan: Plan, trial: Trial, arch: str) -> dict[str, Any]:
             features.append(scored.features)
         plan.on_event(Event(phase=name, message=f"{name}: {last[-1]:.2%}"))
     forward = forward_flops(arch, channels=info.channels, size=info.height, classes=len(info.classes))
+    online = plan.online(trial, samples)
     row = {
         "arch": arch,
         "images": trial.images,
@@ -186,8 +197,9 @@ def _score_row(plan: Plan, trial: Trial, arch: str) -> dict[str, Any]:
         "accuracy": summarise(last),
         "best_on_test": summarise(best),
         "samples_seen": samples,
-        "flops": TRAINING_STEP * forward * samples * plan.config.seeds,
+        "flops": TRAINING_STEP * forward * samples * plan.config.seeds + online.get("teacher_flops", 0),
         "stored_bytes": plan.stored_bytes(trial),
+        **online,
         **plan.tuning(trial),
     }
     return row | ({"features": _features(features)} if features else {})

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ddlabel import _plugins, seeding
 from ddlabel.augment._augment import FAMILIES, OPERATIONS, Step, apply, build, draw_step, flips
+from ddlabel.errors import UsageError
 
 NAMES = _plugins.names("augment")
 
@@ -189,3 +190,51 @@ def test_the_flips_of_drawn_steps_are_those_that_apply_makes() -> None:
 
         assert torch.equal(changed, flips(steps, 6))
     assert flips((draw_step("crop", 6, 3, 4, seeding.generator(0, "flips")),), 6) is None
+
+
+@pytest.mark.parametrize(("side", "factor"), [(8, 2), (9, 3), (9, 2), (11, 4), (8, 8)])
+def test_shuffled_patches_keep_every_pixel(side: int, factor: int) -> None:
+    """The multiset of pixels of each image, also where F does not divide its side; strips stay whole."""
+    pictures = torch.arange(3 * side * side, dtype=torch.float64).reshape(1, 3, side, side).repeat(5, 1, 1, 1)
+    steps = build(f"shuffle-patches-{factor}").draw(5, side, side, generator(2))
+    result = apply(pictures, steps[:1])
+    wide, used = side // factor, side // factor * factor
+
+    assert torch.equal(pictures.flatten(2).sort(dim=2).values, result.flatten(2).sort(dim=2).values)
+    assert torch.equal(pictures[:, :, used:, used:], result[:, :, used:, used:])
+    for picture, columns, rows in zip(result, *(steps[0].values[name] for name in ("columns", "rows")), strict=True):
+        for place, strip in enumerate(columns.tolist()):
+            for line, other in enumerate(rows.tolist()):
+                patch = picture[:, line * wide : (line + 1) * wide, place * wide : (place + 1) * wide]
+                source = pictures[0][:, other * wide : (other + 1) * wide, strip * wide : (strip + 1) * wide]
+
+                assert torch.equal(source, patch)
+    assert torch.equal(pictures[0], pictures[1])
+
+
+def test_crops_of_shuffled_patches_lie_inside_the_strips_and_are_at_least_a_share_of_them() -> None:
+    """Pixels beyond the last whole strip are dropped; areas from 1/F on, up to the rounding of sides."""
+    crops = build("shuffle-patches-3").draw(2000, 32, 32, generator())[1].values["crop"]
+    area = crops[:, 2] * crops[:, 3] / 900
+
+    assert int((crops[:, :2] + crops[:, 2:]).max()) == 30
+    assert 0.3 < float(area.min()) < 0.36
+    assert float(area.max()) > 0.97
+
+
+@pytest.mark.parametrize("name", ["shuffle-patches-1", "resized-crop-65"])
+def test_factors_out_of_range_are_refused(name: str) -> None:
+    """One patch needs no mosaic."""
+    with pytest.raises(UsageError, match="expected in 2 to 64"):
+        build(name)
+
+
+def test_resized_crops_know_the_factor_of_the_mosaics() -> None:
+    """F = 2 by name alone; areas from 1/F on."""
+    least = {
+        name: float((build(name).draw(3000, 32, 32, generator())[0].values["crop"][:, 2:].prod(dim=1) / 1024).min())
+        for name in ("resized-crop", "resized-crop-2", "resized-crop-4")
+    }
+
+    assert least["resized-crop"] == least["resized-crop-2"] == pytest.approx(0.5, abs=0.03)
+    assert least["resized-crop-4"] == pytest.approx(0.25, abs=0.03)

@@ -58,7 +58,16 @@ def test_by_budget_the_earliest_epoch_that_is_good_enough_labels(run_cli, files,
     wanted = share_of_best(3, 4) * max(means.values())
     earliest = min(epoch for epoch, mean in means.items() if mean >= wanted)
     outcome = run_cli(
-        "augment-labels", files.base, "--teacher", pair, "--checkpoint", "ipc", "-o", tmp_path / "s.ddset"
+        "augment-labels",
+        files.base,
+        "--teacher",
+        pair,
+        "--self-test",
+        "0",
+        "--checkpoint",
+        "ipc",
+        "-o",
+        tmp_path / "s.ddset",
     )
     entry = Bundle.open(tmp_path / "s.ddset").manifest.history[-1]
 
@@ -83,7 +92,7 @@ def test_auto_takes_the_epoch_whose_labels_teach_best_on_held_out_images(
     run_cli, files, pair: Path, base: Path, tmp_path: Path
 ) -> None:
     """The same three students for every kept epoch but 0; the labels are the winner's, the table is recorded."""
-    common = ("augment-labels", base, "--teacher", pair, "--kind", "dense", "--grid", "2")
+    common = ("augment-labels", base, "--teacher", pair, "--self-test", "0", "--kind", "dense", "--grid", "2")
     auto = ("--checkpoint", "auto", "--data", files.data, "--auto-epochs", "15")
     outcome = run_cli(*common, *auto, "-o", tmp_path / "a.ddset")
     bundle = Bundle.open(tmp_path / "a.ddset")
@@ -150,7 +159,16 @@ def test_the_ensemble_is_an_option_and_is_recorded(run_cli, files, pair: Path, t
     """Two nets, their mean and their equalised mean, are different labels."""
     for how in ("mean", "equal-norm"):
         outcome = run_cli(
-            "augment-labels", files.base, "--teacher", pair, "--ensemble", how, "-o", tmp_path / f"{how}.ddset"
+            "augment-labels",
+            files.base,
+            "--teacher",
+            pair,
+            "--self-test",
+            "0",
+            "--ensemble",
+            how,
+            "-o",
+            tmp_path / f"{how}.ddset",
         )
         assert 0 == outcome.code, outcome.err
     mean, equal = (Bundle.open(tmp_path / f"{how}.ddset") for how in ("mean", "equal-norm"))
@@ -205,7 +223,16 @@ def test_rdeds_teacher_goes_by_the_mean_of_its_nets_and_needs_a_held_out_part_fo
 def test_rdeds_rule_labels_and_tells_epoch_accuracy_and_entropy(run_cli, files, pair: Path, tmp_path: Path) -> None:
     """Of class labels too; entropies by hand."""
     outcome = run_cli(
-        "augment-labels", files.base, "--teacher", pair, "--checkpoint", "rded", "-o", tmp_path / "s.ddset"
+        "augment-labels",
+        files.base,
+        "--teacher",
+        pair,
+        "--self-test",
+        "0",
+        "--checkpoint",
+        "rded",
+        "-o",
+        tmp_path / "s.ddset",
     )
     assert 0 == outcome.code, outcome.err
     made, teacher = Bundle.open(tmp_path / "s.ddset"), Teacher(Bundle.open(pair))

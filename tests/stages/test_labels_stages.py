@@ -45,13 +45,12 @@ def test_dense_labels_are_the_logits_of_every_window_within_the_codecs_bound(all
 
 def test_several_teachers_and_checkpoints_are_averaged_over_logits(run_cli, files, tmp_path: Path) -> None:
     """`--checkpoint all` is the mean of every kept epoch."""
-    outcome = run_cli(
-        "augment-labels", files.base, "--teacher", files.teacher, "--checkpoint", "all", "-o", tmp_path / "l.ddset"
-    )
+    label = ("augment-labels", files.base, "--teacher", files.teacher, "--self-test", "0")
+    outcome = run_cli(*label, "--checkpoint", "all", "-o", tmp_path / "l.ddset")
     parts = []
     for epoch in ("1", "4"):
         path = tmp_path / f"{epoch}.ddset"
-        run_cli("augment-labels", files.base, "--teacher", files.teacher, "--checkpoint", epoch, "-o", path)
+        run_cli(*label, "--checkpoint", epoch, "-o", path)
         parts.append(read_labels(Bundle.open(path), "soft").values)
 
     assert outcome.code == 0, outcome.err
@@ -241,7 +240,8 @@ def test_pruned_labels_keep_their_views(run_cli, files, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--teacher", "TEACHER", "--teacher", "TEACHER"], "a teacher is given twice"),
-        (["--teacher", "TEACHER", "--data", "digits"], "--data is for --checkpoint auto"),
+        (["--teacher", "TEACHER", "--data", "digits", "--self-test", "0"], "--data is for --checkpoint auto"),
+        (["--teacher", "TEACHER", "--data", "digits", "--kind", "feature"], "--data is for --checkpoint auto"),
         (["--teacher", "TEACHER", "--grid", "3"], "--grid is for --kind dense, --kind is 'soft'"),
     ],
 )

@@ -56,7 +56,7 @@ def test_any_grid_and_ratio_label_whitened_images(run_cli, files, tmp_path: Path
     run_cli("distill", *zca, "--method", "random", "--ipc", "2", "-o", paths["b"])
     outcome = run_cli(
         "augment-labels", paths["b"], "--teacher", paths["t"], "--kind", "dense", "--grid", grid, "--ratio", ratio,
-        "-o", paths["d"],
+        "--self-test", "0", "-o", paths["d"],
     )  # fmt: skip
     bundle, teacher = Bundle.open(paths["d"]), Teacher(Bundle.open(paths["t"]))
     labels, images = read_labels(bundle, "dense"), read_distilled(bundle).images
@@ -96,7 +96,9 @@ def test_dense_labels_beat_hard_ones_on_the_same_images(run_cli, tmp_path: Path)
         "train-teacher", "--data", data, *net, "--epochs", "15", "--set", "lr=0.1", "--set", "batch=32", "-o", teacher
     )
     run_cli("distill", "--data", data, "--method", "random", "--ipc", "10", "-o", base)
-    run_cli("augment-labels", base, "--teacher", teacher, "--kind", "dense", "--grid", "3", "-o", dense)
+    run_cli(
+        "augment-labels", base, "--teacher", teacher, "--kind", "dense", "--self-test", "0", "--grid", "3", "-o", dense
+    )
     means = {}
     for name, bundle in (("hard", base), ("dense", dense)):
         students = ("--epochs", "150", "--seeds", "2", "--set", "lr=0.05", "--json")
