@@ -75,7 +75,8 @@ class Plan:
     def protocol(self) -> str:
         """The protocol asked for, or that of the method where it learned a step size with the images."""
         learned = "datm" if self.kind == "soft" else "mtt"
-        return self.config.protocol or (learned if self.bundle.has("student.lr") else "dm")
+        automatic = learned if self.bundle.has("student.lr") else "dm"
+        return self.config.protocol or ("continual" if self.config.incremental else automatic)
 
     @property
     def learned(self) -> bool:
@@ -142,11 +143,11 @@ class Plan:
         """The images of the plain baseline."""
         return check_plain(self.bundle, self.plain_baseline, self.equal_ipc)
 
-    def recipe_and_loss(self, arch: str, trial: Trial) -> tuple[Recipe, Any]:
-        """The recipe of a net and the loss of a row, as `recipe_and_loss` says."""
+    def recipe_and_loss(self, arch: str, trial: Trial, *, stored_images: int | None = None) -> tuple[Recipe, Any]:
+        """The recipe of a net and the loss of a row, as `recipe_and_loss` says, for all images or so many of them."""
         student = Student(
             arch=arch,
-            stored_images=len(self.distilled.labels),
+            stored_images=len(self.distilled.labels) if stored_images is None else stored_images,
             learned_lr=learned_lr(self.bundle),
             classes=len(self.distilled.classes),
             side=self.dataset.info.height,
