@@ -18,6 +18,7 @@ from ..errors import UsageError
 from ..events import Event, OnEvent
 from ..labels._labels import LabelSet
 from ..losses._loss import Targets, loss_of_epoch
+from ..nets._groups import expand
 from ..nets._net import canonical, default_arch
 from ..protocols._protocol import Student
 from ..students import StudentData
@@ -69,7 +70,8 @@ class Plan:
     def archs(self) -> tuple[str, ...]:
         """Canonical names of the students' nets."""
         size = self.dataset.info.height
-        return tuple(dict.fromkeys(canonical(name) for name in self.config.arch or (default_arch(size),)))
+        named = expand(self.config.arch or (default_arch(size),), size)
+        return tuple(dict.fromkeys(canonical(name) for name in named))
 
     @cached_property
     def protocol(self) -> str:
