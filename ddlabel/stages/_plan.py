@@ -70,8 +70,7 @@ class Plan:
     def archs(self) -> tuple[str, ...]:
         """Canonical names of the students' nets."""
         size = self.dataset.info.height
-        named = expand(self.config.arch or (default_arch(size),), size)
-        return tuple(dict.fromkeys(canonical(name) for name in named))
+        return tuple(dict.fromkeys(map(canonical, expand(self.config.arch or (default_arch(size),), size))))
 
     @cached_property
     def protocol(self) -> str:
