@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -9,9 +11,12 @@ from ddlabel.bundle import Bundle
 from ddlabel.config import EvaluateConfig
 from ddlabel.distilled import read_distilled
 from ddlabel.errors import UsageError
+from ddlabel.events import Event
 from ddlabel.labels._labels import read_labels
 from ddlabel.stages._incremental import memory_of, seen_accuracy
 from ddlabel.stages._increments import resolve_increments, step_sizes
+from ddlabel.stages._label_kinds import usable_beside
+from ddlabel.stages._plan import Plan
 from ddlabel.students import StudentData
 
 
@@ -93,3 +98,22 @@ def test_accuracy_among_the_seen_classes_ignores_all_other_outputs() -> None:
     labels, seen = torch.tensor([0, 0, 2, 0]), torch.tensor([True, False, True])
 
     assert 0.75 == seen_accuracy(logits, labels, seen)
+
+
+def test_feature_labels_found_beside_class_labels_are_left_out_aloud() -> None:
+    """Where classes come in steps; named ones are refused."""
+    events: list[Event] = []
+
+    assert usable_beside("feature", "soft", ["softce"], {}, events.append, incremental=True) is None
+    assert "feature labels are left out: their net knew classes to come" == events[0].message
+
+
+def test_named_groups_of_nets_are_taken_apart() -> None:
+    """In the place of their name, each net once."""
+    plan = SimpleNamespace(
+        dataset=SimpleNamespace(info=SimpleNamespace(height=32)), config=EvaluateConfig(data="x", arch=("mlp", "pad-8"))
+    )
+    archs = Plan.archs.func(plan)
+
+    assert "mlp" == archs[0].partition("-")[0]
+    assert 8 == len(archs) == len(set(archs))
