@@ -198,7 +198,11 @@ class EvaluateConfig:
     """Train fresh students on a bundle and score them on test data."""
 
     data: str = opt(..., _DATA)
-    arch: tuple[str, ...] = opt((), "student nets, comma separated; none takes the ConvNet that suits the images")
+    arch: tuple[str, ...] = opt(
+        (),
+        "student nets, comma separated, or groups of them: 4-cae, 5-cae (LADD), pad-8, gift-6, dcpi-6; none takes the "
+        "ConvNet that suits the images",
+    )
     labels: str | None = opt(
         None,
         "label kind to train on: hard, soft, dense or fkd, or online (a --teacher answers every augmented batch: "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..manifest import printable
+from ._svg import COLOURS, PercentAxis, document, round_step
 from ._tables import console, plain_table, readable_bytes
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ __all__ = ["Point", "frontier", "points_of", "print_points", "svg", "write_curve
 WIDTH, HEIGHT = 960, 560
 LEFT, RIGHT, TOP, BOTTOM = 70, 250, 54, 60
 """Margins in pixels; names of points stand in the right one."""
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a6d3b")
-"""Told apart without red-green vision (Okabe and Ito)."""
 LINE_PX = 15
 """Height of one line of names."""
 
@@ -57,17 +56,23 @@ class Point:
 def points_of(bundles: Sequence[Bundle]) -> list[Point]:
     """The rows of all evaluations of every bundle, by bytes; equal rows of several bundles once.
 
+    Scores of class-incremental steps are left out: they are of other tasks.
+
     Raises:
         UsageError: a bundle without scores; scores on other test data, or of another net, protocol or length.
     """
     points: dict[Point, None] = {}
     settings: dict[str, str] = {}
     for bundle in bundles:
-        if not bundle.manifest.evaluations:
+        evaluations = [each for each in bundle.manifest.evaluations if "incremental" not in each]
+        if not evaluations:
+            only = "only scores of class-incremental steps" if bundle.manifest.evaluations else "no scores"
             raise UsageError(
-                f"{bundle.name} holds no scores, --curve needs them", field="curve", hint="run 'ddlabel evaluate' first"
+                f"{bundle.name} holds {only}, --curve needs those of all classes at once",
+                field="curve",
+                hint="run 'ddlabel evaluate' first, without --incremental",
             )
-        for evaluation in bundle.manifest.evaluations:
+        for evaluation in evaluations:
             for result in evaluation["results"]:
                 settings[_setting(evaluation, result)] = bundle.name
                 points[_point(evaluation, result)] = None
@@ -121,18 +126,14 @@ def svg(points: Sequence[Point]) -> str:
     groups = list(dict.fromkeys(point.group for point in points))
     colours = {group: COLOURS[index % len(COLOURS)] for index, group in enumerate(groups)}
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
-        'font-family="sans-serif" font-size="12">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
         f'<text x="{LEFT}" y="24" font-size="16">Test accuracy against stored bytes (images and labels)</text>',
         f'<text x="{LEFT}" y="42" fill="#555555">bars: 95 % intervals over students; line: best for its bytes</text>',
         *_grid_lines(axes),
         _frontier_line(frontier(points), axes),
         *(_mark(point, axes, colours[point.group]) for point in points),
         *_names(points, axes, colours),
-        "</svg>",
     ]
-    return "\n".join(parts) + "\n"
+    return document(WIDTH, HEIGHT, parts)
 
 
 class _Axes:
@@ -144,19 +145,14 @@ class _Axes:
         high = [100 * (point.mean + (point.ci95 or 0)) for point in points]
         spread = max(max(sizes) / min(sizes), 1.05) ** 0.06
         self.bytes = (min(sizes) / spread, max(sizes) * spread)
-        self.step = _round_step((max(high) - min(low)) / 6)
-        self.percent = (
-            max(0.0, math.floor(min(low) / self.step) * self.step),
-            min(100.0, math.ceil(max(high) / self.step) * self.step),
-        )
+        self.percent = PercentAxis(min(low), max(high), top=TOP, bottom=HEIGHT - BOTTOM)
 
     def x(self, stored: float) -> float:
         low, high = (math.log(end) for end in self.bytes)
         return LEFT + (WIDTH - LEFT - RIGHT) * (math.log(stored) - low) / (high - low)
 
     def y(self, percent: float) -> float:
-        low, high = self.percent
-        return TOP + (HEIGHT - TOP - BOTTOM) * (high - min(max(percent, low), high)) / ((high - low) or 1)
+        return self.percent.y(percent)
 
 
 def _point(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> Point:
@@ -205,21 +201,9 @@ def _cells(point: Point, best: set[Point]) -> dict[str, str]:
     }
 
 
-def _round_step(rough: float) -> float:
-    """1, 2 or 5 times a power of ten, at least `rough`."""
-    power = 10 ** math.floor(math.log10(max(rough, 1e-3)))
-    return float(next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999))
-
-
 def _grid_lines(axes: _Axes) -> list[str]:
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    parts = []
-    percent = axes.percent[0]
-    while percent <= axes.percent[1] + 1e-9:
-        y = axes.y(percent)
-        parts.append(f'<line x1="{LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}" stroke="#e3e3e3"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{percent:g} %</text>')
-        percent += axes.step
+    parts = axes.percent.grid(LEFT, right)
     for stored in _ticks(*axes.bytes):
         x = axes.x(stored)
         parts.append(f'<line x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{bottom}" stroke="#f0f0f0"/>')
@@ -238,7 +222,7 @@ def _ticks(low: float, high: float) -> list[float]:
         found = [factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high]
         if len(found) >= 3:
             return found[:: max(1, math.ceil(len(found) / 8))]
-    step = _round_step((high - low) / 5)
+    step = round_step((high - low) / 5)
     first = math.ceil(low / step)
     return [index * step for index in range(first, math.floor(high / step) + 1)]
 

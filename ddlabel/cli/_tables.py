@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..manifest import printable
 from ._report import terminal_width
+from ._row_tables import groups_of, steps_tables, summary_cells
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -84,40 +85,59 @@ def points(fraction: float | None) -> str:
 
 
 def print_evaluations(scored: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-    """The scores of one or several evaluations, one row per net, loss, optimiser and training set."""
+    """The scores of one or several evaluations, one row per net, loss, optimiser and training set.
+
+    Of class-incremental ones a table for each number of steps, with accuracies step by step; of several nets also what
+    each kind of row comes to over nets.
+    """
     for name, evaluation in scored:
-        results = evaluation["results"]
-        compared = any(key in result for result in results for key, _of in DIFFERENCES)
-        optimizers = {(result["recipe"]["optimizer"], result["recipe"]["lr"]) for result in results}
-        nets = list(dict.fromkeys(result["arch"] for result in results))
-        columns = [
-            ("images", "left"),
-            ("labels", "left"),
-            ("loss", "left"),
-            *([("net", "left")] if len(nets) > 1 else []),
-            *([("optimiser", "left")] if len(optimizers) > 1 else []),
-            ("accuracy %", "right"),
-            *([] if "privileged" in evaluation else [("std", "right")]),
-            ("± 95 %", "right"),
-            ("n", "right"),
-            *([("bundle − row", "right")] if compared else []),
-            *([("bytes", "right")] if "privileged" in evaluation else []),
-        ]
-        rows = [[_score_cells(evaluation, result)[column] for column, _side in columns] for result in results]
-        net = f", {nets[0]}" if len(nets) == 1 else ""
-        title = f"{name}: test accuracy, protocol {evaluation['protocol']}{net}, last epoch"
-        console().print(plain_table(title, columns, rows))
-        for result in results:
-            if "features" in result:
-                console().print(_adapter_line(result))
-            if result.get("images_tuned") is False:
-                console().print(
-                    f"{result['images']}: images by the method alone, the bundle's were tuned beside labels"
-                )
+        summaries = groups_of(evaluation.get("summary", ()))
+        for steps, results in groups_of(evaluation["results"]).items():
+            _print_rows(name, evaluation, results)
+            if steps is not None:
+                for title, cells in steps_tables(results, _gain):
+                    console().print(plain_table(title, *cells))
+            if steps in summaries:
+                title = f"over {len(summaries[steps][0]['nets'])} nets: accuracy %"
+                console().print(plain_table(title, *summary_cells(summaries[steps], _gain)))
         if "online" in evaluation:
             console().print("not compliant: a live teacher answered every batch of the rows with 'online' labels")
-        if "optimizers" in evaluation:
-            console().print(_optimizer_table(evaluation["optimizers"]))
+        for steps, entries in groups_of(evaluation.get("optimizers", ())).items():
+            console().print(_optimizer_table(entries, steps))
+
+
+def _print_rows(name: str, evaluation: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
+    """The table of some rows of an evaluation, and what must be said of single ones."""
+    compared = any(key in result for result in results for key, _of in DIFFERENCES)
+    optimizers = {(result["recipe"]["optimizer"], result["recipe"]["lr"]) for result in results}
+    nets = list(dict.fromkeys(result["arch"] for result in results))
+    steps = (results[0].get("incremental") or {}).get("steps")
+    columns = [
+        ("images", "left"),
+        ("labels", "left"),
+        ("loss", "left"),
+        *([("net", "left")] if len(nets) > 1 else []),
+        *([("optimiser", "left")] if len(optimizers) > 1 else []),
+        ("accuracy %", "right"),
+        *([] if "privileged" in evaluation else [("std", "right")]),
+        ("± 95 %", "right"),
+        *([("seen only %", "right")] if steps else []),
+        ("n", "right"),
+        *([("bundle − row", "right")] if compared else []),
+        *([("bytes", "right")] if "privileged" in evaluation else []),
+    ]
+    rows = [[_score_cells(evaluation, result)[column] for column, _side in columns] for result in results]
+    net = f", {nets[0]}" if len(nets) == 1 else ""
+    what = f"mean over {steps} class-incremental steps" if steps else "test accuracy"
+    title = f"{name}: {what}, protocol {evaluation['protocol']}{net}, last epoch"
+    console().print(plain_table(title, columns, rows))
+    if steps and any(result["incremental"]["leaks_future_classes"] for result in results):
+        console().print("labels at full width (future=full): they tell students of classes to come")
+    for result in results:
+        if "features" in result:
+            console().print(_adapter_line(result))
+        if result.get("images_tuned") is False:
+            console().print(f"{result['images']}: images by the method alone, the bundle's were tuned beside labels")
 
 
 def _score_cells(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, str]:
@@ -134,6 +154,7 @@ def _score_cells(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> di
         "accuracy %": f"{100 * accuracy['mean']:.2f}",
         "std": "-" if accuracy["std"] is None else f"{100 * accuracy['std']:.2f}",
         "± 95 %": "-" if accuracy["ci95"] is None else f"{100 * accuracy['ci95']:.2f}",
+        "seen only %": f"{100 * result['seen_only']['mean']:.2f}" if "seen_only" in result else "",
         "n": str(accuracy["n"]),
         "bundle − row": _gain(result),
         "bytes": readable_bytes(result["stored_bytes"]),
@@ -161,8 +182,8 @@ def _adapter_line(result: Mapping[str, Any]) -> str:
     return f"{row}: layer {said['layer']}, {adapter}, final MSE {fmean(said['mse']):.3g}"
 
 
-def _optimizer_table(entries: Sequence[Mapping[str, Any]]) -> Table:
-    """How much each loss depends on the optimiser."""
+def _optimizer_table(entries: Sequence[Mapping[str, Any]], steps: int | None) -> Table:
+    """How much each loss depends on the optimiser, over so many class-incremental steps."""
     optimizers = list(dict.fromkeys(name for entry in entries for name in entry["best"]))
     nets = {entry["arch"] for entry in entries}
     keys = ["images", "labels", "loss", *(["arch"] if len(nets) > 1 else [])]
@@ -176,7 +197,8 @@ def _optimizer_table(entries: Sequence[Mapping[str, Any]]) -> Table:
         ]
         for entry in entries
     ]
-    return plain_table("over optimisers: accuracy % at the worse and the better step size", columns, rows)
+    over = "" if steps is None else f", {steps} steps"
+    return plain_table(f"over optimisers{over}: accuracy % at the worse and the better step size", columns, rows)
 
 
 def _range(worst: float | None, best: float | None) -> str:

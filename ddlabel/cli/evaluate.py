@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..config import EvaluateConfig
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMAND"]
 
+PICTURES = {"diagnose": ".png", "picture": ".svg"}
+"""Options that name a picture, and what their files end with."""
+
 
 def run(invocation: Invocation) -> None:
     r"""Train fresh students on a bundle and score them on test data: nets x seeds, last epoch.
@@ -23,10 +28,13 @@ def run(invocation: Invocation) -> None:
     Example:
       ddlabel evaluate dense.ddset --data digits --seeds 3 --epochs 100 -o scored.ddset
       ddlabel evaluate rich.ddset --data digits --labels soft+feature --set lambda_reg=0.5
+      ddlabel evaluate soft.ddset --data digits --loss gift,native --incremental 5,10 --picture steps.svg
     """
-    path, force = invocation.texts.get("diagnose"), invocation.flags.get("force", False)
-    if path is not None:
-        invocation.attempt(lambda: _check_picture(invocation, path, force=force))
+    force = invocation.flags.get("force", False)
+    pictures = {option: path for option in PICTURES if (path := invocation.texts.get(option)) is not None}
+    for option, path in pictures.items():
+        invocation.attempt(functools.partial(_check_picture, invocation, option, path, force=force))
+    invocation.attempt(lambda: _check_orders(invocation))
     run_stage(
         invocation,
         EvaluateConfig,
@@ -34,29 +42,50 @@ def run(invocation: Invocation) -> None:
         options=_plugins_named,
         output_optional=True,
         show=_show,
-        draw=None if path is None else lambda bundle: _draw(bundle, path, force=force),
+        draw=lambda bundle: _draw(bundle, pictures, force=force),
     )
 
 
-def _check_picture(invocation: Invocation, path: str, *, force: bool) -> None:
+def _check_picture(invocation: Invocation, option: str, path: str, *, force: bool) -> None:
     """Before any work, as for the output: the picture cannot be stdout, the output or an input."""
     from ..fsio import check_output
 
-    if not path.lower().endswith(".png"):
-        raise UsageError(f"option 'diagnose' is '{path}', expected the name of a PNG file", field="diagnose")
+    suffix = PICTURES[option]
+    if not path.lower().endswith(suffix):
+        kind = suffix[1:].upper()
+        raise UsageError(f"option '{option}' is '{path}', expected the name of a {kind} file", field=option)
     files = (*invocation.files, *invocation.lists.get("teacher", ()), *invocation.lists.get("plain", ()))
     output = invocation.texts.get("output")
     check_output(path, force=force, inputs=files)
     if output is not None and os.path.realpath(output) == os.path.realpath(path):
-        raise UsageError(f"option 'diagnose' is '{path}', which is the output too", field="diagnose")
+        raise UsageError(f"option '{option}' is '{path}', which is the output too", field=option)
 
 
-def _draw(bundle: Bundle, path: str, *, force: bool) -> None:
-    from ._picture import draw_diagnostics
+def _check_orders(invocation: Invocation) -> None:
+    """Orders of classes mean something only where classes come in steps."""
+    texts = invocation.texts
+    if "orders" in texts and not texts.get("incremental") and texts.get("protocol") != "continual":
+        raise UsageError(
+            "option 'orders' is of classes that come in steps",
+            field="orders",
+            hint="add --incremental 5 or --protocol continual",
+        )
+
+
+def _draw(bundle: Bundle, pictures: Mapping[str, str], *, force: bool) -> None:
     from ._report import say
 
-    draw_diagnostics(bundle.manifest.evaluations[-1]["diagnostics"], path, force=force)
-    say(f"wrote {path}")
+    evaluation = bundle.manifest.evaluations[-1]
+    if "diagnose" in pictures:
+        from ._picture import draw_diagnostics
+
+        draw_diagnostics(evaluation["diagnostics"], pictures["diagnose"], force=force)
+    if "picture" in pictures:
+        from ._chart import write_chart
+
+        write_chart(evaluation, pictures["picture"], force=force)
+    for path in pictures.values():
+        say(f"wrote {path}")
 
 
 def _plugins_named(config: EvaluateConfig) -> list[tuple[str, str, str]]:

@@ -101,13 +101,15 @@ def _teacher_entries() -> list[dict[str, Any]]:
 
 
 def _evaluate_entries() -> list[dict[str, Any]]:
-    """What `evaluate --set` takes for feature and attention labels."""
+    """What `evaluate --set` takes for feature and attention labels, and for classes that come in steps."""
     from ..privileged._objective import Objective
+    from ..stages._increments import IncrementalOptions
     from ..stages._use_options import describe_use
 
     parts = {
         "objective": (describe(Objective), "Weights of feature and attention labels; their defaults are the bundle's."),
         "use": (describe_use(), "How students use these labels."),
+        "incremental": (describe(IncrementalOptions), "Labels of classes that come in steps, --incremental."),
     }
     return [
         {

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
 from ..errors import UsageError
 
-__all__ = ["PRIVILEGED", "Kind"]
+__all__ = ["PRIVILEGED", "Alone", "Kind"]
 
 PRIVILEGED = ("feature", "attention")
 """Label kinds that only training sees, as sections `labels.<kind>`; they are no `Kind`, because nothing is viewed."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """How views of some images are made when the other images of the bundle are not there."""
+
+    parameters: Mapping[str, Any]
+    """In place of those of the section."""
+    augmentation: Mapping[str, Tensor]
+    """Draws of the m images, (m, v, ...) by name."""
+    usable: Tensor
+    """(m, v) bool: views that need no other image than these."""
 
 
 class Kind(Protocol):
@@ -83,3 +96,8 @@ class Kind(Protocol):
         if augmentation:
             raise UsageError(f"stored draws ({', '.join(sorted(augmentation))}), which this kind does not have")
         return self
+
+    def alone(self, chosen: Tensor, *, images: int, size: int) -> Alone | None:
+        """How views of the chosen images (m,) alone are made; None where a view is of its image and nothing else."""
+        del chosen, images, size
+        return None

@@ -13,7 +13,7 @@ from ..crops import resized_crops
 from ..errors import UsageError
 from ._draws import WEIGHT_ONE
 
-__all__ = ["Draws", "Stored", "check_stored", "mixed_views", "pack", "parts_of"]
+__all__ = ["Draws", "Stored", "check_stored", "mixed_views", "pack", "parts_of", "restrict"]
 
 SHAPES = {"crop": (4,), "flip": (), "partner": (), "box": (4,), "weight": ()}
 """What is stored of a view: crop and box as top, left, height, width."""
@@ -119,6 +119,27 @@ class Stored:
 
     def _of(self, name: str, image: Tensor, view: Tensor) -> Tensor:
         return self.parts[name][image.cpu(), view.cpu()]
+
+
+def restrict(parts: Mapping[str, Tensor], chosen: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """The draws of some images alone, their partners counted among them.
+
+    Args:
+        parts: (n, v, ...) by name, of all images.
+        chosen: (m,) int64 images.
+
+    Returns:
+        (m, v, ...) int64 by name, and (m, v) bool: views whose partner is one of them. In others it is image 0.
+    """
+    kept = {name: part.to(torch.int64)[chosen] for name, part in parts.items()}
+    usable = torch.ones(kept["crop"].shape[:2], dtype=torch.bool)
+    if "partner" in kept:
+        place = torch.full((len(parts["crop"]),), -1)
+        place[chosen] = torch.arange(len(chosen))
+        partner = place[kept["partner"]]
+        usable = partner >= 0
+        kept["partner"] = partner.clamp(min=0)
+    return kept, usable
 
 
 def check_stored(parts: Mapping[str, Tensor], mix: str, *, views: int, side: int) -> Stored:

@@ -14,8 +14,8 @@ from .. import seeding
 from ..errors import UsageError
 from ..options import opt
 from ._draws import MAX_SIDE, Seeded
-from ._kind import Kind
-from ._replay import Draws, check_stored, mixed_views, pack
+from ._kind import Alone, Kind
+from ._replay import Stored, check_stored, mixed_views, pack, restrict
 from ._share import parse_share
 
 __all__ = ["KIND"]
@@ -94,6 +94,12 @@ class Fkd(Kind):
             return Kind.replaying(self, augmentation, size)
         return _Replayed(self, check_stored(augmentation, self.mix, views=self.views, side=size))
 
+    def alone(self, chosen: Tensor, *, images: int, size: int) -> Alone:
+        """With the draws of these images stored; views that mix in another image are not usable."""
+        explicit = dataclasses.replace(self, replay="explicit")
+        kept, usable = restrict(explicit.augmentation(images, size), chosen)
+        return Alone(explicit.parameters(size), kept, usable)
+
     def _draws(self, images: int, side: int) -> Seeded:
         return Seeded(
             key=_parse_stream(self.stream),
@@ -118,7 +124,7 @@ class _Replayed(Kind):
     in_turn: ClassVar[bool] = True
 
     kind: Fkd
-    draws: Draws
+    draws: Stored
 
     @property
     def view_count(self) -> int:
@@ -133,6 +139,11 @@ class _Replayed(Kind):
     def parameters(self, size: int) -> dict[str, Any]:
         """Those of the kind."""
         return self.kind.parameters(size)
+
+    def alone(self, chosen: Tensor, *, images: int, size: int) -> Alone:
+        """As for draws that follow from the stream."""
+        del images
+        return Alone(self.kind.parameters(size), *restrict(self.draws.parts, chosen))
 
 
 def _side_of(images: Tensor) -> int:

@@ -48,6 +48,8 @@ class Targets:
     """(b, c, h, w) float32 feature or attention labels of the whole images; None without them."""
     mirrored: Tensor | None = None
     """(b,) bool: the augmentation mirrored the sample; None where it mirrors none."""
+    seen: Tensor | None = None
+    """(k,) bool: classes that may have a probability above 0; None where all may."""
 
     def to(self, device: torch.device) -> Targets:
         """The same labels on a device."""
@@ -55,7 +57,8 @@ class Targets:
         local = None if self.local is None else self.local.to(device)
         privileged = None if self.privileged is None else self.privileged.to(device)
         mirrored = None if self.mirrored is None else self.mirrored.to(device)
-        return Targets(self.hard.to(device), soft, self.domain, local, privileged, mirrored)
+        seen = None if self.seen is None else self.seen.to(device)
+        return Targets(self.hard.to(device), soft, self.domain, local, privileged, mirrored, seen)
 
 
 class Loss(Protocol):
@@ -96,13 +99,15 @@ def log_probabilities(targets: Targets, temperature: float = 1.0) -> Tensor:
 
     Probabilities enter through their logarithm, so that a class of probability 0 keeps it at every T: its entry is
     -inf. A `unit` label is clipped at 0 and divided by its sum (the softmax divides); one without a positive value
-    stands for the uniform distribution, the limit of a vanishing floor.
+    stands for the uniform distribution, the limit of a vanishing floor. Classes that are not `seen` have probability 0.
     """
     soft = soft_of(targets)
     if targets.domain == "unit":
         soft = soft.where((soft > 0).any(dim=1, keepdim=True), 1.0)
     if targets.domain in {"prob", "unit"}:
         soft = soft.clamp(min=0).log()
+    if targets.seen is not None:
+        soft = soft.masked_fill(~targets.seen, -torch.inf)
     return functional.log_softmax(soft / temperature, dim=1)
 
 

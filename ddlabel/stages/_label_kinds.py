@@ -54,9 +54,21 @@ def whole_image_problem(kind: str, loss: str, estimator: str) -> str | None:
 
 
 def usable_beside(
-    privileged: str, kind: str, losses: Sequence[str], settings: Mapping[str, Any], on_event: OnEvent
+    privileged: str,
+    kind: str,
+    losses: Sequence[str],
+    settings: Mapping[str, Any],
+    on_event: OnEvent,
+    *,
+    incremental: bool = False,
 ) -> str | None:
-    """Labels that `--labels auto` found beside class labels, or None, said aloud, where no whole images are seen."""
+    """Labels that `--labels auto` found beside class labels, or None, said aloud, where they cannot be used.
+
+    That is where no whole images are seen, and where classes come in steps.
+    """
+    if incremental:
+        on_event(Event(phase="labels", message=f"{privileged} labels are left out: their net knew classes to come"))
+        return None
     for loss in losses:
         default = getattr(_plugins.load("losses", loss, "LOSS"), "estimator", "views")
         problem = whole_image_problem(kind, loss, str(settings.get("estimator", default)))

@@ -86,7 +86,8 @@ class Plan:
     def protocol(self) -> str:
         """The protocol asked for, or that of the method where it learned a step size with the images."""
         learned = "datm" if self.kind == "soft" else "mtt"
-        return self.config.protocol or (learned if self.bundle.has("student.lr") else "dm")
+        automatic = learned if self.bundle.has("student.lr") else "dm"
+        return self.config.protocol or ("continual" if self.config.incremental else automatic)
 
     @property
     def learned(self) -> bool:
@@ -156,12 +157,12 @@ class Plan:
         """The images of the plain baseline."""
         return check_plain(self.bundle, self.plain_baseline, self.equal_ipc)
 
-    def recipe_and_loss(self, arch: str, trial: Trial) -> tuple[Recipe, Any]:
-        """The recipe of a net and the loss of a row, as `recipe_and_loss` says."""
+    def recipe_and_loss(self, arch: str, trial: Trial, *, stored_images: int | None = None) -> tuple[Recipe, Any]:
+        """The recipe of a net and the loss of a row, as `recipe_and_loss` says, for all images or so many of them."""
         online = trial.labels == ONLINE
         options = self.live.loss_options(trial.loss) if self.live is not None and online else None
-        student, epochs = student_of(self.bundle, arch, online=online), self.config.epochs
-        return recipe_and_loss(self.protocol, student, trial, self.settings, epochs=epochs, options=options)
+        student = student_of(self.bundle, arch, online=online, stored_images=stored_images)
+        return recipe_and_loss(self.protocol, student, trial, self.settings, epochs=self.config.epochs, options=options)
 
     def check_before_work(self) -> None:
         """Refuse what cannot work before the first student is trained."""

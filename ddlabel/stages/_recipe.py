@@ -12,6 +12,7 @@ from ..bundle import Bundle
 from ..config import EvaluateConfig
 from ..errors import BundleError, UsageError, suggest
 from ..labels._privileged import PRIVILEGED
+from ..nets._groups import expand
 from ..nets._net import canonical, default_arch
 from ..options import as_dict, build_many
 from ..preprocess import data_of
@@ -26,16 +27,17 @@ __all__ = ["archs_of", "check_settings", "learned_lr", "protocol_loss", "recipe_
 
 def archs_of(config: EvaluateConfig, size: int) -> tuple[str, ...]:
     """Canonical names of the students' nets, each once; size is the side of the images in pixels."""
-    return tuple(dict.fromkeys(canonical(name) for name in config.arch or (default_arch(size),)))
+    return tuple(dict.fromkeys(map(canonical, expand(config.arch or (default_arch(size),), size))))
 
 
-def student_of(bundle: Bundle, arch: str, *, online: bool) -> Student:
+def student_of(bundle: Bundle, arch: str, *, online: bool, stored_images: int | None = None) -> Student:
     """What a protocol may know of a student of a bundle.
 
     Args:
         bundle: distilled.
         arch: canonical name of the net.
         online: whether a live teacher answers.
+        stored_images: how many it trains on, where not on all.
 
     Raises:
         BundleError: a learned step size that is no positive number.
@@ -43,7 +45,7 @@ def student_of(bundle: Bundle, arch: str, *, online: bool) -> Student:
     data = data_of(bundle)
     return Student(
         arch=arch,
-        stored_images=len(bundle.tensor("labels.hard")),
+        stored_images=len(bundle.tensor("labels.hard")) if stored_images is None else stored_images,
         learned_lr=learned_lr(bundle),
         classes=len(data["classes"]),
         side=data["height"],

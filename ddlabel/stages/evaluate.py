@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .. import _plugins
@@ -14,22 +14,28 @@ from ..distilled import read_distilled
 from ..errors import UsageError
 from ..events import Event, OnEvent, ignore
 from ..labels._labels import choose_kind, read_labels
-from ..nets._flops import TRAINING_STEP, forward_flops
 from ..options import as_dict, check
 from ..preprocess import data_of
-from ..scores import summarise
-from ..training import Recipe
 from ._diagnose import diagnose
+from ._incremental import by_steps, score_increments
+from ._increments import Increments, resolve_increments, steps_of
 from ._label_kinds import parse_labels, usable_beside
 from ._online import ONLINE, open_teacher, resolve_online
 from ._plan import Plan
 from ._recipe import protocol_loss
+from ._rows import row_name, row_record
 from ._stage import computing, load_like, redact
 from ._students import train_student
+from ._summary import summaries_over_nets
 from ._trials import Trial, add_differences, optimizer_table, resolve_losses
 from ._use import Use, resolve_use
 
 __all__ = ["run"]
+
+STATISTIC = "test accuracy of the last epoch"
+INCREMENTAL_STATISTIC = (
+    "test accuracy of the last epoch on the classes so far, by the largest of all outputs, mean over steps"
+)
 
 
 def run(
@@ -56,7 +62,8 @@ def run(
         The bundle with one entry more in `evaluations`.
 
     Raises:
-        UsageError: unknown names or options; baselines without the teachers of the labels; nothing to diagnose.
+        UsageError: unknown names or options; baselines without the teachers of the labels; nothing to diagnose;
+            class-incremental steps that cannot be.
         BundleError: missing or stale labels; data of other classes or image shape; an unfair plain baseline.
         DivergedError: a loss became non-finite.
     """
@@ -69,16 +76,21 @@ def run(
         learnt = (kind, labels) if live is None else (ONLINE, None)
         losses = resolve_losses(config, *learnt, on_event, choice=protocol_loss(bundle, config, learnt[0]))
         if privileged is not None and config.labels is None:
-            privileged = usable_beside(privileged, kind, losses, settings or {}, on_event)
+            privileged = usable_beside(
+                privileged, kind, losses, settings or {}, on_event, incremental=bool(steps_of(config))
+            )
+        distilled = read_distilled(bundle)
+        kinds = kind if privileged is None else f"{kind}+{privileged}"
+        increments, settings = resolve_increments(config, settings or {}, len(distilled.classes), kinds)
         plan = Plan(
             bundle=bundle,
             config=config,
-            settings=dict(settings or {}),
+            settings=settings,
             kind=kind,
             labels=labels,
-            use=None if privileged is None else resolve_use(bundle, privileged, settings or {}),
+            use=None if privileged is None else resolve_use(bundle, privileged, settings),
             losses=losses,
-            distilled=read_distilled(bundle),
+            distilled=distilled,
             dataset=load_like(bundle, config.data, on_event),
             teachers=tuple(teachers),
             plain=tuple(plain),
@@ -94,13 +106,15 @@ def run(
                 hint="add +feature or +attention to --labels",
             )
         plan = plan.ready()
-        evaluation = _evaluate(plan)
+        evaluation = _evaluate(plan, increments)
         record = clock.record(
             "evaluate",
             as_dict(config)
             | {
                 "data": redact(config.data),
                 "diagnose": config.diagnose and os.path.basename(config.diagnose),
+                "incremental": list(increments.steps) if increments else [],
+                "picture": config.picture and os.path.basename(config.picture),
                 "labels": plan.label_kinds,
                 "loss": list(plan.losses),
                 "protocol": plan.protocol,
@@ -112,10 +126,9 @@ def run(
         return bundle.with_evaluation(record, evaluation)
 
 
-def _evaluate(plan: Plan) -> dict[str, Any]:
+def _evaluate(plan: Plan, increments: Increments | None) -> dict[str, Any]:
     """Train and score every row; the manifest's evaluation record."""
-    results = [_score_row(plan, trial, arch) for arch in plan.archs for trial in plan.trials]
-    add_differences(results)
+    results = _score_rows(plan) if increments is None else score_increments(plan, increments)
     info = plan.dataset.info
     record: dict[str, Any] = {
         "protocol": plan.protocol,
@@ -126,7 +139,7 @@ def _evaluate(plan: Plan) -> dict[str, Any]:
         "codec": dict(plan.labels.section.codec or {}) if plan.labels else None,
         "seeds": list(range(plan.config.seeds)),
         "seed": plan.config.seed,
-        "statistic": "test accuracy of the last epoch",
+        "statistic": STATISTIC if increments is None else INCREMENTAL_STATISTIC,
         "test": {"name": info.name, "images": len(plan.dataset.test)},
         "same_source": plan.dataset.fingerprint == data_of(plan.bundle)["fingerprint"],
         "images": plan.bundle.images_digest(),
@@ -138,9 +151,31 @@ def _evaluate(plan: Plan) -> dict[str, Any]:
         record["privileged"] = plan.use.record()
         if plan.config.diagnose is not None:
             record["diagnostics"] = _diagnose(plan, plan.use)
+    if increments is not None:
+        record["incremental"] = increments.record(plan.kind)
     if len({trial.recipe.get("optimizer") for trial in plan.trials}) > 1:
-        record["optimizers"] = optimizer_table(results)
+        record["optimizers"] = _by_steps(optimizer_table, results)
+    if len(plan.archs) > 1:
+        record["summary"] = _by_steps(summaries_over_nets, results)
     return record
+
+
+def _score_rows(plan: Plan) -> list[dict[str, Any]]:
+    """Every row of students that see all classes at once, with paired differences."""
+    results = [_score_row(plan, trial, arch) for arch in plan.archs for trial in plan.trials]
+    add_differences(results)
+    return results
+
+
+def _by_steps(
+    table: Callable[[Sequence[dict[str, Any]]], list[dict[str, Any]]], results: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Entries of a table over rows, made apart for every number of class-incremental steps."""
+    return [
+        entry if steps is None else {"steps": steps, **entry}
+        for steps, rows in by_steps(results).items()
+        for entry in table(rows)
+    ]
 
 
 def _diagnose(plan: Plan, use: Use) -> dict[str, Any]:
@@ -161,16 +196,16 @@ def _diagnose(plan: Plan, use: Use) -> dict[str, Any]:
 def _score_row(plan: Plan, trial: Trial, arch: str) -> dict[str, Any]:
     recipe, loss = plan.recipe_and_loss(arch, trial)
     looks = _plugins.load("protocols", plan.protocol, "PROTOCOL").test_evaluations
-    info, last, best, samples = plan.dataset.info, [], [], 0
+    last, best, samples = [], [], 0
     features: list[Mapping[str, Any]] = []
     for index in range(plan.config.seeds):
-        name = _name(trial, recipe, arch, index)
+        name = f"{row_name(trial, recipe, arch)}, seed {index}"
         scored = train_student(
             plan.student_data(trial, index),
             recipe,
             loss,
             arch=arch,
-            info=info,
+            info=plan.dataset.info,
             scored_on=plan.dataset.test,
             looks=looks,
             seed=plan.config.seed,
@@ -186,22 +221,7 @@ def _score_row(plan: Plan, trial: Trial, arch: str) -> dict[str, Any]:
         if scored.features is not None:
             features.append(scored.features)
         plan.on_event(Event(phase=name, message=f"{name}: {last[-1]:.2%}"))
-    forward = forward_flops(arch, channels=info.channels, size=info.height, classes=len(info.classes))
-    online = plan.online(trial, samples)
-    row = {
-        "arch": arch,
-        "images": trial.images,
-        "labels": trial.label_kinds,
-        "loss": {"name": trial.loss, "options": as_dict(loss)},
-        "recipe": as_dict(recipe),
-        "accuracy": summarise(last),
-        "best_on_test": summarise(best),
-        "samples_seen": samples,
-        "flops": TRAINING_STEP * forward * samples * plan.config.seeds + online.get("teacher_flops", 0),
-        "stored_bytes": plan.stored_bytes(trial),
-        **online,
-        **plan.tuning(trial),
-    }
+    row = row_record(plan, trial, arch, recipe, loss, last=last, best=best, samples=samples)
     return row | ({"features": _features(features)} if features else {})
 
 
@@ -210,8 +230,3 @@ def _features(students: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {name: students[0][name] for name in ("layer", "adapter", "adapter_parameters")} | {
         name: [student[name] for student in students] for name in ("adapter_norm", "mse")
     }
-
-
-def _name(trial: Trial, recipe: Recipe, arch: str, index: int) -> str:
-    how = f", {recipe.optimizer} {recipe.lr:g}" if trial.recipe else ""
-    return f"{trial.images} images, {trial.label_kinds} labels, {trial.loss}{how}, {arch}, seed {index}"
