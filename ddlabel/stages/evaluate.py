@@ -19,6 +19,7 @@ from ..options import as_dict, check
 from ..preprocess import data_of
 from ..scores import summarise
 from ..training import Recipe
+from ._calibration import calibrate, summarise_calibration
 from ._diagnose import diagnose
 from ._label_kinds import parse_labels, usable_beside
 from ._plan import Plan
@@ -154,6 +155,7 @@ def _score_row(plan: Plan, trial: Trial, arch: str) -> dict[str, Any]:
     looks = _plugins.load("protocols", plan.protocol, "PROTOCOL").test_evaluations
     info, last, best, samples = plan.dataset.info, [], [], 0
     features: list[Mapping[str, Any]] = []
+    calibrations = []
     for index in range(plan.config.seeds):
         name = _name(trial, recipe, arch, index)
         scored = train_student(
@@ -173,6 +175,7 @@ def _score_row(plan: Plan, trial: Trial, arch: str) -> dict[str, Any]:
         last.append(scored.accuracies[-1])
         best.append(max(scored.accuracies))
         samples = scored.samples
+        calibrations.append(calibrate(scored.net, plan.dataset, plan.distilled.space))
         if scored.features is not None:
             features.append(scored.features)
         plan.on_event(Event(phase=name, message=f"{name}: {last[-1]:.2%}"))
@@ -185,6 +188,7 @@ def _score_row(plan: Plan, trial: Trial, arch: str) -> dict[str, Any]:
         "recipe": as_dict(recipe),
         "accuracy": summarise(last),
         "best_on_test": summarise(best),
+        "calibration": summarise_calibration(calibrations),
         "samples_seen": samples,
         "flops": TRAINING_STEP * forward * samples * plan.config.seeds,
         "stored_bytes": plan.stored_bytes(trial),
