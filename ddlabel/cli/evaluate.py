@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from ..config import EvaluateConfig
 from ..errors import UsageError
+from ._gradcam import check_folder, remembering, write_overlays
 from ._options import Command, Invocation, Output, Talk
 from ._stage import SET_HELP, Stage, run_stage
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
+    from ..stages._gradcam import Overlays
 
 __all__ = ["COMMAND"]
 
@@ -25,16 +27,29 @@ def run(invocation: Invocation) -> None:
       ddlabel evaluate rich.ddset --data digits --labels soft+feature --set lambda_reg=0.5
     """
     path, force = invocation.texts.get("diagnose"), invocation.flags.get("force", False)
+    folder = invocation.texts.get("gradcam")
+    maps: list[Overlays] = []
+
+    def draw(bundle: Bundle) -> None:
+        if path is not None:
+            _draw(bundle, path, force=force)
+        if folder is not None:
+            _write_maps(maps, folder, force=force)
+
     if path is not None:
         invocation.attempt(lambda: _check_picture(invocation, path, force=force))
+    if folder is not None:
+        output = [name for name in [invocation.texts.get("output")] if name is not None]
+        named = (*_inputs(invocation), *output)
+        invocation.attempt(lambda: check_folder(folder, force=force, files=named))
     run_stage(
         invocation,
         EvaluateConfig,
-        _stage,
+        lambda: remembering(_stage(), maps),
         options=_plugins_named,
         output_optional=True,
         show=_show,
-        draw=None if path is None else lambda bundle: _draw(bundle, path, force=force),
+        draw=draw,
     )
 
 
@@ -44,9 +59,8 @@ def _check_picture(invocation: Invocation, path: str, *, force: bool) -> None:
 
     if not path.lower().endswith(".png"):
         raise UsageError(f"option 'diagnose' is '{path}', expected the name of a PNG file", field="diagnose")
-    files = (*invocation.files, *invocation.lists.get("teacher", ()), *invocation.lists.get("plain", ()))
     output = invocation.texts.get("output")
-    check_output(path, force=force, inputs=files)
+    check_output(path, force=force, inputs=_inputs(invocation))
     if output is not None and os.path.realpath(output) == os.path.realpath(path):
         raise UsageError(f"option 'diagnose' is '{path}', which is the output too", field="diagnose")
 
@@ -57,6 +71,17 @@ def _draw(bundle: Bundle, path: str, *, force: bool) -> None:
 
     draw_diagnostics(bundle.manifest.evaluations[-1]["diagnostics"], path, force=force)
     say(f"wrote {path}")
+
+
+def _inputs(invocation: Invocation) -> tuple[str, ...]:
+    return (*invocation.files, *invocation.lists.get("teacher", ()), *invocation.lists.get("plain", ()))
+
+
+def _write_maps(maps: list[Overlays], folder: str, *, force: bool) -> None:
+    from ._report import say
+
+    for name in write_overlays(folder, maps, force=force):
+        say(f"wrote {name}")
 
 
 def _plugins_named(config: EvaluateConfig) -> list[tuple[str, str, str]]:

@@ -21,6 +21,7 @@ from ..scores import summarise
 from ..training import Recipe
 from ._calibration import calibrate, summarise_calibration
 from ._diagnose import diagnose
+from ._gradcam import GradCam, OnOverlays
 from ._label_kinds import parse_labels, usable_beside
 from ._plan import Plan
 from ._stage import computing, load_like, redact
@@ -38,6 +39,7 @@ def run(
     *,
     teachers: Sequence[Bundle] = (),
     plain: Sequence[Bundle] = (),
+    on_overlays: OnOverlays | None = None,
     on_event: OnEvent = ignore,
 ) -> Bundle:
     """Score a distilled bundle: nets x losses x optimisers x seeds, mean, spread, 95 % interval, last epoch.
@@ -48,6 +50,7 @@ def run(
         settings: overrides of the protocol's recipe and options of the losses (`--set`).
         teachers: the teachers of the labels; needed by `baselines`, which labels random images the same way.
         plain: the plain baseline of `equal_bytes`, at most one; without it, it is distilled again.
+        on_overlays: given the maps of `gradcam`, one net after the other.
         on_event: told of progress.
 
     Returns:
@@ -87,14 +90,16 @@ def run(
                 field="diagnose",
                 hint="add +feature or +attention to --labels",
             )
+        cam = _gradcam(plan, on_overlays)
         plan = plan.ready()
-        evaluation = _evaluate(plan)
+        evaluation = _evaluate(plan, cam)
         record = clock.record(
             "evaluate",
             as_dict(config)
             | {
                 "data": redact(config.data),
                 "diagnose": config.diagnose and os.path.basename(config.diagnose),
+                "gradcam": config.gradcam and os.path.basename(config.gradcam.rstrip("/")),
                 "labels": plan.label_kinds,
                 "loss": list(plan.losses),
                 "protocol": plan.protocol,
@@ -106,9 +111,21 @@ def run(
         return bundle.with_evaluation(record, evaluation)
 
 
-def _evaluate(plan: Plan) -> dict[str, Any]:
+def _gradcam(plan: Plan, on_overlays: OnOverlays | None) -> GradCam | None:
+    if plan.config.gradcam is None:
+        return None
+    seed, space = plan.config.seed, plan.distilled.space
+    cam = GradCam(plan.dataset, space, seed=seed, on_overlays=on_overlays, on_event=plan.on_event)
+    cam.check(plan.archs)
+    return cam
+
+
+def _evaluate(plan: Plan, cam: GradCam | None) -> dict[str, Any]:
     """Train and score every row; the manifest's evaluation record."""
-    results = [_score_row(plan, trial, arch) for arch in plan.archs for trial in plan.trials]
+    first = plan.trials[0]
+    results = [
+        _score_row(plan, trial, arch, cam if trial is first else None) for arch in plan.archs for trial in plan.trials
+    ]
     add_differences(results)
     info = plan.dataset.info
     record: dict[str, Any] = {
@@ -130,6 +147,8 @@ def _evaluate(plan: Plan) -> dict[str, Any]:
         record["privileged"] = plan.use.record()
         if plan.config.diagnose is not None:
             record["diagnostics"] = _diagnose(plan, plan.use)
+    if cam is not None:
+        record["gradcam"] = cam.record
     if len({trial.recipe.get("optimizer") for trial in plan.trials}) > 1:
         record["optimizers"] = optimizer_table(results)
     return record
@@ -150,7 +169,7 @@ def _diagnose(plan: Plan, use: Use) -> dict[str, Any]:
     )
 
 
-def _score_row(plan: Plan, trial: Trial, arch: str) -> dict[str, Any]:
+def _score_row(plan: Plan, trial: Trial, arch: str, cam: GradCam | None) -> dict[str, Any]:
     recipe, loss = plan.recipe_and_loss(arch, trial)
     looks = _plugins.load("protocols", plan.protocol, "PROTOCOL").test_evaluations
     info, last, best, samples = plan.dataset.info, [], [], 0
@@ -176,6 +195,8 @@ def _score_row(plan: Plan, trial: Trial, arch: str) -> dict[str, Any]:
         best.append(max(scored.accuracies))
         samples = scored.samples
         calibrations.append(calibrate(scored.net, plan.dataset, plan.distilled.space))
+        if cam is not None and index == 0:
+            cam.look(scored.net, arch)
         if scored.features is not None:
             features.append(scored.features)
         plan.on_event(Event(phase=name, message=f"{name}: {last[-1]:.2%}"))
