@@ -92,10 +92,12 @@ def _plugins_named(config: EvaluateConfig) -> list[tuple[str, str, str]]:
 
 def _show(bundle: Bundle, talk: Talk) -> None:
     from ._diagnostics import print_diagnostics
+    from ._ranking import print_ranking
     from ._tables import print_evaluations
 
     del talk
     print_evaluations([(bundle.name, bundle.manifest.evaluations[-1])])
+    print_ranking(bundle.name, bundle.manifest.evaluations[-1])
     print_diagnostics(bundle.name, bundle.manifest.evaluations[-1])
 
 

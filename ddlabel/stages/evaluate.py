@@ -17,6 +17,7 @@ from ..labels._labels import read_labels
 from ..nets._flops import TRAINING_STEP, forward_flops
 from ..options import as_dict, check
 from ..preprocess import data_of
+from ..protocols.ddranking import RankingOptions
 from ..scores import summarise
 from ..training import Recipe
 from ._calibration import calibrate, summarise_calibration
@@ -24,6 +25,7 @@ from ._diagnose import diagnose
 from ._gradcam import GradCam, OnOverlays
 from ._label_kinds import parse_labels, usable_beside
 from ._plan import Plan
+from ._ranking import check_ranking, rank, resolve_ranking
 from ._stage import computing, load_like, redact
 from ._students import train_student
 from ._trials import Trial, add_differences, optimizer_table, resolve_losses
@@ -62,19 +64,20 @@ def run(
         DivergedError: a loss became non-finite.
     """
     check(config)
+    ranking, settings = resolve_ranking(config, settings or {})
     with computing(config.device, config.threads) as clock:
         kind, privileged = parse_labels(config.labels, bundle)
         labels = None if kind == "hard" else read_labels(bundle, kind)
         losses = resolve_losses(config, kind, labels, on_event)
         if privileged is not None and config.labels is None:
-            privileged = usable_beside(privileged, kind, losses, settings or {}, on_event)
+            privileged = usable_beside(privileged, kind, losses, settings, on_event)
         plan = Plan(
             bundle=bundle,
             config=config,
-            settings=dict(settings or {}),
+            settings=settings,
             kind=kind,
             labels=labels,
-            use=None if privileged is None else resolve_use(bundle, privileged, settings or {}),
+            use=None if privileged is None else resolve_use(bundle, privileged, settings),
             losses=losses,
             distilled=read_distilled(bundle),
             dataset=load_like(bundle, config.data, on_event),
@@ -84,6 +87,8 @@ def run(
             on_event=on_event,
         )
         plan.check_before_work()
+        if ranking is not None:
+            check_ranking(plan, ranking)
         if config.diagnose is not None and plan.use is None:
             raise UsageError(
                 f"--diagnose measures feature and attention labels, --labels is '{plan.label_kinds}'",
@@ -92,7 +97,7 @@ def run(
             )
         cam = _gradcam(plan, on_overlays)
         plan = plan.ready()
-        evaluation = _evaluate(plan, cam)
+        evaluation = _evaluate(plan, cam, ranking)
         record = clock.record(
             "evaluate",
             as_dict(config)
@@ -120,13 +125,9 @@ def _gradcam(plan: Plan, on_overlays: OnOverlays | None) -> GradCam | None:
     return cam
 
 
-def _evaluate(plan: Plan, cam: GradCam | None) -> dict[str, Any]:
+def _evaluate(plan: Plan, cam: GradCam | None, ranking: RankingOptions | None) -> dict[str, Any]:
     """Train and score every row; the manifest's evaluation record."""
-    first = plan.trials[0]
-    results = [
-        _score_row(plan, trial, arch, cam if trial is first else None) for arch in plan.archs for trial in plan.trials
-    ]
-    add_differences(results)
+    results, scores = _score_rows(plan, cam) if ranking is None else rank(plan, ranking, cam)
     info = plan.dataset.info
     record: dict[str, Any] = {
         "protocol": plan.protocol,
@@ -147,11 +148,22 @@ def _evaluate(plan: Plan, cam: GradCam | None) -> dict[str, Any]:
         record["privileged"] = plan.use.record()
         if plan.config.diagnose is not None:
             record["diagnostics"] = _diagnose(plan, plan.use)
+    if ranking is not None:
+        record["ranking"] = scores
     if cam is not None:
         record["gradcam"] = cam.record
     if len({trial.recipe.get("optimizer") for trial in plan.trials}) > 1:
         record["optimizers"] = optimizer_table(results)
     return record
+
+
+def _score_rows(plan: Plan, cam: GradCam | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    first = plan.trials[0]
+    results = [
+        _score_row(plan, trial, arch, cam if trial is first else None) for arch in plan.archs for trial in plan.trials
+    ]
+    add_differences(results)
+    return results, []
 
 
 def _diagnose(plan: Plan, use: Use) -> dict[str, Any]:
