@@ -1,4 +1,4 @@
-"""Students of DD-Ranking: what images and labels are worth beside random images and real data (published tool 0.2)."""
+"""Students of DD-Ranking: scores beside random images and real data (Li et al., 2025, arXiv:2505.13300)."""
 
 from __future__ import annotations
 
@@ -37,11 +37,12 @@ class RankingProtocol:
     every net and label mode, by the mean of the first students of the images and of random ones, which share it; the
     whole training split has its own, chosen the same way, and `real_epochs` epochs.
 
-    Differs from the authors' code in: accuracies are fractions, where the code puts percentages into the exponent;
-    learning rates are chosen on held-out training images and the last epoch is reported, where both are chosen on test
-    data; the rate is shared by images and random ones; every run counts once, where hard labels count twice; seeds are
-    explicit, where they come from the clock; images keep their size; `cosine` is the whole cosine, where theirs is the
-    half; real data is trained here, where the code reads published accuracies from a table.
+    Differs from the authors' code (0.2.0) in: accuracies are fractions, where the code puts percentages into the
+    exponent; learning rates are chosen on held-out training images and the last epoch is reported, where both are
+    chosen on test data; images and random ones share the rate; every run counts once, where those of hard labels count
+    twice; seeds are explicit, where they come from the clock; images keep their size; `cosine` is the whole cosine,
+    where theirs is half of one; students of real data are trained for `real_epochs`, where the code takes accuracies
+    that it knows from a table.
     """
 
     options: ClassVar[type[RankingOptions]] = RankingOptions

@@ -192,8 +192,13 @@ class Students:
             "calibration": summarise_calibration(calibrations),
             "samples_seen": samples,
             "flops": self.flops(samples * plan.config.seeds),
-            "stored_bytes": plan.dataset.train.pixels.numel() if is_real else plan.stored_bytes(trial),
+            "stored_bytes": self._real_bytes() if is_real else plan.stored_bytes(trial),
         }
+
+    def _real_bytes(self) -> int:
+        """Of the training split as pixels, without its labels."""
+        info = self.plan.dataset.info
+        return len(self.plan.dataset.train) * info.channels * info.height * info.width
 
     def flops(self, samples: int) -> int:
         """Of so many samples seen in training."""

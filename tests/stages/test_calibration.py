@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -119,3 +121,31 @@ def test_large_held_out_parts_are_sampled() -> None:
     assert torch.equal(chosen.pixels.flatten(), chosen.labels)
     assert torch.equal(chosen.labels, _sample(split).labels)
     assert len(chosen.labels.unique()) == MOST_HELD_OUT
+
+
+def test_evaluations_record_the_calibration_of_every_row(run_cli, files, tmp_path: Path) -> None:
+    """Student by student; without held-out images raw numbers alone."""
+    student = ("--arch", "mlp", "--epochs", "3", "--seeds", "2", "--json")
+    arguments = (
+        "--data",
+        files.data,
+        "--method",
+        "random",
+        "--ipc",
+        "2",
+        "--validation",
+        "0",
+        "-o",
+        tmp_path / "b.ddset",
+    )
+    assert run_cli("distill", *arguments).code == 0
+    records = [
+        json.loads(run_cli("evaluate", bundle, "--data", files.data, *student).out)["evaluation"]["results"][0]
+        for bundle in (files.base, tmp_path / "b.ddset")
+    ]
+    with_part, without = (record["calibration"] for record in records)
+
+    assert [len(record["values"]) for record in with_part.values()] == [2] * 5
+    assert with_part["nll"]["mean"] > 0
+    assert without["temperature"] == without["ece_scaled"] == {"values": [None, None], "mean": None}
+    assert 0 <= without["ece"]["mean"] <= 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from torch.nn import functional
 
 from ddlabel import seeding
 from ddlabel.bundle import Bundle
+from ddlabel.cli._gradcam import check_folder
+from ddlabel.errors import ResourceError, UsageError
 from ddlabel.nets._net import Net, build, on_meta
 from ddlabel.stages._gradcam import (
     STEPS,
@@ -237,6 +240,15 @@ def test_places_that_are_no_folders_are_refused(run_cli, files, tmp_path: Path, 
     assert outcome.code == 2
     assert says in outcome.err
     assert "seed 0" not in outcome.err
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, monkeypatch) -> None:
+    """As for outputs, before any work."""
+    monkeypatch.setattr("os.access", lambda _path, mode: not mode & os.W_OK)
+    with pytest.raises(ResourceError, match="is not writable"):
+        check_folder(str(tmp_path), force=False)
+    with pytest.raises(UsageError, match="an input or the output"):
+        check_folder(str(tmp_path), force=False, files=[str(tmp_path)])
 
 
 def test_nets_without_maps_alone_are_refused(run_cli, files, tmp_path: Path) -> None:
