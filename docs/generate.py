@@ -76,8 +76,9 @@ def methods_page() -> str:
             described = inspect.getdoc(kind) if kind.__module__.endswith(name.replace("-", "_")) else None
             if described and not kind.__name__.startswith("_"):
                 parts.append(described + "\n")
-            if isinstance(plugin, type) and dataclasses.is_dataclass(plugin) and room != "augment":
-                rows = [option_row(f"`--set {option.name}=`", option) for option in describe(plugin)]
+            record = getattr(plugin, "options", plugin)
+            if isinstance(record, type) and dataclasses.is_dataclass(record) and room != "augment":
+                rows = [option_row(f"`--set {option.name}=`", option) for option in describe(record)]
                 if rows:
                     parts.append("| option | type | default | meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n")
     return "\n".join(parts)

@@ -23,6 +23,7 @@ def recipe(name: str, student: Student = CONVNET) -> Recipe:
     ("name", "expected"),
     [
         ("dc", ("sgd", 0.01, 0.9, 5e-4, "step", 300, 256, "none", False, "all")),
+        ("ddranking", ("sgd", 0.01, 0.9, 5e-4, "step", 300, 256, "dsa", False, "all")),
         ("dm", ("sgd", 0.01, 0.9, 5e-4, "step", 1000, 256, "dsa", False, "all")),
         ("continual", ("sgd", 0.01, 0.9, 5e-4, "step", 1000, 256, "dsa", False, "all")),
         ("mtt", ("sgd", 0.01, 0.9, 5e-4, "step", 1000, 256, "dsa", False, "all")),

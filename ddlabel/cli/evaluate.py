@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from ..config import EvaluateConfig
 from ..errors import UsageError
+from ._gradcam import check_folder, remembering, write_overlays
 from ._options import Command, Invocation, Output, Talk
 from ._stage import SET_HELP, Stage, run_stage
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
+    from ..stages._gradcam import Overlays
 
 __all__ = ["COMMAND"]
 
@@ -32,17 +34,29 @@ def run(invocation: Invocation) -> None:
     """
     force = invocation.flags.get("force", False)
     pictures = {option: path for option in PICTURES if (path := invocation.texts.get(option)) is not None}
+    folder = invocation.texts.get("gradcam")
+    maps: list[Overlays] = []
     for option, path in pictures.items():
         invocation.attempt(functools.partial(_check_picture, invocation, option, path, force=force))
+    if folder is not None:
+        output = [name for name in [invocation.texts.get("output")] if name is not None]
+        named = (*_inputs(invocation), *output, *pictures.values())
+        invocation.attempt(lambda: check_folder(folder, force=force, files=named))
     invocation.attempt(lambda: _check_orders(invocation))
+
+    def draw(bundle: Bundle) -> None:
+        _draw(bundle, pictures, force=force)
+        if folder is not None:
+            _write_maps(maps, folder, force=force)
+
     run_stage(
         invocation,
         EvaluateConfig,
-        _stage,
+        lambda: remembering(_stage(), maps),
         options=_plugins_named,
         output_optional=True,
         show=_show,
-        draw=lambda bundle: _draw(bundle, pictures, force=force),
+        draw=draw,
     )
 
 
@@ -54,9 +68,8 @@ def _check_picture(invocation: Invocation, option: str, path: str, *, force: boo
     if not path.lower().endswith(suffix):
         kind = suffix[1:].upper()
         raise UsageError(f"option '{option}' is '{path}', expected the name of a {kind} file", field=option)
-    files = (*invocation.files, *invocation.lists.get("teacher", ()), *invocation.lists.get("plain", ()))
     output = invocation.texts.get("output")
-    check_output(path, force=force, inputs=files)
+    check_output(path, force=force, inputs=_inputs(invocation))
     if output is not None and os.path.realpath(output) == os.path.realpath(path):
         raise UsageError(f"option '{option}' is '{path}', which is the output too", field=option)
 
@@ -88,6 +101,17 @@ def _draw(bundle: Bundle, pictures: Mapping[str, str], *, force: bool) -> None:
         say(f"wrote {path}")
 
 
+def _inputs(invocation: Invocation) -> tuple[str, ...]:
+    return (*invocation.files, *invocation.lists.get("teacher", ()), *invocation.lists.get("plain", ()))
+
+
+def _write_maps(maps: list[Overlays], folder: str, *, force: bool) -> None:
+    from ._report import say
+
+    for name in write_overlays(folder, maps, force=force):
+        say(f"wrote {name}")
+
+
 def _plugins_named(config: EvaluateConfig) -> list[tuple[str, str, str]]:
     losses = [("losses", name, "LOSS") for name in config.loss if name != "native"]
     protocols = [] if config.protocol is None else [("protocols", config.protocol, "PROTOCOL")]
@@ -96,10 +120,12 @@ def _plugins_named(config: EvaluateConfig) -> list[tuple[str, str, str]]:
 
 def _show(bundle: Bundle, talk: Talk) -> None:
     from ._diagnostics import print_diagnostics
+    from ._ranking import print_ranking
     from ._tables import print_evaluations
 
     del talk
     print_evaluations([(bundle.name, bundle.manifest.evaluations[-1])])
+    print_ranking(bundle.name, bundle.manifest.evaluations[-1])
     print_diagnostics(bundle.name, bundle.manifest.evaluations[-1])
 
 

@@ -66,6 +66,7 @@ def _entry(room: str, name: str, *, with_options: bool) -> dict[str, Any]:
     entry: dict[str, Any] = {"room": room, "name": name, "summary": summary(room, name), "where": ROOMS[room][1]}
     if with_options:
         plugin = load(room, name, ROOMS[room][0])
+        plugin = getattr(plugin, "options", plugin)
         is_record = isinstance(plugin, type) and dataclasses.is_dataclass(plugin)
         entry["options"] = [dataclasses.asdict(option) for option in describe(plugin)] if is_record else []
     return entry

@@ -78,6 +78,13 @@ class Net(nn.Module, ABC):
         """(b, k) logits of what block `layer`, from 1, gave: the part of the net after the tap."""
         return self.classify(self.gather(self._through(maps, layer, None)))
 
+    def last_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What the last activation before the last pooling gives, and the logits (b, k) that depend on it.
+
+        Maps (b, c, h, w); a net that ends otherwise gives something of other rank.
+        """
+        return self.tap(images, len(self.chain()))
+
     def taps(self, images: Tensor) -> list[Tensor]:
         """Outputs of every single layer, shallow to deep; the last one, flattened, is the embedding.
 

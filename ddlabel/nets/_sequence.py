@@ -24,6 +24,13 @@ class SequenceNet(Net):
         """The stages."""
         return tuple(self.stages)
 
+    def last_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What the last ReLU of the stages gives."""
+        layers = [layer for stage in self.stages for layer in (stage if isinstance(stage, nn.Sequential) else [stage])]
+        end = 1 + max(index for index, layer in enumerate(layers) if isinstance(layer, nn.ReLU))
+        maps: Tensor = nn.Sequential(*layers[:end])(images)
+        return maps, self.classify(self.gather(nn.Sequential(*layers[end:])(maps)))
+
     def gather(self, maps: Tensor) -> Tensor:
         """What the last linear layer sees."""
         features: Tensor = self.head(maps.flatten(1))

@@ -79,7 +79,10 @@ class _Block(nn.Module):
         self.pooling = options.pooling
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.pool(ACTIVATIONS[self.activation](self.norm(self.conv(x))))
+        return self.pool(self.activate(x))
+
+    def activate(self, x: Tensor) -> Tensor:
+        return ACTIVATIONS[self.activation](self.norm(self.conv(x)))
 
     def taps(self, x: Tensor) -> list[Tensor]:
         """Outputs of the layers the block has: a norm or a pooling that is not there gives none."""
@@ -124,6 +127,12 @@ class ConvNet(Net):
     def chain(self) -> Sequence[Callable[[Tensor], Tensor]]:
         """The blocks, each with its pooling."""
         return tuple(self.blocks)
+
+    def last_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The activations of the last block, before it pools them."""
+        last = cast(_Block, self.blocks[-1])
+        maps = last.activate(self._through(images, 0, -1))
+        return maps, self.classify(self.gather(last.pool(maps)))
 
     def taps(self, images: Tensor) -> list[Tensor]:
         """Outputs of convolution, norm, activation and pooling of every block: 4k of them at depth k."""

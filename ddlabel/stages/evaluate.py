@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .. import _plugins
 from ..bundle import Bundle
 from ..config import EvaluateConfig
 from ..distilled import read_distilled
 from ..errors import UsageError
-from ..events import Event, OnEvent, ignore
+from ..events import OnEvent, ignore
 from ..labels._labels import choose_kind, read_labels
 from ..options import as_dict, check
 from ..preprocess import data_of
+from ..protocols.ddranking import RankingOptions
 from ._diagnose import diagnose
+from ._gradcam import GradCam, OnOverlays
 from ._incremental import by_steps, score_increments
 from ._increments import Increments, resolve_increments, steps_of
 from ._label_kinds import parse_labels, usable_beside
 from ._online import ONLINE, open_teacher, resolve_online
 from ._plan import Plan
+from ._ranking import check_ranking, rank, resolve_ranking
 from ._recipe import protocol_loss
-from ._rows import row_name, row_record
+from ._rows import score_rows
 from ._stage import computing, load_like, redact
-from ._students import train_student
 from ._summary import summaries_over_nets
-from ._trials import Trial, add_differences, optimizer_table, resolve_losses
+from ._trials import optimizer_table, resolve_losses
 from ._use import Use, resolve_use
 
 __all__ = ["run"]
@@ -45,6 +45,7 @@ def run(
     *,
     teachers: Sequence[Bundle] = (),
     plain: Sequence[Bundle] = (),
+    on_overlays: OnOverlays | None = None,
     on_event: OnEvent = ignore,
 ) -> Bundle:
     """Score a distilled bundle: nets x losses x optimisers x seeds, mean, spread, 95 % interval, last epoch.
@@ -56,6 +57,7 @@ def run(
         teachers: the teachers of the labels; needed by `baselines`, which labels random images the same way. Alone
             they answer every batch: the evaluation with a live teacher.
         plain: the plain baseline of `equal_bytes`, at most one; without it, it is distilled again.
+        on_overlays: given the maps of `gradcam`, one net after the other.
         on_event: told of progress.
 
     Returns:
@@ -68,6 +70,7 @@ def run(
         DivergedError: a loss became non-finite.
     """
     check(config)
+    ranking, settings = resolve_ranking(config, settings or {})
     with computing(config.device, config.threads) as clock:
         config = resolve_online(config, bundle, teachers)
         live = open_teacher(teachers, bundle, settings or {}, clock) if config.labels == ONLINE else None
@@ -76,12 +79,10 @@ def run(
         learnt = (kind, labels) if live is None else (ONLINE, None)
         losses = resolve_losses(config, *learnt, on_event, choice=protocol_loss(bundle, config, learnt[0]))
         if privileged is not None and config.labels is None:
-            privileged = usable_beside(
-                privileged, kind, losses, settings or {}, on_event, incremental=bool(steps_of(config))
-            )
+            privileged = usable_beside(privileged, kind, losses, settings, on_event, incremental=bool(steps_of(config)))
         distilled = read_distilled(bundle)
         kinds = kind if privileged is None else f"{kind}+{privileged}"
-        increments, settings = resolve_increments(config, settings or {}, len(distilled.classes), kinds)
+        increments, settings = resolve_increments(config, settings, len(distilled.classes), kinds)
         plan = Plan(
             bundle=bundle,
             config=config,
@@ -99,20 +100,24 @@ def run(
             live=live,
         )
         plan.check_before_work()
+        if ranking is not None:
+            check_ranking(plan, ranking)
         if config.diagnose is not None and plan.use is None:
             raise UsageError(
                 f"--diagnose measures feature and attention labels, --labels is '{plan.label_kinds}'",
                 field="diagnose",
                 hint="add +feature or +attention to --labels",
             )
+        cam = _gradcam(plan, increments, on_overlays)
         plan = plan.ready()
-        evaluation = _evaluate(plan, increments)
+        evaluation = _evaluate(plan, increments, cam, ranking)
         record = clock.record(
             "evaluate",
             as_dict(config)
             | {
                 "data": redact(config.data),
                 "diagnose": config.diagnose and os.path.basename(config.diagnose),
+                "gradcam": config.gradcam and os.path.basename(config.gradcam.rstrip("/")),
                 "incremental": list(increments.steps) if increments else [],
                 "picture": config.picture and os.path.basename(config.picture),
                 "labels": plan.label_kinds,
@@ -126,9 +131,30 @@ def run(
         return bundle.with_evaluation(record, evaluation)
 
 
-def _evaluate(plan: Plan, increments: Increments | None) -> dict[str, Any]:
+def _gradcam(plan: Plan, increments: Increments | None, on_overlays: OnOverlays | None) -> GradCam | None:
+    if plan.config.gradcam is None:
+        return None
+    if increments is not None:
+        raise UsageError(
+            "--gradcam looks at students of all classes, class-incremental ones have fewer at every step",
+            field="gradcam",
+            hint="drop --gradcam, or run it without --incremental",
+        )
+    seed, space = plan.config.seed, plan.distilled.space
+    cam = GradCam(plan.dataset, space, seed=seed, on_overlays=on_overlays, on_event=plan.on_event)
+    cam.check(plan.archs)
+    return cam
+
+
+def _evaluate(
+    plan: Plan, increments: Increments | None, cam: GradCam | None, ranking: RankingOptions | None
+) -> dict[str, Any]:
     """Train and score every row; the manifest's evaluation record."""
-    results = _score_rows(plan) if increments is None else score_increments(plan, increments)
+    scores: list[dict[str, Any]] = []
+    if ranking is not None:
+        results, scores = rank(plan, ranking, cam)
+    else:
+        results = score_rows(plan, cam) if increments is None else score_increments(plan, increments)
     info = plan.dataset.info
     record: dict[str, Any] = {
         "protocol": plan.protocol,
@@ -153,18 +179,15 @@ def _evaluate(plan: Plan, increments: Increments | None) -> dict[str, Any]:
             record["diagnostics"] = _diagnose(plan, plan.use)
     if increments is not None:
         record["incremental"] = increments.record(plan.kind)
+    if ranking is not None:
+        record["ranking"] = scores
+    if cam is not None:
+        record["gradcam"] = cam.record
     if len({trial.recipe.get("optimizer") for trial in plan.trials}) > 1:
         record["optimizers"] = _by_steps(optimizer_table, results)
     if len(plan.archs) > 1:
         record["summary"] = _by_steps(summaries_over_nets, results)
     return record
-
-
-def _score_rows(plan: Plan) -> list[dict[str, Any]]:
-    """Every row of students that see all classes at once, with paired differences."""
-    results = [_score_row(plan, trial, arch) for arch in plan.archs for trial in plan.trials]
-    add_differences(results)
-    return results
 
 
 def _by_steps(
@@ -191,42 +214,3 @@ def _diagnose(plan: Plan, use: Use) -> dict[str, Any]:
         teachers=plan.teachers,
         on_event=plan.on_event,
     )
-
-
-def _score_row(plan: Plan, trial: Trial, arch: str) -> dict[str, Any]:
-    recipe, loss = plan.recipe_and_loss(arch, trial)
-    looks = _plugins.load("protocols", plan.protocol, "PROTOCOL").test_evaluations
-    last, best, samples = [], [], 0
-    features: list[Mapping[str, Any]] = []
-    for index in range(plan.config.seeds):
-        name = f"{row_name(trial, recipe, arch)}, seed {index}"
-        scored = train_student(
-            plan.student_data(trial, index),
-            recipe,
-            loss,
-            arch=arch,
-            info=plan.dataset.info,
-            scored_on=plan.dataset.test,
-            looks=looks,
-            seed=plan.config.seed,
-            path=("student", arch, index),
-            device=plan.clock.device,
-            on_event=lambda event, name=name: plan.on_event(dataclasses.replace(event, phase=name)),  # type: ignore[misc]
-            use=plan.use,
-            respond=plan.respond(trial),
-        )
-        last.append(scored.accuracies[-1])
-        best.append(max(scored.accuracies))
-        samples = scored.samples
-        if scored.features is not None:
-            features.append(scored.features)
-        plan.on_event(Event(phase=name, message=f"{name}: {last[-1]:.2%}"))
-    row = row_record(plan, trial, arch, recipe, loss, last=last, best=best, samples=samples)
-    return row | ({"features": _features(features)} if features else {})
-
-
-def _features(students: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a row says of its students' adapters: counts once, numbers student by student."""
-    return {name: students[0][name] for name in ("layer", "adapter", "adapter_parameters")} | {
-        name: [student[name] for student in students] for name in ("adapter_norm", "mse")
-    }
