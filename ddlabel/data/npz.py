@@ -48,7 +48,7 @@ class Npz:
             raise UsageError(
                 f"option 'size' is {size}, '{file}' has images of {train.pixels.shape[2]} px", field="size"
             )
-        mean, std = statistics(train.pixels)
+        mean, std = statistics(train.pixels[:])
         classes = int(max(train.labels.max(), test.labels.max() if len(test) else 0)) + 1 if len(train) else 0
         info = DatasetInfo(
             name=file.stem,
