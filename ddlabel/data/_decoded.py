@@ -258,7 +258,7 @@ def _alone(path: Path, on_event: OnEvent) -> Iterator[int]:
         finally:
             os.close(descriptor)
         message = None if told else "another run is decoding the same images, waiting for it"
-        on_event(Event(phase="data", message=message))
+        on_event(Event(phase="waiting", message=message))
         told = True
         time.sleep(WAIT_S)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import torch
@@ -30,7 +31,7 @@ def cached_zca(pixels: Pixels, on_event: OnEvent, *, epsilon: float = EPSILON) -
     Raises:
         UsageError: as `fit_zca`.
     """
-    key, features = _key(pixels, epsilon), pixels[0].numel()
+    key, features = _key(pixels, epsilon), math.prod(pixels.shape[1:])
     found = read_tensors(key, PARTS)
     if found is not None and _is_whitening(found[0], features):
         mean, matrix, inverse = found[0]

@@ -14,7 +14,9 @@ from PIL import Image
 from ddlabel.data import _stored_pixels
 
 
-def write_pictures(root: Path, *, classes: int = 3, train: int = 6, test: int = 2, side: int = 8, grey: int = 0) -> Path:
+def write_pictures(
+    root: Path, *, classes: int = 3, train: int = 6, test: int = 2, side: int = 8, grey: int = 0
+) -> Path:
     """Noise around a colour per class; the first `grey` pictures of every class are grey."""
     source = np.random.Generator(np.random.PCG64(0))
     for split, count in (("train", train), ("test", test)):
