@@ -23,7 +23,9 @@ OFFSET = 7
 
 def write(path: Path, pixels: Tensor = WHOLE) -> StoredPixels:
     path.write_bytes(bytes(OFFSET) + pixels.numpy().tobytes())
-    return StoredPixels(PixelFile(path, OFFSET, tuple(pixels.shape[1:]), row_digests(pixels)), torch.arange(len(pixels)))
+    return StoredPixels(
+        PixelFile(path, OFFSET, tuple(pixels.shape[1:]), row_digests(pixels)), torch.arange(len(pixels))
+    )
 
 
 @pytest.fixture(scope="module")
