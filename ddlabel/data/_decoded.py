@@ -20,7 +20,7 @@ from ..events import Event, OnEvent
 from ._cache import cache_folder
 from ._dataset import Split
 from ._pixel_file import LEVELS, Contents, open_pixels, value_counts
-from ._pixel_writer import PixelWriter
+from ._pixel_writer import PixelWriter, remove_forgotten, unfinished_name
 from ._stored_pixels import Pixels, in_memory_limit, take
 
 try:
@@ -128,10 +128,12 @@ def decoded(key: str, source: Source, on_event: OnEvent) -> Decoded:
 
 
 def _through_file(folder: Path, key: str, source: Source, on_event: OnEvent) -> Decoded:
-    target, unfinished = folder / f"{key}.pixels", folder / f".{key}.pixels.partial"
+    target = folder / f"{key}.pixels"
+    unfinished = unfinished_name(target)
     with _usable(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with _alone(unfinished, on_event) as descriptor:
+        remove_forgotten(unfinished)
         found = cached(key)
         if found is None:
             _write(descriptor, unfinished, target, source, on_event)

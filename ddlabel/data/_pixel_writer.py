@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from ..events import Event, OnEvent
 from ._pixel_file import HEADER_BYTES, LEVELS, Head, value_counts
 from ._stored_pixels import BLOCK_BYTES, DIGEST_BYTES, digest_of
 
-__all__ = ["PixelWriter"]
+__all__ = ["PixelWriter", "remove_forgotten", "unfinished_name"]
 
 PENDING_BYTES = 2**20
 """Images that are written at once."""
 SPARE_BYTES = 16 * 2**20
 """Disk that is left free."""
+FORGOTTEN_S = 7 * 24 * 3600
+"""Age of an unfinished file that nobody will continue."""
 
 
 class PixelWriter:
@@ -207,6 +210,20 @@ class PixelWriter:
                 field="data",
                 hint="free some space, or name another folder by DDLABEL_CACHE_DIR",
             ) from error
+
+
+def unfinished_name(target: Path) -> Path:
+    """What a pixel file is called until it is finished."""
+    return target.with_name(f".{target.name}.partial")
+
+
+def remove_forgotten(own: Path) -> None:
+    """Remove what killed runs left beside an unfinished file, of other sets, after a week without a write."""
+    oldest = time.time() - FORGOTTEN_S
+    for path in own.parent.glob(".*.pixels.partial*"):
+        with contextlib.suppress(OSError):
+            if not path.name.startswith(own.name) and path.stat().st_mtime < oldest:
+                path.unlink()
 
 
 def _write(descriptor: int, data: bytes, offset: int) -> None:

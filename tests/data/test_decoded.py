@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -329,3 +330,15 @@ def test_bad_arrays_are_refused_as_in_memory(
 
     assert _cache.cache_folder() == cache
     assert not cache.exists()
+
+
+def test_what_killed_runs_left_of_other_sets_goes_after_a_week(pictures: Path, cache: Path, stored: Limit) -> None:
+    """Not before, because somebody may continue it."""
+    cache.mkdir()
+    for name, age in (("old", 8), ("new", 6)):
+        for file in (cache / f".{name}.pixels.partial", cache / f".{name}.pixels.partial.digests"):
+            file.write_bytes(b"")
+            os.utime(file, (time.time() - age * 86_400,) * 2)
+    load(spec(pictures))
+
+    assert [".new.pixels.partial", ".new.pixels.partial.digests"] == sorted(leftovers(cache))
