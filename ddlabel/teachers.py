@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import seeding
 from .bundle import Bundle, NewSection
+from .data._stored_pixels import Pixels
 from .errors import BundleError, UsageError
 from .nets._net import Net, build
 from .preprocess import data_of, read_space
@@ -184,12 +185,12 @@ class Teacher:
             ) from error
         return net.to(device).eval().requires_grad_(False)
 
-    def features(self, pixels: Tensor, *, which: str = "last", device: torch.device | str = "cpu") -> Tensor:
+    def features(self, pixels: Pixels, *, which: str = "last", device: torch.device | str = "cpu") -> Tensor:
         """Embeddings of uint8 pixels (n, c, h, w) by the first chosen net: (n, f) float32 on the CPU."""
         return self.outputs(pixels, which=which, device=device)[1]
 
     def outputs(
-        self, pixels: Tensor, *, which: str = "last", device: torch.device | str = "cpu"
+        self, pixels: Pixels, *, which: str = "last", device: torch.device | str = "cpu"
     ) -> tuple[Tensor, Tensor]:
         """Logits (n, k) and embeddings (n, f) of uint8 pixels (n, c, h, w) by the first chosen net, on the CPU."""
         net = self.net(self.select(which)[0], device)

@@ -21,6 +21,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from . import seeding
 from .augment._augment import Augmentation, apply, flips
+from .data._stored_pixels import Pixels
 from .errors import DivergedError
 from .events import Event, OnEvent, ignore
 from .losses._loss import Loss, Targets, loss_of_epoch
@@ -150,7 +151,7 @@ def train(
 
 
 def minibatches(
-    pixels: Tensor,
+    pixels: Pixels,
     labels: Tensor,
     *,
     batch: int,
@@ -181,7 +182,7 @@ def minibatches(
     return sample
 
 
-def encoder(pixels: Tensor, space: Space, device: torch.device) -> Encoder:
+def encoder(pixels: Pixels, space: Space, device: torch.device) -> Encoder:
     """Gives images in model-input space, on the device, of uint8 pixels (n, c, h, w) by index.
 
     They are encoded when they are needed, on the device, so that no float copy of a data set exists, unless encoding is
@@ -195,14 +196,14 @@ def encoder(pixels: Tensor, space: Space, device: torch.device) -> Encoder:
     )
 
 
-def encoded_bytes(pixels: Tensor, space: Space, device: torch.device) -> int:
+def encoded_bytes(pixels: Pixels, space: Space, device: torch.device) -> int:
     """Bytes of the float copy that an `encoder` keeps on the device; 0 when it keeps none."""
     size = pixels.numel() * torch.float32.itemsize
     dear = space.zca is not None or device.type != "cpu"
     return size if dear and size <= ENCODED_BYTES else 0
 
 
-def predict(net: nn.Module, pixels: Tensor, *, space: Space | None = None, batch: int = TEST_BATCH) -> Tensor:
+def predict(net: nn.Module, pixels: Pixels, *, space: Space | None = None, batch: int = TEST_BATCH) -> Tensor:
     """Logits (n, k) in eval mode, on the CPU; the net's mode is kept.
 
     Args:
@@ -213,13 +214,13 @@ def predict(net: nn.Module, pixels: Tensor, *, space: Space | None = None, batch
     """
     device = next(net.parameters()).device
     placed = None if space is None else space.on(device)
-    chunks = (chunk.to(device) for chunk in torch.split(pixels, batch))
+    chunks = (chunk.to(device) for chunk in pixels.split(batch))
     with _evaluating(net):
         return torch.cat([net(chunk if placed is None else placed.encode(chunk)).cpu() for chunk in chunks])
 
 
 def accuracy(
-    net: nn.Module, pixels: Tensor, labels: Tensor, *, space: Space | None = None, batch: int = TEST_BATCH
+    net: nn.Module, pixels: Pixels, labels: Tensor, *, space: Space | None = None, batch: int = TEST_BATCH
 ) -> float:
     """Top-1 accuracy in [0, 1] on pixels or images, as in `predict`, with labels (n,)."""
     if len(labels) == 0:
@@ -366,7 +367,7 @@ def _update_average(average: dict[str, Tensor], state: Mapping[str, Tensor], dec
             average[name] = value.clone()
 
 
-def _encode_all(pixels: Tensor, space: Space, device: torch.device) -> Tensor:
+def _encode_all(pixels: Pixels, space: Space, device: torch.device) -> Tensor:
     """A whole split in model-input space, (n, c, h, w) float32 on the device."""
     with torch.inference_mode(False), torch.no_grad():
         images = torch.empty(pixels.shape, dtype=torch.float32, device=device)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .data._stored_pixels import Pixels
 from .errors import UsageError
 
 __all__ = ["MAX_FEATURES", "Zca", "fit_zca"]
@@ -41,7 +42,7 @@ class Zca:
         return (images.flatten(1) @ self.inverse + self.mean).reshape(images.shape)
 
 
-def fit_zca(pixels: Tensor, epsilon: float = 0.1) -> Zca:
+def fit_zca(pixels: Pixels, epsilon: float = 0.1) -> Zca:
     """Fit on uint8 pixels (n, c, h, w), n >= 2; covariance with n - 1, in float64.
 
     Raises:
@@ -56,16 +57,15 @@ def fit_zca(pixels: Tensor, epsilon: float = 0.1) -> Zca:
         )
     if len(pixels) < 2 or epsilon <= 0:
         raise UsageError(f"ZCA of {len(pixels)} images with epsilon {epsilon}, expected 2 or more and epsilon > 0")
-    flat = pixels.flatten(1)
     total = torch.zeros(features, dtype=torch.float64)
-    for chunk in flat.split(_CHUNK):
-        total += chunk.double().sum(dim=0)
-    mean = total / len(flat) / 255
+    for chunk in pixels.split(_CHUNK):
+        total += chunk.flatten(1).double().sum(dim=0)
+    mean = total / len(pixels) / 255
     covariance = torch.zeros(features, features, dtype=torch.float64)
-    for chunk in flat.split(_CHUNK):
-        centred = chunk.double() / 255 - mean
+    for chunk in pixels.split(_CHUNK):
+        centred = chunk.flatten(1).double() / 255 - mean
         covariance.addmm_(centred.T, centred)
-    values, vectors = torch.linalg.eigh(covariance / (len(flat) - 1))
+    values, vectors = torch.linalg.eigh(covariance / (len(pixels) - 1))
     scale = values.clamp(min=0) + epsilon
     matrix = (vectors * scale.rsqrt()) @ vectors.T
     inverse = (vectors * scale.sqrt()) @ vectors.T

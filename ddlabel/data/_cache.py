@@ -1,4 +1,4 @@
-"""What takes long to make of a data set, kept beside a key of its source: decoded images, whitenings.
+"""What takes long to make of a data set, kept beside a key of its source: whitenings here, images in `_decoded`.
 
 Files lie in $DDLABEL_CACHE_DIR, else $XDG_CACHE_HOME/ddlabel, else ~/.cache/ddlabel. They are written to a temporary
 name and renamed, so two processes may fill the cache at once; a damaged file is not trusted but made again.
@@ -19,10 +19,10 @@ from torch import Tensor
 
 from ..events import Event, OnEvent
 
-__all__ = ["cache_folder", "read_cache", "read_tensors", "write_cache", "write_tensors"]
+__all__ = ["cache_folder", "read_tensors", "write_tensors"]
 
 VERSION = 1
-"""Raised when the rules of decoding change."""
+"""Part of every digest."""
 
 
 def cache_folder() -> Path | None:
@@ -35,15 +35,6 @@ def cache_folder() -> Path | None:
         return Path(base) / "ddlabel"
     home = os.environ.get("HOME")
     return Path(home) / ".cache" / "ddlabel" if home else None
-
-
-def read_cache(key: str) -> tuple[Tensor, Tensor, dict[str, str]] | None:
-    """Pixels, labels and notes stored under a key; None when there are none, or they are damaged."""
-    found = read_tensors(key, ("pixels", "labels"))
-    if found is None:
-        return None
-    (pixels, labels), notes = found
-    return pixels, labels, notes
 
 
 def read_tensors(key: str, names: Sequence[str]) -> tuple[tuple[Tensor, ...], dict[str, str]] | None:
@@ -63,11 +54,6 @@ def read_tensors(key: str, names: Sequence[str]) -> tuple[tuple[Tensor, ...], di
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         return None
     return tensors, notes
-
-
-def write_cache(key: str, pixels: Tensor, labels: Tensor, notes: dict[str, str], on_event: OnEvent) -> None:
-    """Store decoded images; a folder that cannot be written costs a message, nothing else."""
-    write_tensors(key, {"pixels": pixels, "labels": labels}, notes, "decoded images are", on_event)
 
 
 def write_tensors(

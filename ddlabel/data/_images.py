@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..errors import DataError
-from ..events import Event, OnEvent
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["EXTENSIONS", "Picture", "decode_all"]
+__all__ = ["EXTENSIONS", "Picture", "decode"]
 
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 89_478_485
@@ -41,43 +37,21 @@ class Picture:
     data: bytes
 
 
-def decode_all(pictures: Iterable[Picture], total: int, size: int | None, on_event: OnEvent) -> Tensor:
-    """Decode pictures into (n, c, h, w) uint8, c = 1 when all are grey, else 3.
+def decode(picture: Picture, size: int | None) -> np.ndarray[Any, Any]:
+    """(1, h, w) or (3, h, w) uint8.
 
     Args:
-        pictures: in the order of the result.
-        total: how many there are, for progress.
+        picture: as it is in its file.
         size: side to resize to: the short side by antialiased bilinear interpolation, then a centre crop.
-        on_event: told of progress.
 
     Raises:
-        DataError: an unreadable picture, or sizes that differ, naming the files.
+        DataError: it cannot be read, naming it.
     """
-    arrays: list[np.ndarray] = []
-    first = ""
-    for index, picture in enumerate(pictures):
-        array = _decode(picture, size)
-        if arrays and array.shape[:2] != arrays[0].shape[:2]:
-            raise DataError(
-                f"{picture.name} is {array.shape[1]} x {array.shape[0]}, {first} is {arrays[0].shape[1]} x "
-                f"{arrays[0].shape[0]}, expected one size",
-                field="data",
-                hint="use --size PIXELS to resize and crop all of them",
-            )
-        first = first or picture.name
-        arrays.append(array)
-        if index % 500 == 0:
-            on_event(Event(phase="decoding images", done=index, total=total))
-    on_event(Event(phase="decoding images", done=total, total=total))
-    if not arrays:
-        return torch.zeros((0, 1, 1, 1), dtype=torch.uint8)
-    if any(array.ndim == 3 for array in arrays):
-        stacked = np.stack([array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2) for array in arrays])
-        return torch.from_numpy(np.ascontiguousarray(stacked.transpose(0, 3, 1, 2)))
-    return torch.from_numpy(np.stack(arrays))[:, None]
+    array = _decode(picture, size)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
-def _decode(picture: Picture, size: int | None) -> np.ndarray:
+def _decode(picture: Picture, size: int | None) -> np.ndarray[Any, Any]:
     """(h, w) or (h, w, 3) uint8."""
     from PIL import Image, UnidentifiedImageError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from ..events import OnEvent
 from ..zca import Zca, fit_zca
 from ._cache import read_tensors, write_tensors
+from ._stored_pixels import Pixels, StoredPixels
 
 __all__ = ["cached_zca"]
 
@@ -20,16 +22,16 @@ PARTS = ("mean", "matrix", "inverse")
 EPSILON = 0.1
 
 
-def cached_zca(pixels: Tensor, on_event: OnEvent, *, epsilon: float = EPSILON) -> Zca:
+def cached_zca(pixels: Pixels, on_event: OnEvent, *, epsilon: float = EPSILON) -> Zca:
     """`fit_zca` of uint8 pixels (n, c, h, w), or what it gave before, with the same bits.
 
-    It lies where decoded images are cached, under sha256 of the pixels in their order, epsilon, and what the last bits
-    depend on: the version of torch and the number of threads.
+    It lies where decoded images are cached, under sha256 of the pixels in their order, or of the digests of stored
+    ones, epsilon, and what the last bits depend on: the version of torch and the number of threads.
 
     Raises:
         UsageError: as `fit_zca`.
     """
-    key, features = _key(pixels, epsilon), pixels[0].numel()
+    key, features = _key(pixels, epsilon), math.prod(pixels.shape[1:])
     found = read_tensors(key, PARTS)
     if found is not None and _is_whitening(found[0], features):
         mean, matrix, inverse = found[0]
@@ -46,9 +48,12 @@ def _is_whitening(parts: Sequence[Tensor], features: int) -> bool:
     )
 
 
-def _key(pixels: Tensor, epsilon: float) -> str:
+def _key(pixels: Pixels, epsilon: float) -> str:
     how = (VERSION, str(torch.__version__), torch.get_num_threads(), epsilon, tuple(pixels.shape))
     digest = hashlib.sha256(repr(how).encode())
-    for chunk in pixels.split(4096):
-        digest.update(chunk.contiguous().numpy())
+    if isinstance(pixels, StoredPixels):
+        digest.update(pixels.digests().data)
+    else:
+        for chunk in pixels.split(4096):
+            digest.update(chunk.contiguous().numpy().data)
     return f"zca-{digest.hexdigest()}"

@@ -44,7 +44,7 @@ class Digits:
         pixels = _enlarge(data[COUNT:].reshape(COUNT, 1, SIDE, SIDE), size or DEFAULT_SIZE)
         test = _test_mask(labels)
         train = Split(pixels[~test], labels[~test])
-        mean, std = statistics(train.pixels)
+        mean, std = statistics(train.pixels[:])
         info = DatasetInfo(
             name="digits",
             classes=tuple(str(digit) for digit in range(10)),

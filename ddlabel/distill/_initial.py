@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from ..data._stored_pixels import take
 from ..errors import UsageError
 from ..nets._net import Net
 from ..training import predict
@@ -124,7 +125,7 @@ def _correct(problem: Problem, label: int, generator: Generator) -> Tensor:
 def _central(problem: Problem, label: int, generator: Generator) -> Tensor:
     """Indices of the images nearest to the centres of k-means on the first expert's logits, all different."""
     members = problem.members(label)
-    points = predict(next(_experts(problem)), problem.pixels[members], space=problem.space).double()
+    points = predict(next(_experts(problem)), take(problem.pixels, members), space=problem.space).double()
     centres = points[torch.randperm(len(points), generator=generator)[: problem.ipc]]
     for _round in range(ROUNDS):
         nearest = torch.cdist(points, centres).argmin(dim=1)

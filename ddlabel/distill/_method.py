@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from .. import seeding
+from ..data._stored_pixels import Pixels, take
 from ..difficulty import SCORES
 from ..errors import DataError, DivergedError, UsageError
 from ..events import Event, OnEvent, ignore
@@ -43,11 +44,11 @@ A step returns a new state and leaves the old one as it was."""
 class FeatureSource(Protocol):
     """Something that embeds images: a teacher."""
 
-    def features(self, pixels: Tensor, *, device: torch.device | str = "cpu") -> Tensor:
+    def features(self, pixels: Pixels, *, device: torch.device | str = "cpu") -> Tensor:
         """(n, f) float32 on the CPU, of uint8 pixels (n, c, h, w)."""
         ...
 
-    def outputs(self, pixels: Tensor, *, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    def outputs(self, pixels: Pixels, *, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Logits (n, k) and features (n, f), float32 on the CPU."""
         ...
 
@@ -79,7 +80,7 @@ class TrajectorySource(Protocol):
 class Problem:
     """What is to be distilled. Holds training images only."""
 
-    pixels: Tensor
+    pixels: Pixels
     """(n, c, h, w) uint8 real images of the training split."""
     labels: Tensor
     """(n,) int64."""
@@ -114,7 +115,7 @@ class Problem:
             DataError: an embedding is not finite.
         """
         members = self.members(label)
-        features = self._teacher.features(self.pixels[members], device=self.device)
+        features = self._teacher.features(take(self.pixels, members), device=self.device)
         self._check_finite(features, label, "the teacher's features")
         return features
 
@@ -124,7 +125,7 @@ class Problem:
         Raises:
             DataError: one of them is not finite.
         """
-        logits, features = self._teacher.outputs(self.pixels[self.members(label)], device=self.device)
+        logits, features = self._teacher.outputs(take(self.pixels, self.members(label)), device=self.device)
         self._check_finite(logits, label, "the teacher's logits")
         self._check_finite(features, label, "the teacher's features")
         return logits, features

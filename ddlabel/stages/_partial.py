@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..bundle import Bundle, NewSection, StageRecord
 from ..data._dataset import Split
+from ..data._stored_pixels import row_digests
 from ..errors import BundleError, ResourceError, UsageError
 from ..events import Event, OnEvent, ignore
 from ._differences import differences
@@ -232,10 +233,9 @@ def _read(bundle: Bundle) -> Saved:
 
 
 def _digest(split: Split) -> str:
-    """sha256 of pixels and labels in their order."""
+    """sha256 of images, each by its digest, and labels in their order."""
     digest = hashlib.sha256(repr(tuple(split.pixels.shape)).encode())
-    for chunk in split.pixels.split(4096):
-        digest.update(chunk.contiguous().cpu().numpy().data)
+    digest.update(row_digests(split.pixels).data)
     digest.update(split.labels.contiguous().cpu().numpy().data)
     return digest.hexdigest()
 

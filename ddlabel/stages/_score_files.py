@@ -16,6 +16,7 @@ from torch import Tensor
 from ..bundle import Bundle, Section
 from ..curriculum import filtered, parse_filter
 from ..data._dataset import Dataset, Split
+from ..data._stored_pixels import take
 from ..difficulty import canonical_score, check_finite, unknown_score
 from ..errors import BundleError, DataError, UsageError
 from ..fsio import open_input
@@ -150,7 +151,7 @@ def filter_training(text: str, bundles: Sequence[Bundle], dataset: Dataset, ipc:
     side, ratio = parse_filter(text)
     scores, split = find_scores(bundles, dataset), dataset.train
     kept = filtered(split.labels, scores.values, side, ratio, classes=dataset.info.classes, ipc=ipc)
-    return replace(dataset, train=Split(split.pixels[kept], split.labels[kept])), kept
+    return replace(dataset, train=Split(take(split.pixels, kept), split.labels[kept])), kept
 
 
 def holds_scores(bundle: Bundle, name: str) -> bool:
@@ -218,7 +219,8 @@ def _from_bundle(bundle: Bundle, dataset: Dataset, name: str | None) -> Difficul
 
 
 def _check_identity(bundle: Bundle, section: Section, dataset: Dataset) -> None:
-    ours, theirs = identity(dataset), section.parameters
+    theirs = section.parameters
+    ours = identity(dataset, like=theirs.get("split", ""))
     words = {
         "fingerprint": "training data",
         "validation": "held-out share",

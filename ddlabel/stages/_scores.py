@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -16,6 +17,7 @@ from .. import seeding
 from ..augment._augment import build as build_augmentation
 from ..bundle import NewSection
 from ..data._dataset import Dataset, Split
+from ..data._stored_pixels import StoredPixels, row_digests
 from ..difficulty import FORGETTING, SCORES, agreement, check_finite, forgetting
 from ..errors import DivergedError
 from ..events import Event, OnEvent
@@ -41,6 +43,8 @@ __all__ = [
 
 ROLE = "difficulty"
 SMALLEST_RESNET_PX = 16
+BY_ROW = "rows:"
+"""Begins the identity of a split that is made of the digests of its images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,17 +125,24 @@ def scoring_recipe(options: ScoreOptions) -> Recipe:
     )
 
 
-def identity(dataset: Dataset) -> dict[str, Any]:
-    """Which images scores are of: the data set, the share held out, and the training images in their order."""
+def identity(dataset: Dataset, *, like: Any = None) -> dict[str, Any]:
+    """Which images scores are of: the data set, the share held out, and the training images in their order.
+
+    Args:
+        dataset: whose training split they are of.
+        like: the `split` of another identity, to be compared with this one's. It is either of pixels, or, as here
+            without it for images that do not fit in memory, of their digests, for which nothing is read.
+    """
     split = dataset.train
+    by_row = isinstance(split.pixels, StoredPixels) if like is None else str(like).startswith(BY_ROW)
     digest = hashlib.sha256(split.labels.numpy().tobytes())
-    for chunk in split.pixels.split(4096):
-        digest.update(chunk.contiguous().numpy())
+    for chunk in [row_digests(split.pixels)] if by_row else (part.numpy() for part in split.pixels.split(4096)):
+        digest.update(np.ascontiguousarray(chunk).data)
     return {
         "fingerprint": dataset.fingerprint,
         "validation": dataset.validation_fraction,
         "images": len(split),
-        "split": digest.hexdigest(),
+        "split": BY_ROW * by_row + digest.hexdigest(),
     }
 
 
