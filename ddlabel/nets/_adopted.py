@@ -38,7 +38,8 @@ class AdoptedNet(Net):
         own_dropout(model)
         for name, child in model.named_children():
             self.add_module(name, child)
-        self._blocks, self._head, self._values = tuple(map(tuple, blocks)), head, values
+        self._blocks, self._values = tuple(map(tuple, blocks)), values
+        self.classifier_name = head
 
     def chain(self) -> Sequence[Callable[[Tensor], Tensor]]:
         """Its stages, the first with the stem."""
@@ -50,7 +51,7 @@ class AdoptedNet(Net):
 
     def classify(self, features: Tensor) -> Tensor:
         """One linear layer, after dropout where torchvision has it."""
-        return self._in_turn([self._head], features)
+        return self._in_turn([self.classifier_name], features)
 
     def initialise(self, generator: Generator) -> None:
         """As torchvision's constructor draws them, but from the generator."""

@@ -41,6 +41,8 @@ class Net(nn.Module, ABC):
 
     notes: tuple[str, ...] = ()
     """What a user should know of this net at this image size."""
+    classifier_name: str = "classifier"
+    """The submodule whose parameters are those of `classify`."""
 
     @abstractmethod
     def chain(self) -> Sequence[Callable[[Tensor], Tensor]]:

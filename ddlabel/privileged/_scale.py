@@ -37,7 +37,7 @@ WEAK, STRONG = 0.01, 10.0
 
 def encoder_parameters(net: Net) -> list[nn.Parameter]:
     """Every parameter but the classifier's, in the order of `named_parameters()`."""
-    head = {id(parameter) for parameter in net.get_submodule("classifier").parameters()}
+    head = {id(parameter) for parameter in net.get_submodule(net.classifier_name).parameters()}
     return [parameter for parameter in net.parameters() if id(parameter) not in head]
 
 

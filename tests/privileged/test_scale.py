@@ -43,10 +43,16 @@ def length(loss: Tensor, net: Net) -> float:
     return float(torch.cat([gradient.flatten() for gradient in gradients if gradient is not None]).norm())
 
 
-@pytest.mark.parametrize("name", _plugins.names("nets"))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in {"resnet50", "resnet101", "swin"} else name
+        for name in _plugins.names("nets")
+    ],
+)
 def test_the_encoder_is_all_that_the_embedding_depends_on(name: str) -> None:
-    net = build(name, channels=1, size=32, classes=3, generator=generator(0, "net")).eval()
-    loss = net.embed(torch.randn(1, 1, 32, 32, generator=generator(0, "image"))).square().sum()
+    net = build(name, channels=1, size=36, classes=3, generator=generator(0, "net")).eval()
+    loss = net.embed(torch.randn(1, 1, 36, 36, generator=generator(0, "image"))).square().sum()
     gradients = torch.autograd.grad(loss, list(net.parameters()), allow_unused=True)
     used = {
         id(parameter) for parameter, gradient in zip(net.parameters(), gradients, strict=True) if gradient is not None
