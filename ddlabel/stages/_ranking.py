@@ -52,8 +52,8 @@ def check_ranking(plan: Plan, options: RankingOptions) -> None:
     """Refuse what cannot be ranked before the first student is trained.
 
     Raises:
-        UsageError: several losses or optimisers, a learning rate, further baselines or steps of classes; labels that
-            nobody can give random images; no held-out images to choose the learning rate on.
+        UsageError: several losses or optimisers, a learning rate, a live teacher, further baselines or steps of classes;
+            labels that nobody can give random images; no held-out images to choose the learning rate on.
     """
     config, problems = plan.config, []
     if len(plan.losses) > 1:
@@ -62,6 +62,8 @@ def check_ranking(plan: Plan, options: RankingOptions) -> None:
         problems.append(f"--protocol {PROTOCOL} chooses its learning rates, expected --set optimizer, not --optimizer")
     if "lr" in plan.settings:
         problems.append(f"--protocol {PROTOCOL} chooses its learning rates, expected --set rates, not lr")
+    if plan.live is not None:
+        problems.append(f"--protocol {PROTOCOL} ranks stored labels, --labels is 'online'")
     if not options.rates:
         problems.append("option 'rates' is empty, expected learning rates to choose from")
     for name, given in (("equal-bytes", config.equal_bytes), ("incremental", bool(config.incremental))):
