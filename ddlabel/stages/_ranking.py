@@ -52,8 +52,8 @@ def check_ranking(plan: Plan, options: RankingOptions) -> None:
     """Refuse what cannot be ranked before the first student is trained.
 
     Raises:
-        UsageError: several losses or optimisers, a learning rate, a live teacher, further baselines or steps of classes;
-            labels that nobody can give random images; no held-out images to choose the learning rate on.
+        UsageError: several losses or optimisers, a learning rate, a live teacher, further baselines or steps of
+            classes; labels that nobody can give random images; no held-out images to choose the learning rate on.
     """
     config, problems = plan.config, []
     if len(plan.losses) > 1:
