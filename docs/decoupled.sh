@@ -17,9 +17,9 @@ git -C "$here" describe --always --dirty >commit.txt 2>/dev/null || ddlabel vers
 
 run() { echo "\$ ddlabel $*" && ddlabel "$@" --threads 1; }
 made() { [ -f "$1.ddset" ]; }
-squeeze() { # NAME NET [OPTIONS]
-  made "$1" || run train-teacher --data "$data" --arch "$2" --epochs 12 --keep 1,2,4,8,12 --set lr=0.1 --set momentum=0.9 \
-    --set weight_decay=0.0005 --set schedule=cosine --set batch=128 --set augment=crop-flip "${@:3}" -o "$1.ddset"
+squeeze() { # NAME NET EPOCHS KEPT [OPTIONS]
+  made "$1" || run train-teacher --data "$data" --arch "$2" --epochs "$3" --keep "$4" --set lr=0.1 --set momentum=0.9 \
+    --set weight_decay=0.0005 --set schedule=cosine --set batch=128 --set augment=crop-flip "${@:5}" -o "$1.ddset"
 }
 images() { # NAME METHOD [OPTIONS]
   made "$1" || run distill --data "$data" --method "$2" --ipc $ipc "${@:3}" -o "$1.ddset"
@@ -30,10 +30,10 @@ score() { # NAME LABELS PROTOCOL [OPTIONS]
 }
 
 part_squeeze() {
-  squeeze teacher $net
-  squeeze second convnet-d4-w32-bn
-  squeeze third wrn-10-1
-  squeeze fiex $net --scores el2n --curriculum pad --set score_nets=1 --set score_epoch=4 --set score_arch=convnet-d3-w32 \
+  squeeze teacher $net 12 1,2,4,8,12
+  squeeze second convnet-d4-w32-bn 12 1,2,4,8,12
+  squeeze third wrn-10-1 4 4
+  squeeze fiex $net 12 1,2,4,8,12 --scores el2n --curriculum pad --set score_nets=1 --set score_epoch=4 --set score_arch=convnet-d3-w32 \
     --set aee=4 --set r1_epoch=8 --set r2_epoch=8
 }
 part_images() {
