@@ -1,8 +1,8 @@
 """RDED's scoring of crops against the published loop, written out here: same machine, same crops, in turns.
 
 Run `python tests/benchmarks/bench_rded.py [threads] [case...]`. The reference cuts the crops of one image at a time,
-holds those of the whole pool as floats, takes all images of the pool at once through the net, crop by crop, and uses
-the C library's allocator as it is. Both get the same crops. Prints median images per second of each, their ratio (of
+holds those of the whole pool as floats, takes all images of the pool at once through the net, crop by crop, with
+rectifiers that overwrite their input as the published nets have them, and uses the C library's allocator as it is. Both get the same crops. Prints median images per second of each, their ratio (of
 CPU seconds too, which a busy machine changes less), the largest difference of scores, and peak MB at two sizes of the
 data set.
 """
@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from ddlabel.distill._method import Problem
 from ddlabel.distill._mosaic import centred
-from ddlabel.distill._scoring import Scorer
+from ddlabel.distill._scoring import Scorer, _InPlace
 from ddlabel.distill.rded import Rded
 from ddlabel.memory import keep_freed_memory
 from ddlabel.nets._net import Net, build, calibrate_norms
@@ -89,7 +89,7 @@ def reference(problem: Problem, method: Rded) -> Tensor:
         loaded.append(torch.stack(patches))
     images = torch.stack(loaded)
     target = torch.zeros(len(images), dtype=torch.int64)
-    with torch.no_grad():
+    with torch.no_grad(), _InPlace():
         losses = [
             functional.cross_entropy(net(centred(images[:, crop], side)), target, reduction="none")
             for crop in range(CROPS)
