@@ -2,9 +2,9 @@
 
 Run `python tests/benchmarks/bench_rded.py [threads] [case...]`. The reference cuts the crops of one image at a time,
 holds those of the whole pool as floats, takes all images of the pool at once through the net, crop by crop, with
-rectifiers that overwrite their input as the published nets have them, and uses the C library's allocator as it is. Both get the same crops. Prints median images per second of each, their ratio (of
-CPU seconds too, which a busy machine changes less), the largest difference of scores, and peak MB at two sizes of the
-data set.
+rectifiers that overwrite their input as the published nets have them, and uses the C library's allocator as it is.
+Both get the same crops. Prints median images per second of each, their ratio (of CPU seconds too, which a busy machine
+changes less), the largest difference of scores, and peak MB at two sizes of the data set.
 """
 
 from __future__ import annotations
