@@ -16,12 +16,12 @@ import torch
 from torch import Generator, Tensor
 
 from .. import _plugins
-from ..augment._mix import MIXES, draw_mix, mixed
 from ..bundle import Bundle
 from ..config import EvaluateConfig
 from ..data._dataset import Dataset
 from ..errors import UsageError
 from ..events import OnEvent
+from ..labels._mix import MIXES, draw_mix, mixed
 from ..labels._privileged import choose_privileged
 from ..losses._loss import Targets
 from ..nets._flops import forward_flops

@@ -313,7 +313,20 @@ def test_digits_are_not_mirrored(run_cli, tmp_path: Path) -> None:
     outcomes = [
         run_cli("train-teacher", *small, "--epochs", "1", "-o", teacher),
         run_cli("distill", *small, "--method", "random", "--ipc", "1", "-o", base),
-        run_cli("augment-labels", base, "--teacher", teacher, "--kind", "fkd", "--set", "views=3", "-o", path),
+        run_cli(
+            "augment-labels",
+            base,
+            "--teacher",
+            teacher,
+            "--kind",
+            "fkd",
+            "--set",
+            "views=3",
+            "--self-test",
+            "0",
+            "-o",
+            path,
+        ),
         run_cli("evaluate", path, *common, "--seeds", "1", "--epochs", "2", "--loss", "kl_t2", "--protocol", "rded"),
     ]
 

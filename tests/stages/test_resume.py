@@ -48,19 +48,24 @@ def dataset(tiny: str) -> Dataset:
 
 @pytest.fixture(scope="module")
 def experts(dataset: Dataset) -> Bundle:
-    """A teacher with two trajectories: nets that wander a little every epoch."""
+    """A teacher with two trajectories."""
+    return wandering(dataset, NET)
+
+
+def wandering(dataset: Dataset, arch: str) -> Bundle:
+    """Nets that wander a little every epoch."""
     info = dataset.info
     sections = []
     for member in range(2):
         draws = seeding.generator(member, "wander")
-        net = build(NET, channels=info.channels, size=info.height, classes=len(info.classes), generator=draws)
+        net = build(arch, channels=info.channels, size=info.height, classes=len(info.classes), generator=draws)
         start = flatten(net)
         steps = 0.05 * torch.randn(EPOCHS, len(start), generator=draws)
         rows = torch.cat([start[None], start + steps.cumsum(dim=0)])
         name = f"trajectory.{member}"
-        parameters = {"arch": NET, "member": member, "epochs": list(range(EPOCHS + 1)), "seed": member}
+        parameters = {"arch": arch, "member": member, "epochs": list(range(EPOCHS + 1)), "seed": member}
         sections.append(NewSection(name, "trajectory", {name: rows}, parameters=parameters))
-        checkpoint = Checkpoint(f"teacher.{member}.{EPOCHS}", member, EPOCHS, NET, {"validation": 0.5, "test": 0.5})
+        checkpoint = Checkpoint(f"teacher.{member}.{EPOCHS}", member, EPOCHS, arch, {"validation": 0.5, "test": 0.5})
         sections.append(checkpoint_section(net, checkpoint, seed=member))
     space = describe_space(Space("normalised", info.mean, info.std))
     record = StageRecord("train-teacher", {}, 0, [], {}, 0.0, 0.0, {})
@@ -110,7 +115,9 @@ def test_fault_114_stopped_anywhere_and_continued_equals_never_stopped(tiny: str
     teachers = [experts] if method.needs else []
     if "scores.forgetting" in method.needs:
         teachers = [with_forgetting(tiny)]
-    config = DistillConfig(data=tiny, method=name, ipc=2, arch=NET, pixels="float32", threads=1)
+    if "backbones" in method.needs:
+        teachers = [wandering(load(tiny), "convnet-d1-w4-batch")]
+    config = DistillConfig(data=tiny, method=name, ipc=2, arch=NET, pixels="float32", threads=1, self_test=0)
     options = quick_options(name)
 
     def start(**more: Any) -> Bundle:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ddlabel import seeding
-from ddlabel.augment._mix import Mix, draw_mix, mixed
+from ddlabel.labels._mix import Mix, draw_mix, mixed
 
 
 def test_a_box_by_hand() -> None:

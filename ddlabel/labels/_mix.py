@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from ..labels._tables import beta_table
+from ._tables import beta_table
 
 __all__ = ["ALPHA", "MIXES", "Mix", "draw_mix", "mixed"]
 
