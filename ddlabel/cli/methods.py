@@ -34,7 +34,7 @@ def run(invocation: Invocation) -> None:
     r"""List every method, label kind, codec, loss, protocol, net and data set, or the options of the ones named.
 
     The name train-teacher lists what that command takes by --set: options of training, scores and curriculum; the name
-    evaluate what that one takes for feature and attention labels.
+    evaluate what that one takes for feature and attention labels, classes that come in steps and a live teacher.
 
     \b
     Example:
@@ -102,15 +102,17 @@ def _teacher_entries() -> list[dict[str, Any]]:
 
 
 def _evaluate_entries() -> list[dict[str, Any]]:
-    """What `evaluate --set` takes for feature and attention labels, and for classes that come in steps."""
+    """What `evaluate --set` takes for privileged labels, for classes that come in steps, and for a live teacher."""
     from ..privileged._objective import Objective
     from ..stages._increments import IncrementalOptions
+    from ..stages._online import OnlineOptions
     from ..stages._use_options import describe_use
 
     parts = {
         "objective": (describe(Objective), "Weights of feature and attention labels; their defaults are the bundle's."),
         "use": (describe_use(), "How students use these labels."),
         "incremental": (describe(IncrementalOptions), "Labels of classes that come in steps, --incremental."),
+        "online": (describe(OnlineOptions), "A live teacher, --teacher alone or --labels online."),
     }
     return [
         {
