@@ -72,7 +72,7 @@ def commands_of(text: str) -> list[list[str]]:
 
 
 def test_the_pipeline_of_the_readme_runs_as_printed(run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All six commands and the two for privileged labels, in an empty folder; only epochs, steps and seeds are cut."""
+    """Every command, in one empty folder; only epochs, steps and seeds are cut."""
     monkeypatch.chdir(tmp_path)
     pipeline = commands_of(README)
     for words in pipeline:
@@ -84,7 +84,7 @@ def test_the_pipeline_of_the_readme_runs_as_printed(run_cli, tmp_path: Path, mon
         assert 0 == outcome.code, (words, outcome.err)
 
     stages = ["train-teacher", "distill", "augment-labels", "refine", "evaluate", "inspect"]
-    assert [*stages, "refine", "evaluate"] == [words[0] for words in pipeline]
+    assert [*stages, "refine", "evaluate", "train-teacher", "distill"] == [words[0] for words in pipeline]
 
 
 def test_the_chain_of_the_matching_page_runs_as_printed(
@@ -102,17 +102,30 @@ def test_the_chain_of_the_matching_page_runs_as_printed(
     assert ["train-teacher", "distill", "evaluate"] == [words[0] for words in chain]
 
 
-def test_commands_of_the_page_on_privileged_labels_exist() -> None:
+@pytest.mark.parametrize("name", ["privileged.md", "decoupled.md", "evaluating.md"])
+def test_commands_of_the_guides_exist(name: str) -> None:
     """Every option of every line, and every name that --set takes, is one that the reference explains."""
     by_name, methods = {command.name: command for command in COMMANDS}, generator().methods_page()
-    lines = commands_of(page("privileged.md"))
+    lines = commands_of(page(name))
 
-    assert len(lines) > 15
-    for name, *words in lines:
-        _, problems = split_unknown(by_name[name], words)
+    assert len(lines) > 5
+    for command, *words in lines:
+        _, problems = split_unknown(by_name[command], words)
         assert not problems, (words, problems)
         settings = [word.split("=")[0] for before, word in itertools.pairwise(words) if before == "--set"]
         assert not [setting for setting in settings if f"`--set {setting}=`" not in methods], words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["decoupled.md", "evaluating.md"])
+def test_commands_of_the_guides_run_as_printed(
+    run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """One after the other, in one folder, word for word."""
+    monkeypatch.chdir(tmp_path)
+    for words in commands_of(page(name)):
+        outcome = run_cli(*words)
+        assert 0 == outcome.code, (words, outcome.err)
 
 
 @pytest.mark.slow

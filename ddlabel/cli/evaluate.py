@@ -141,8 +141,8 @@ COMMAND = Command(
     records=(EvaluateConfig, Output, Talk),
     files="BUNDLE",
     lists={
-        "teacher": "teacher that made the labels, for --baselines; alone, a live one that answers every batch; repeatable",
+        "teacher": "teacher that made the labels, for --baselines; alone, a live one for every batch; repeatable",
         "plain": "plain bundle for --equal-bytes: the same method with as many images as the bytes buy",
-        "set": SET_HELP + "; 'ddlabel methods evaluate' those of feature and attention labels",
+        "set": SET_HELP + "; 'ddlabel methods evaluate' those of the evaluation itself",
     },
 )
