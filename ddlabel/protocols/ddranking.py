@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
 from ..options import opt
 from ..training import Recipe
 from ._protocol import Student
+from .dm import PROTOCOL as DM
 
 __all__ = ["PROTOCOL", "RankingOptions"]
 
@@ -28,7 +30,7 @@ class RankingOptions:
 
 @dataclass(frozen=True)
 class RankingProtocol:
-    """SGD, momentum 0.9, weight decay 5e-4, batch 256, 300 (+1) epochs, x0.1 after epoch 151, one-op DSA.
+    """As `dm`, but for the learning rate, for 300 epochs.
 
     The four scores, HLR, IOR, LRS and ARS, are those of `ddlabel.scores`, of accuracies as fractions, seed by seed.
     HLR compares the whole training split with the images, both with hard labels; IOR the images with as many random
@@ -49,18 +51,8 @@ class RankingProtocol:
     test_evaluations: int = 1
 
     def recipe(self, student: Student) -> Recipe:
-        """The same for every net; the learning rate is a placeholder for the one that is chosen."""
-        del student
-        return Recipe(
-            optimizer="sgd",
-            lr=0.01,
-            momentum=0.9,
-            weight_decay=5e-4,
-            schedule="step",
-            epochs=300,
-            batch=256,
-            augment="dsa",
-        )
+        """That of `dm`, the same for every net; the learning rate is a placeholder for the one that is chosen."""
+        return dataclasses.replace(DM.recipe(student), epochs=300)
 
 
 PROTOCOL = RankingProtocol()
