@@ -12,7 +12,7 @@ mkdir -p "$out"
 case $data in *:*) data=${data%%:*}:$(realpath -m "${data#*:}") ;; esac # the folder changes below
 cd "$out"
 net=convnet-d3-w32-bn ipc=10 views=300 seeds=3 epochs=300
-sets="random rded sre2l g-vbsm sre2l-fiex"
+sets="random rded sre2l g-vbsm"
 git -C "$here" describe --always --dirty >commit.txt 2>/dev/null || ddlabel version >commit.txt
 
 run() { echo "\$ ddlabel $*" && ddlabel "$@" --threads 1; }
@@ -33,15 +33,12 @@ part_squeeze() {
   squeeze teacher $net 12 1,2,4,8,12
   squeeze second convnet-d4-w32-bn 12 1,2,4,8,12
   squeeze third wrn-10-1 4 4
-  squeeze fiex $net 12 1,2,4,8,12 --scores el2n --curriculum pad --set score_nets=1 --set score_epoch=4 --set score_arch=convnet-d3-w32 \
-    --set aee=4 --set r1_epoch=8 --set r2_epoch=8
 }
 part_images() {
   images random random
   images rded rded --teacher teacher.ddset
   images sre2l sre2l --teacher teacher.ddset --set steps=1000
   images g-vbsm g-vbsm --teacher teacher.ddset --teacher second.ddset --teacher third.ddset --set steps=1000
-  images sre2l-fiex sre2l --teacher fiex.ddset --checkpoint pad --set steps=1000
   for set in $sets; do run inspect $set.ddset --grid $set.png --force; done
 }
 part_labels() {

@@ -15,7 +15,7 @@ from ddlabel.bundle import Bundle
 from ddlabel.scores import paired_difference
 
 HERE = Path(__file__).parent
-SETS = ("random", "rded", "sre2l", "g-vbsm", "sre2l-fiex")
+SETS = ("random", "rded", "sre2l", "g-vbsm")
 LABELS = {"": "hard", "-soft": "one soft label", "-gift": "refined (GIFT)", "-fkd": "fkd views"}
 """What `docs/decoupled.sh` adds to the name of a set, and what its labels are called."""
 PICTURES = ("rded-nets.svg", "rded-steps.svg")
@@ -57,7 +57,7 @@ def origin(scored: Mapping[str, Bundle], commit: str) -> str:
 def teachers(scored: Mapping[str, Bundle]) -> str:
     """The squeezed nets."""
     lines = ["| squeezed net | epochs | held-out % | test % |", "|---|---|---|---|"]
-    for name in ("teacher", "second", "third", "fiex"):
+    for name in ("teacher", "second", "third"):
         if name not in scored:
             continue
         for section in scored[name].sections("teacher"):

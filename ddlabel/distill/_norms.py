@@ -27,7 +27,7 @@ CHUNK = 64
 class _Moments(torch.autograd.Function):
     """Mean and biased variance of every channel, with a backward pass of one multiplication and one addition.
 
-    `torch.var_mean` takes 15 times as long on a CPU, more than the convolution before it.
+    `torch.var_mean` takes several times as long on a CPU, more than the convolution before it.
     """
 
     @staticmethod

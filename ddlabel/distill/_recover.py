@@ -105,9 +105,9 @@ class Recovery(ABC):
             )
 
     def prepare(self, problem: Problem, generator: Generator) -> State:
-        """No image yet: `images` (k*ipc, c, h, w), all zero."""
-        del generator
-        return {"images": torch.zeros(len(problem.classes) * problem.ipc, *problem.pixels.shape[1:])}
+        """No image yet: every finished batch adds its pixels (b, c, h, w) uint8 as `images.<number>`."""
+        del problem, generator
+        return {}
 
     def step(self, problem: Problem, state: State, index: int, generator: Generator) -> tuple[State, dict[str, float]]:
         """One step of Adam on one batch, which begins as normal noise."""
@@ -123,13 +123,20 @@ class Recovery(ABC):
         (gradient,) = torch.autograd.grad(loss, images)
         after = {**state, **more, **self._moved(problem, state, gradient, step)}
         if step + 1 == self.length(problem):
-            after["images"] = state["images"].clone()
-            after["images"][rows.to(after["images"].device)] = after["batch"]
+            after[f"images.{number}"] = problem.space.to_pixels(after["batch"])
         return after, {"loss": float(loss.detach()), **metrics}
 
     def finish(self, problem: Problem, state: State) -> Distilled:
-        """The last iterate of every batch."""
-        return Distilled(labels=class_labels(problem), images=state["images"].cpu())
+        """The last iterate of every batch, in pixels of 8 bits: what a set takes in memory while it grows."""
+        labels = class_labels(problem)
+        pixels = torch.empty((len(labels), *problem.pixels.shape[1:]), dtype=torch.uint8)
+        for number, rows in enumerate(self.batches(problem)):
+            pixels[rows] = state[f"images.{number}"].cpu()
+        return Distilled(labels=labels, pixels=pixels)
+
+    def set_bytes(self, problem: Problem) -> int:
+        """Bytes of the finished images, and of the set they are put together to."""
+        return 2 * len(problem.classes) * problem.ipc * problem.pixels[:1].numel()
 
     def rate(self, problem: Problem, step: int) -> float:
         """Adam's step size: lr_images at 0, half of it at T/2, 0 at T."""

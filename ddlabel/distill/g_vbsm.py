@@ -71,7 +71,8 @@ class GeneralisedMatching(Recovery):
 
     Differs from the authors' code in: running averages begin with the first statistics of each batch of images, where
     theirs begin at 0 and go on from batch to batch (`compat`); eigenvalues of L_DD are divided by the number of pixel
-    values, without which its gradient vanishes (`compat` leaves them); images are stored as 8-bit pixels, not as JPEG.
+    values, without which its gradient vanishes (`compat` leaves them), and are of the images, not of their augmented
+    copies; images are stored as 8-bit pixels, not as JPEG.
     The paper draws the net of a step at random, its code and this take them in turn.
     """
 
@@ -110,7 +111,7 @@ class GeneralisedMatching(Recovery):
         None, "real images that targets are collected from, drawn at random; auto is all", min=1
     )
     target_batch: int = opt(
-        128, "real images of a batch when targets are collected (not published)", min=1, max=100_000
+        64, "real images of a batch when targets, means over batches, are collected", min=1, max=100_000
     )
     compat: bool = opt(False, "the authors' running averages, from 0 and never reset, and L_DD without the division")
 
@@ -188,7 +189,7 @@ class GeneralisedMatching(Recovery):
         return {"options": as_dict(dataclasses.replace(self, **dataclasses.asdict(self.chosen(problem))))}
 
     def memory(self, problem: Problem) -> int:
-        """Peak bytes: the images twice, seven times a batch, and half as much again as the graph of a step holds.
+        """Peak bytes: the set, seven times a batch, and half as much again as the graph of a step holds.
 
         When targets are collected there is no graph, which that covers for a batch as large.
         """
@@ -197,7 +198,7 @@ class GeneralisedMatching(Recovery):
         total = len(problem.classes) * problem.ipc
         wide = max(min(own.batch, total), min(self.target_batch, self._target_count(problem)) // 2)
         graph = max(graph_bytes(net, problem.pixels.shape[1:], own.patch) for net in problem.backbones)
-        return 2 * total * size + wide * (7 * size + graph * 3 // 2)
+        return self.set_bytes(problem) + wide * (7 * size + graph * 3 // 2)
 
     def notes(self, problem: Problem) -> tuple[str, ...]:
         """What a user should know before the first step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,18 +19,17 @@ from ..options import opt
 from ._memory import logit_bytes
 from ._method import Distilled, Problem, State
 from ._norms import NormStatistics, class_statistics, norm_layers, refitted
-from ._real import class_labels
 from ._recover import Preset, Recovery, View, one_crop, rolled
 
 __all__ = ["METHOD", "SizePreset", "preset_of"]
 
 LEAST_AREA = 0.08
 """Of a crop, as a share of the image."""
+PUBLISHED, AUTO = "published", "auto"
 REFERENCE_RATIO = 100.0
-"""R_bn / CE of normal noise in a ResNet-18, what the published weights of R_bn were chosen for.
-
-Measured on CIFAR-10 (JPEG copy) at 16 px: 76 with random weights, from 46 to 630 in the first 16 steps of training; a
-ConvNet has 14 to 20. At 100 the published 0.01 says that on noise both terms weigh alike.
+"""R_bn / CE on normal noise that `bn_weight=auto` takes a ResNet-18 to have; at 100 the published 0.01 lets both weigh
+alike. A convention of ours: the authors' nets have hundreds over a CE of several (as users report of ImageNet's
+ResNet-18), small ones here 76 untrained at 16 px and, well trained at 32 px, ConvNets of three or four blocks 23 to 26.
 """
 CURRICULUM_ENDS = {"cosine": 1.0, "linear": 1.0, "step": 0.5}
 SMALL_PX, LARGE_PX = 48, 128
@@ -70,16 +70,15 @@ class SqueezeRecover(Recovery):
     `batching=class` with per-class statistics is LPLD's (arXiv:2410.15919); `curriculum` is CDA's ("Dataset
     Distillation in Large Data Era"); `mask_shallow` and filtered training images are PAD's (arXiv:2408.03360).
 
-    Differs from the authors' code in: images are stored as rounded uint8 where theirs are JPEG; `bn_weight` is scaled
-    to the net by default; moments of a class are exact ones of its images in eval mode, where LPLD averages those of
-    training batches; resized crops are not antialiased.
+    Differs from the authors' code in: images are stored as rounded uint8 where theirs are JPEG; moments of a class are
+    exact ones of its images in eval mode, where LPLD averages those of training batches; resized crops are not
+    antialiased.
     """
 
-    bn_weight: float | None = opt(
-        None,
-        "weight of R_bn; auto is as published for the size (0.01, or 1 from 48 to 127 px), scaled so that R_bn weighs "
-        "on noise, beside CE, as it did with the authors' ResNet-18",
-        min=0,
+    bn_weight: str = opt(
+        PUBLISHED,
+        "weight of R_bn, a number; published is 0.01, or 1 from 48 to 127 px; auto scales that so that R_bn weighs on "
+        "noise, beside CE, alike in every net, for nets with many more batch norms than ResNet-18",
     )
     first_bn: float = opt(10.0, "weight of the first batch norm in R_bn; the others have 1", min=0)
     tv_weight: float = opt(0.0, "weight of the total variation", min=0)
@@ -130,6 +129,7 @@ class SqueezeRecover(Recovery):
             )
         if self._refits(problem) and len(problem.labels) < 2:
             raise UsageError("statistics of one training image are none, expected two or more", field="bn_stats")
+        self._typed_weight()
         chosen = self._chosen(problem)
         if self.curriculum != "none" and not chosen.crop:
             raise UsageError(
@@ -163,10 +163,11 @@ class SqueezeRecover(Recovery):
         }
 
     def memory(self, problem: Problem) -> int:
-        """Peak of a step: the graph of a batch, gradients of its largest maps, images and moments before and after."""
+        """Peak of a step: the set, the graph of a batch, gradients of its largest maps, images and moments twice."""
         size = max(len(rows) for rows in self.batches(problem))
         image = problem.pixels[:1].numel()
-        return size * (2 * logit_bytes(problem.backbones[0], problem) + 12 * 4 * image)
+        step = size * (2 * logit_bytes(problem.backbones[0], problem) + 12 * 4 * image)
+        return step + self.set_bytes(problem)
 
     def batches(self, problem: Problem) -> list[Tensor]:
         """One image of each of `batch` classes, image number by image number; or images of one class."""
@@ -225,16 +226,19 @@ class SqueezeRecover(Recovery):
 
     def finish(self, problem: Problem, state: State) -> Distilled:
         """The last iterates; metrics say what the net makes of them as they are, without crop and shift."""
-        labels, batches = class_labels(problem), self.batches(problem)
+        found = super().finish(problem, state)
+        batches, space = self.batches(problem), problem.space.on(problem.device)
+        if found.pixels is None:
+            raise ValueError("recovered images are pixels")
         terms = torch.zeros(2, dtype=torch.float64)
         with torch.no_grad():
             for rows in batches:
-                images, wanted = state["images"][rows].to(problem.device), labels[rows].to(problem.device)
-                both = torch.stack(self._terms(problem, state, images, wanted)).double().cpu()
-                terms += both * torch.tensor([len(rows) / len(labels), 1 / len(batches)])
+                images, wanted = space.encode(found.pixels[rows].to(problem.device)), found.labels[rows]
+                both = torch.stack(self._terms(problem, state, images, wanted.to(problem.device))).double().cpu()
+                terms += both * torch.tensor([len(rows) / len(found.labels), 1 / len(batches)])
         names = ("ce_noise", "r_bn_noise", "bn_weight", "ce", "r_bn")
         metrics = dict(zip(names, [*state["noise"].tolist(), *terms.tolist()], strict=True))
-        return Distilled(labels=labels, images=state["images"].cpu(), metrics=metrics)
+        return dataclasses.replace(found, metrics=metrics)
 
     def _terms(self, problem: Problem, state: State, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """CE and R_bn of a batch; of one class where there are statistics of classes."""
@@ -253,15 +257,35 @@ class SqueezeRecover(Recovery):
 
     def _weight(self, problem: Problem, ce: float, r_bn: float) -> float:
         """Of R_bn; what cannot be scaled (a net of one class has no CE) is as published."""
-        if self.bn_weight is not None:
-            return self.bn_weight
-        published = self.preset(problem).bn_weight
-        return published * REFERENCE_RATIO * ce / r_bn if ce > 0 and r_bn > 0 else published
+        published, typed = self.preset(problem).bn_weight, self._typed_weight()
+        if typed is not None:
+            return typed
+        scales = self.bn_weight == AUTO and ce > 0 and r_bn > 0
+        return published * REFERENCE_RATIO * ce / r_bn if scales else published
+
+    def _typed_weight(self) -> float | None:
+        """The number that `bn_weight` is; None where it is a word.
+
+        Raises:
+            UsageError: another word, or no finite number from 0 on.
+        """
+        if self.bn_weight in {PUBLISHED, AUTO}:
+            return None
+        try:
+            weight = float(self.bn_weight)
+        except ValueError:
+            weight = math.nan
+        if not 0 <= weight < math.inf:
+            raise UsageError(
+                f"option 'bn_weight' is '{self.bn_weight}', expected a number >= 0, {PUBLISHED} or {AUTO}",
+                field="bn_weight",
+            )
+        return weight
 
     def _chosen(self, problem: Problem) -> SizePreset:
         """The options that have published values, each as typed or as published."""
         published = asdict(self.preset(problem))
-        typed = {name: getattr(self, name) for name in published}
+        typed = {name: getattr(self, name) for name in published} | {"bn_weight": self._typed_weight()}
         return SizePreset(**{name: published[name] if typed[name] is None else typed[name] for name in published})
 
 

@@ -43,8 +43,9 @@ def test_steps_are_those_of_adam_on_a_cosine(make_problem: MakeProblem) -> None:
     """torch's Adam with the published betas, from the same noise; the last iterate of every batch is kept."""
     problem = make_problem(space=WIDE)
     method = Towards(steps=6, lr_images=0.3)
-    images = run(method, problem).images
-    assert images is not None
+    kept: list[State] = []
+    pixels = run(method, problem, on_checkpoint=lambda _done, state: kept.append(state)).pixels
+    assert pixels is not None
     for number, rows in enumerate(method.batches(problem)):
         draws = generator(0, "distill", "step", 6 * number)
         image = torch.randn((len(rows), 3, 8, 8), generator=draws).requires_grad_(True)
@@ -56,7 +57,9 @@ def test_steps_are_those_of_adam_on_a_cosine(make_problem: MakeProblem) -> None:
             adam.step()
             cosine.step()
 
-        torch.testing.assert_close(images[rows], image.detach(), rtol=1e-5, atol=1e-5)
+        last = kept[6 * number + 5]["batch"]
+        torch.testing.assert_close(last, image.detach(), rtol=1e-5, atol=1e-5)
+        assert torch.equal(pixels[rows], problem.space.to_pixels(last))
 
 
 def test_the_step_size_falls_along_half_a_cosine(make_problem: MakeProblem) -> None:
@@ -71,14 +74,17 @@ def test_the_step_size_falls_along_half_a_cosine(make_problem: MakeProblem) -> N
 def test_images_stay_within_possible_pixels(make_problem: MakeProblem) -> None:
     """Channel by channel; what the box cuts is stored as 0 or 255."""
     problem = make_problem()
-    images = run(Towards(steps=40, lr_images=0.5), problem).images
-    assert images is not None
-    units = problem.space.decode(images)
+    kept: list[State] = []
+    pixels = run(
+        Towards(steps=40, lr_images=0.5), problem, on_checkpoint=lambda _done, state: kept.append(state)
+    ).pixels
+    assert pixels is not None
+    units = problem.space.decode(kept[-1]["batch"])
 
     assert float(units.min()) >= -1e-6
     assert float(units.max()) <= 1 + 1e-6
     assert float(units[:, 0].max()) == pytest.approx(1, abs=1e-6), "3 is beyond white in the first channel"
-    assert (problem.space.to_pixels(images)[:, 0] == 255).any()
+    assert (pixels[:, 0] == 255).any()
 
 
 def test_whitened_images_are_refused(make_problem: MakeProblem) -> None:

@@ -93,19 +93,17 @@ def test_recovered_images_become_what_the_net_knows(batching: str, textured: Mak
         on_event=lambda event: metrics.append(dict(event.metrics)) if event.total else None,
         on_checkpoint=lambda done, state: states.append(state),
     )
-    assert result.images is not None
+    assert result.pixels is not None
     last = {
         tuple(rows.tolist()): states[50 * number + 49]["batch"] for number, rows in enumerate(method.batches(problem))
     }
-    pixels = SPACE.to_pixels(result.images)
     first, end = metrics[0], metrics[49]
 
     assert end["ce"] < 0.5 * first["ce"]
     assert end["r_bn"] < 0.5 * first["r_bn"]
-    assert all(torch.equal(batch, result.images[list(rows)]) for rows, batch in last.items())
-    assert float((SPACE.encode(pixels) - result.images).abs().max()) <= 0.5 / 255 / 0.25 + 1e-6
-    assert bool(((SPACE.decode(result.images) > -1e-6) & (SPACE.decode(result.images) < 1 + 1e-6)).all())
-    assert problem.backbones[0](SPACE.encode(pixels)).argmax(dim=1).tolist() == result.labels.tolist()
+    assert all(torch.equal(SPACE.to_pixels(batch), result.pixels[list(rows)]) for rows, batch in last.items())
+    assert all(bool(((SPACE.decode(x) > -1e-6) & (SPACE.decode(x) < 1 + 1e-6)).all()) for x in last.values())
+    assert problem.backbones[0](SPACE.encode(result.pixels)).argmax(dim=1).tolist() == result.labels.tolist()
     assert result.metrics["ce"] < result.metrics["ce_noise"]
     assert result.metrics["r_bn"] < result.metrics["r_bn_noise"]
 
@@ -216,7 +214,7 @@ def test_one_crop_and_one_shift_for_the_whole_batch(textured: MakeProblem) -> No
 
 def test_an_automatic_weight_balances_the_terms_on_noise(textured: MakeProblem) -> None:
     """As a ResNet-18 does under the published weight; the numbers are in the result."""
-    _, result = trace(METHOD(steps=1), textured(ipc=1))
+    _, result = trace(METHOD(steps=1, bn_weight="auto"), textured(ipc=1))
     numbers = result.metrics
 
     assert numbers["bn_weight"] * numbers["r_bn_noise"] / numbers["ce_noise"] == pytest.approx(0.01 * REFERENCE_RATIO)
@@ -273,8 +271,8 @@ def test_a_run_taken_up_again_gives_the_same_bits(batching: str, textured: MakeP
     def keep(done: int, state: State) -> None:
         kept.append((done, {name: value.clone() for name, value in state.items()}))
 
-    whole = run(method, problem, on_checkpoint=keep).images
-    again = run(method, problem, start=kept[2]).images
+    whole = run(method, problem, on_checkpoint=keep).pixels
+    again = run(method, problem, start=kept[2]).pixels
 
     assert whole is not None
     assert again is not None
@@ -290,8 +288,8 @@ def test_grey_images_and_more_classes_than_a_batch_work(make_problem: MakeProble
     )  # fmt: skip
     result = run(METHOD(steps=2, batch=2), problem)
 
-    assert result.images is not None
-    assert (6, 1, 8, 8) == tuple(result.images.shape)
+    assert result.pixels is not None
+    assert (6, 1, 8, 8) == tuple(result.pixels.shape)
 
 
 @pytest.mark.parametrize(
@@ -326,10 +324,10 @@ def test_a_user_is_told_what_will_be_done(textured: MakeProblem, net: Net) -> No
 
 
 def test_the_estimate_of_memory_is_within_a_factor_of_two(textured: MakeProblem) -> None:
-    """Of the peak of a step."""
+    """Of the peak of a step, beside the set that it is added to."""
     problem, method = textured(ipc=20), METHOD(steps=5)
     state = method.prepare(problem, generator(0, "start"))
     with Counting() as counting:
         method.step(problem, state, 0, generator(0, "step"))
 
-    assert 0.5 <= method.memory(problem) / counting.peak <= 2
+    assert 0.5 <= (method.memory(problem) - method.set_bytes(problem)) / counting.peak <= 2

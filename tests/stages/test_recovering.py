@@ -44,7 +44,7 @@ def test_recovered_images_come_with_numbers_and_settings(run_cli, tiny: str, squ
 
     assert (0, 0) == (plain.code, fiex.code), plain.err + fiex.err
     assert torch.uint8 == bundles[0].tensor("images.pixels").dtype
-    assert {"ce", "r_bn", "ce_noise", "r_bn_noise", "bn_weight", "quantisation_rmse"} <= entries[0]["metrics"].keys()
+    assert {"ce", "r_bn", "ce_noise", "r_bn_noise", "bn_weight"} <= entries[0]["metrics"].keys()
     assert {"steps": 4, "lr_images": 0.25, "crop": False, "roll_max": 1} == {
         name: entries[0]["config"]["recovery"][name] for name in ("steps", "lr_images", "crop", "roll_max")
     }
