@@ -51,13 +51,13 @@ part_labels() {
   made g-vbsm-three || run augment-labels g-vbsm.ddset --teacher teacher.ddset --teacher second.ddset --teacher third.ddset \
     --kind fkd --set views=$views --codec f16 -o g-vbsm-three.ddset
 }
-part_scores() { # hard, soft and refined labels by GIFT's protocol; stored views by SRe2L's, in batches of a third
+part_scores() { # hard, soft and refined labels by GIFT's protocol; stored views by SRe2L's, in batches of 50
   local set
   for set in $sets; do
     score $set hard gift
     score $set-soft soft gift
     score $set-gift soft gift
-    score $set-fkd fkd fkd --set batch=50
+    score $set-fkd fkd fkd --loss kl_t2 --set batch=50
   done
   score g-vbsm-three fkd gvbsm
 }
