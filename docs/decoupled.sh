@@ -61,15 +61,13 @@ part_scores() { # hard, soft and refined labels by GIFT's protocol; stored views
   done
   score g-vbsm-three fkd gvbsm
 }
-part_more() { # a live teacher, other nets, classes that come in steps, DD-Ranking
-  made rded-kd || run evaluate rded-fkd.ddset --data "$data" --arch $net --teacher teacher.ddset --epochs $epochs \
-    --seeds $seeds --baselines -o rded-kd.ddset
-  made rded-nets || run evaluate rded-soft.ddset --data "$data" --arch pad-8 --labels soft --protocol gift --epochs 100 \
-    --seeds $seeds --picture rded-nets.svg -o rded-nets.ddset
+part_more() { # a live teacher, other nets, classes that come in steps
+  made rded-kd || run evaluate rded-soft.ddset --data "$data" --arch $net --teacher teacher.ddset --epochs $epochs \
+    --seeds $seeds -o rded-kd.ddset
+  made rded-nets || run evaluate rded-soft.ddset --data "$data" --arch $net,convnet-d3-w32,wrn-10-1,alexnet,lenet,mlp \
+    --labels soft --protocol gift --epochs 100 --seeds $seeds --picture rded-nets.svg -o rded-nets.ddset
   made rded-steps || run evaluate rded-gift.ddset --data "$data" --arch $net --labels soft --loss gift,native --protocol gift \
     --incremental 5,10 --orders 2 --epochs 100 --seeds 1 --picture rded-steps.svg -o rded-steps.ddset
-  made rded-ranking || run evaluate rded-soft.ddset --data "$data" --arch $net --labels soft --protocol ddranking \
-    --teacher teacher.ddset --epochs 100 --seeds $seeds -o rded-ranking.ddset
 }
 
 for part in ${*:-squeeze images labels scores more}; do part_$part; done

@@ -93,7 +93,7 @@ def differences(scored: Mapping[str, Bundle]) -> str:
 def more(scored: Mapping[str, Bundle]) -> str:
     """Further evaluations, row by row as they were scored."""
     parts = []
-    for name in ("g-vbsm-three-scored", "rded-kd", "rded-nets", "rded-steps", "rded-ranking"):
+    for name in ("g-vbsm-three-scored", "rded-kd", "rded-nets", "rded-steps"):
         if name not in scored:
             continue
         evaluation = scored[name].manifest.evaluations[-1]
@@ -105,14 +105,7 @@ def more(scored: Mapping[str, Bundle]) -> str:
             cells = (row["arch"], row["images"], row["labels"], row["loss"]["name"], cell(row), str(steps))
             lines.append("| " + " | ".join(cells) + " |")
         parts += ["\n".join(lines), ""]
-        if "ranking" in evaluation:
-            parts += [ranking(evaluation["ranking"])]
     return "\n".join(parts)
-
-
-def ranking(record: Any) -> str:
-    """DD-Ranking's scores, as recorded."""
-    return f"DD-Ranking: {record}\n"
 
 
 def first(scored: Mapping[str, Bundle], name: str) -> Mapping[str, Any] | None:
