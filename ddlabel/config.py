@@ -93,9 +93,9 @@ class DistillConfig:
     )
     checkpoint: str | None = opt(
         None,
-        "which kept epoch of the teachers guides sre2l, rded and g-vbsm: a number, 'last', 'ipc' (the fewer images, "
-        "the earlier), 'rded' (the same by DCPI's rule) or 'pad' (easy images only for few images per class); auto is "
-        "last",
+        "which kept epoch of the teachers guides sre2l, rded and g-vbsm: a number, 'last', 'all', 'ipc' (the fewer "
+        "images, the earlier), 'rded' (the same by DCPI's rule) or 'pad' (easy images only for few images per class); "
+        "auto is last",
     )
     self_test: float = opt(3.0, _SELF_TEST, min=0, max=1000)
     unroll: str | None = opt(

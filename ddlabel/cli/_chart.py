@@ -165,7 +165,7 @@ def _head(evaluation: Mapping[str, Any], said: str) -> list[str]:
     what = " on the classes so far" if "incremental" in evaluation else ""
     title = f"Test accuracy{what}, {test['name']}{net}"
     epochs = statistics.median_low(row["recipe"]["epochs"] for row in rows)
-    below = f"protocol {evaluation['protocol']}, {epochs} epochs; {said}"
+    below = f"protocol {evaluation['protocol']}, {epochs} epoch{'' if epochs == 1 else 's'}; {said}"
     return [text(20, 24, title, font_size="16"), text(20, 44, below, fill="#555555")]
 
 

@@ -332,7 +332,10 @@ def _check_finite(method: Method, state: State, metrics: Mapping[str, float], wh
 def _what_to_lower(method: Method) -> str:
     """The step sizes among a method's options, as typed."""
     options = [option.name for option in describe(type(method))]
-    names = [name for start in ("lr_", "lambda_reg") for name in options if name.startswith(start)]
+    names = [
+        name for start in ("lr_", "lambda_reg", "tv_weight", "l2_weight") for name in options if name.startswith(start)
+    ]
     rates = {name: getattr(method, name) for name in names if isinstance(getattr(method, name), float | None)}
+    rates = {name: rate for name, rate in rates.items() if rate != 0}
     said = [f"--set {name} (now {'auto' if rate is None else f'{rate:g}'})" for name, rate in rates.items()]
     return f"lower {' or '.join(said)}" if said else "lower the step sizes"

@@ -115,7 +115,11 @@ class Recovery(ABC):
         rows = self.batches(problem)[number]
         if step == 0:
             noise = torch.randn((len(rows), *problem.pixels.shape[1:]), generator=generator).to(problem.device)
-            state = {**state, **{name: torch.zeros_like(noise) for name in ("first", "second")}, "batch": noise}
+            state = {
+                **state,
+                **{name: torch.zeros_like(noise) for name in ("gradient_mean", "gradient_square")},
+                "batch": noise,
+            }
         images = state["batch"].detach().requires_grad_(True)
         labels = class_labels(problem)[rows].to(problem.device)
         view = View(images, self.augmented(problem, images, step, generator), labels, rows, number, step)
@@ -146,15 +150,19 @@ class Recovery(ABC):
     def _moved(self, problem: Problem, state: State, gradient: Tensor, step: int) -> State:
         """Images and moments after a step of Adam, inside the box."""
         slow, fast = BETAS
-        first = slow * state["first"] + (1 - slow) * gradient
-        second = fast * state["second"] + (1 - fast) * gradient.square()
+        first = slow * state["gradient_mean"] + (1 - slow) * gradient
+        second = fast * state["gradient_square"] + (1 - fast) * gradient.square()
         scale = (second / (1 - fast ** (step + 1))).sqrt() + EPSILON
         batch = state["batch"] - self.rate(problem, step) * (first / (1 - slow ** (step + 1))) / scale
         shape = (1, problem.pixels.shape[1], 1, 1)
         low, high = (
             problem.space.encode(torch.full(shape, level, dtype=torch.uint8)).to(batch.device) for level in (0, 255)
         )
-        return {"batch": torch.minimum(torch.maximum(batch, low), high), "first": first, "second": second}
+        return {
+            "batch": torch.minimum(torch.maximum(batch, low), high),
+            "gradient_mean": first,
+            "gradient_square": second,
+        }
 
 
 def rolled(images: Tensor, low: int, high: int, generator: Generator) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
@@ -188,7 +189,8 @@ def parse_options(family: str, options: Sequence[str], parsers: Mapping[str, Cal
     """
     for option in options:
         if not any(parser(option) for parser in parsers.values()):
-            raise UsageError(f"net '{family}' has no option '{option}'{suggest(option, parsers)}", field="arch")
+            known = [word for looks in parsers for word in re.findall(r"[^\s,()]+", looks)]
+            raise UsageError(f"net '{family}' has no option '{option}'{suggest(option, known)}", field="arch")
 
 
 def make_norm(name: str, channels: int, height: int, width: int) -> nn.Module:
@@ -241,8 +243,20 @@ def calibrate_norms(net: nn.Module, images: Tensor) -> None:
             module.eval()
 
 
+def _unknown(name: str) -> UsageError:
+    """Names of groups are no nets; a name that is neither is compared with both."""
+    from ._groups import GROUPS
+
+    if name.strip().lower() in GROUPS:
+        return UsageError(f"'{name}' is a group of nets, expected one net; 'evaluate' takes groups", field="arch")
+    known = (*_plugins.names("nets"), *GROUPS)
+    return UsageError(f"unknown net or group '{name[:80]}'{suggest(name, known)}", field="arch")
+
+
 def _split(name: str) -> tuple[Family, list[str]]:
     head, *options = name.strip().lower().split("-")
+    if not _plugins.is_known("nets", head):
+        raise _unknown(name)
     family = _plugins.load("nets", head, "NET")
     if not isinstance(family, Family):
         raise TypeError(f"NET of '{head}' is no Family")

@@ -171,6 +171,8 @@ def plain_bundle(
         )
     names = {field.name for field in dataclasses.fields(DistillConfig)}
     same = {name: value for name, value in said.items() if name in names}
+    if "backbones" in _plugins.load("distill", said["method"], "METHOD").needs:
+        same["arch"] = None  # that of its teachers, which is what the history says
     config = DistillConfig(**{**same, "data": data, "ipc": ipc, "device": device, "threads": threads})
     used = {record["content"] for record in entry["inputs"]}
     given = [teacher for teacher in teachers if teacher.content in used]

@@ -73,9 +73,11 @@ def backbones_of(
     Teachers that were trained for their scores alone are left out where there are others: `--filter` reads them.
 
     Raises:
-        UsageError: no such checkpoint.
+        UsageError: no such checkpoint, a teacher given twice.
         BundleError: teachers of different classes, image shapes or input spaces.
     """
+    if len({bundle.content for bundle in teachers}) < len(teachers):
+        raise UsageError("a teacher is given twice, what it sees would count double", field="teacher")
     squeezed = [bundle for bundle in teachers if not _scores_alone(bundle)] or list(teachers)
     checkpoints, nets = [], []
     for bundle in squeezed:

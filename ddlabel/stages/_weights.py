@@ -27,6 +27,8 @@ __all__ = ["Weights", "check_untrained", "read_weights"]
 
 ZIP = b"PK\x03\x04"
 PICKLE = b"\x80"
+TORCH_PROTOCOL = 2
+"""Of the pickles in files that torch writes; any other is of something else."""
 WRAPPERS = ("state_dict", "model")
 """Names under which training scripts store the tensors beside other things."""
 PARALLEL = "module."
@@ -175,13 +177,14 @@ def _load_torch(path: Path, head: bytes) -> Any:
             warnings.simplefilter("ignore")  # of old formats
             return torch.load(path, map_location="cpu", weights_only=True, mmap=head.startswith(ZIP))
     except pickle.UnpicklingError as error:
-        if "global" not in str(error).lower():
-            raise DataError(f"'{path}' is a damaged file of weights: {_line(error)}", field="weights") from error
+        foreign = head.startswith(PICKLE) and head[1] > TORCH_PROTOCOL
+        if "global" not in str(error).lower() and not foreign:
+            raise DataError(f"'{path}' is a damaged file of weights, or none", field="weights", hint=HOW) from error
         raise DataError(
             f"'{path}' holds Python objects beside tensors, which are not loaded", field="weights", hint=HOW
         ) from error
     except BROKEN as error:
-        raise DataError(f"'{path}' is no file of weights, or damaged: {_line(error)}", field="weights") from error
+        raise DataError(f"'{path}' is a damaged file of weights, or none", field="weights", hint=HOW) from error
 
 
 def _tensors(path: Path, loaded: Any) -> dict[str, Tensor]:

@@ -76,6 +76,14 @@ def run(
             field="checkpoint",
             hint="drop it",
         )
+    if config.checkpoint == "":
+        raise UsageError("option 'checkpoint' is empty, expected last or a kept epoch", field="checkpoint")
+    if config.arch is not None and "backbones" in method.needs:
+        raise UsageError(
+            f"--method {config.method} looks through the nets of its teachers, --arch names another",
+            field="arch",
+            hint="drop --arch",
+        )
     if config.filter is not None:
         parse_filter(config.filter)
     with computing(config.device, config.threads) as clock:
@@ -94,7 +102,7 @@ def run(
         if "backbones" in method.needs:
             chosen, nets = backbones_of(config, teachers, clock)
             check_backbones(chosen, nets, dataset, space, config.self_test, on_event)
-            problem = dataclasses.replace(problem, backbones=nets, filtered=kept is not None)
+            problem = dataclasses.replace(problem, backbones=nets, arch=chosen[0].arch, filtered=kept is not None)
         check_method(method, problem)
         check_memory(method, problem, on_event)
         clock, start, reached = _follow(

@@ -180,7 +180,7 @@ def test_pickled_objects_are_never_executed(tmp_path: Path, legacy: bool) -> Non
     [
         (b"", "no file of weights"),
         (b"hello, world", "no file of weights"),
-        (b"PK\x03\x04 and nothing more", "no file of weights, or damaged"),
+        (b"PK\x03\x04 and nothing more", "damaged file of weights, or none"),
         (b"\x80\x02 and nothing more", "damaged"),
         (b"\xff\xff\xff\xff\xff\xff\xff\x7f{", "damaged safetensors"),
         (b"\x10\x00\x00\x00\x00\x00\x00\x00{'a': not json}  ", "damaged safetensors"),
