@@ -142,13 +142,16 @@ def test_gvbsms_student_follows_the_data(changed: dict[str, object], expected: t
         ("gvbsm", "fkd", 224, LossChoice("mse_ce", {"weight": 0.1})),
         ("gvbsm", "hard", 32, None),
         ("gvbsm", "dense", 32, None),
+        ("fkd", "fkd", 224, LossChoice("kl", {"temperature": 20.0})),
+        ("fkd", "soft", 224, None),
+        ("fkd", "hard", 32, None),
         ("kd", "online", 32, LossChoice("kl")),
         ("kd", "soft", 32, None),
         ("rded", "soft", 32, None),
     ],
 )
 def test_a_protocol_may_bring_its_loss(name: str, labels: str, side: int, expected: LossChoice | None) -> None:
-    """G-VBSM's weight by data set; others leave the loss to the labels."""
+    """G-VBSM's weight by data set, SRe2L's divergence without T^2; others leave the loss to the labels."""
     plugin = _plugins.load("protocols", name, "PROTOCOL")
 
     assert expected == loss_of(plugin, dataclasses.replace(CONVNET, side=side), labels)

@@ -75,3 +75,39 @@ def test_a_recipe_says_what_the_table_says(name: str) -> None:
     assert method.crops == 5
     assert (method.eta > 0) == (name.startswith("dcpi") and ipc <= 10)
     assert options.get("size") == recipe.stages["train-teacher"].get("size")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_teachers_are_trained_but_for_imagenet_1k(name: str) -> None:
+    """There torchvision's weights are kept, unless DCPI wants early epochs; students have the teacher's net."""
+    recipe = load_recipe(name)
+    squeeze, student = recipe.stages["train-teacher"], recipe.stages["evaluate"]
+    kept = "/imagenet1k-" in name and not name.startswith("dcpi-")
+
+    assert kept == (squeeze["epochs"] == "0") == ("--weights FILE" in recipe.note)
+    assert bool(recipe.settings["train-teacher"]) != kept
+    assert squeeze["arch"] == student["arch"]
+    if "resnet" in squeeze["arch"]:
+        side = squeeze.get("size", "32")
+        assert {"32": "resnet18-batch", "64": "resnet18-modified", "224": "resnet18-plain"}[side] == squeeze["arch"]
+
+
+def test_the_student_of_cifar_100_has_its_own_rate_and_batch() -> None:
+    """2e-3 and 25 from ConvNet to ConvNet, which no rule of the protocol gives."""
+    found = {name: load_recipe(name).settings["evaluate"] for name in NAMES}
+    own = {name for name, settings in found.items() if settings == {"lr": "0.002", "batch": "25"}}
+
+    assert own == {f"rded/cifar100-ipc{ipc}" for ipc in (1, 10, 50)}
+    assert all(settings == {} for name, settings in found.items() if name not in own)
+
+
+def test_dcpi_gives_two_labels_by_one_early_checkpoint() -> None:
+    """Soft and feature; two runs of augment-labels, of which the recipe is the second."""
+    recipes = [load_recipe(name) for name in NAMES if name.startswith("dcpi-rded/")]
+
+    assert {"soft+feature"} == {recipe.stages["evaluate"]["labels"] for recipe in recipes}
+    assert {("feature", "rded")} == {
+        (recipe.stages["augment-labels"]["kind"], recipe.stages["augment-labels"]["checkpoint"]) for recipe in recipes
+    }
+    assert {"rded"} == {recipe.stages["distill"]["checkpoint"] for recipe in recipes}
+    assert all("--kind soft" in recipe.about and "--kind feature" in recipe.about for recipe in recipes)

@@ -89,6 +89,22 @@ def test_published_accuracy_stands_beside_the_settings(name: str) -> None:
     assert "validation 0" in recipe.about or "(validation 0)" in recipe.about
 
 
+@pytest.mark.parametrize("name", ROWS)
+def test_nets_and_input_space_are_those_of_the_data(name: str) -> None:
+    """A 3x3 stem of stride 1 on small images; torchvision's net, with its weights, on ImageNet-1K."""
+    recipe = load_recipe(name)
+    data = re.sub(r".*/|-ipc\d+", "", name)
+    squeeze, distill, student = (recipe.stages[stage] for stage in ("train-teacher", "distill", "evaluate"))
+    arch = {"imagenet1k": "resnet18-plain", "tiny-imagenet": "resnet18-modified", "cifar100": "resnet18-batch"}[data]
+    space = None if data == "cifar100" else "imagenet"
+    trained = data == "imagenet1k"
+
+    assert (arch, arch) == (squeeze["arch"], student["arch"])
+    assert (space, space) == (squeeze.get("space"), distill.get("space"))
+    assert (trained, trained) == ("--weights FILE" in recipe.note, squeeze["epochs"] == "0")
+    assert bool(recipe.settings["train-teacher"]) != trained
+
+
 def test_pads_filter_takes_the_side_that_suits_the_budget() -> None:
     """Hard images go for few images per class, easy ones for many; the epoch follows the same rule."""
     rows = [load_recipe(name) for name in ROWS if name.startswith("sre2l-fiex/")]

@@ -41,7 +41,8 @@ class Rded:
     Classes draw from streams of their own. With one patch per image a smaller budget is a prefix of a larger one; of
     mosaics that holds for the patches chosen, not for the images.
 
-    Differs from the authors' code in: patches are rounded to 8 bits once, after they were chosen, and never pass
+    Differs from the authors' code in: crops are cut from images as they are loaded, which `--size` resizes and crops,
+    where the code cuts them from the files. Patches are rounded to 8 bits once, after they were chosen, and never pass
     through JPEG; crops are scored as they are before that, as there. Images are normalised by the space of the net,
     where the code always takes ImageNet's constants (`--space imagenet`). With `eta` above 0 the choice also avoids
     what is chosen already, which is DCPI's guidance in our reading (arXiv:2410.01611 has no formula).

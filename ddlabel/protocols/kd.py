@@ -19,7 +19,9 @@ class KdProtocol:
     bundle stores: no student of this protocol is compliant. KL at T = 20 with CutMix, 4 with Mixup, without T^2.
 
     Differs from the authors' code in: what `rded` differs in, except that labels, CutMix and the shuffling of patches
-    are theirs; the student is not run a second time on each batch for its statistics; a mixed batch is a copy.
+    are theirs: test images are resized to s and cropped as the data set loads them, where the code resizes them to
+    s // 7 * 8 and crops; the student is not run a second time on each batch, in training mode, for its statistics, and
+    no option does so; a mixed batch is a copy.
     """
 
     test_evaluations: int = 6

@@ -89,9 +89,12 @@ class RdedProtocol:
 
     Differs from the authors' code in: labels are those stored in the bundle, where the code asks the teacher for every
     augmented batch; so neither CutMix nor the shuffling of mosaic patches takes place, because no stored label is of
-    such an image; the rate and batch of CIFAR-100 with three-layer ConvNets (2e-3 and 25) are left to `--set`; numbers
-    of images per class that the code does not know get a batch size; the last of six test evaluations, spread over
-    all epochs, is reported, where the code takes the best of those after 240 epochs.
+    such an image; the rate and batch of CIFAR-100 with three-layer ConvNets (2e-3 and 25) are left to `--set`, which
+    recipes rded/cifar100-* give; numbers of images per class that the code does not know get a batch size; test images
+    are resized to s and cropped as the data set loads them, where the code resizes them to s // 7 * 8 and crops; the
+    code's second forward pass of the student on every batch, in training mode, which counts its statistics twice, is
+    not offered; the last of six test evaluations, spread over all epochs, is reported, where the code takes the best
+    of those after 240 epochs.
     """
 
     test_evaluations: int = 6

@@ -105,8 +105,8 @@ def test_the_smallest_codec_within_a_divergence_is_chosen(run_cli, files, fkd: P
 
 
 def test_views_are_not_augmented_further_unless_asked(run_cli, files, fkd: Path) -> None:
-    """Labels are of these views; students of hard labels keep what the protocol gives them."""
-    rows = {}
+    """Labels are of these views; students of hard labels keep what the protocol gives them, and its loss is taken."""
+    rows, losses = {}, {}
     for protocol in ("dm", "fkd"):
         outcome = run_cli(
             "evaluate",
@@ -122,10 +122,12 @@ def test_views_are_not_augmented_further_unless_asked(run_cli, files, fkd: Path)
         )
         results = json.loads(outcome.out)["evaluation"]["results"]
         rows[protocol] = [(result["labels"], result["recipe"]["augment"]) for result in results]
+        losses[protocol] = [result["loss"]["name"] for result in results]
     asked = run_cli("evaluate", fkd, "--data", files.data, "--set", "augment=flip", *QUICK)
 
     assert [("fkd", "none"), ("hard", "dsa"), ("fkd", "none")] == rows["dm"]
     assert [("fkd", "none"), ("hard", "imagenet-crop"), ("fkd", "none")] == rows["fkd"]
+    assert {"dm": ["kl_t2", "ce", "kl_t2"], "fkd": ["kl", "ce", "kl"]} == losses
     assert "flip" == json.loads(asked.out)["evaluation"]["results"][0]["recipe"]["augment"]
 
 
