@@ -10,10 +10,11 @@ from typing import Any
 from .. import _plugins
 from ..bundle import Bundle
 from ..config import EvaluateConfig
+from ..data._dataset import DatasetInfo
 from ..errors import BundleError, UsageError, suggest
 from ..labels._privileged import PRIVILEGED
-from ..nets._groups import expand
-from ..nets._net import canonical, default_arch
+from ..nets._groups import GROUPS, expand
+from ..nets._net import canonical, default_arch, on_meta
 from ..options import as_dict, build_many
 from ..preprocess import data_of
 from ..protocols._protocol import LossChoice, Student, loss_of
@@ -22,12 +23,29 @@ from ._online import ONLINE, OnlineOptions
 from ._trials import AUGMENTED, Trial
 from ._use_options import USE_OPTIONS
 
-__all__ = ["archs_of", "check_settings", "learned_lr", "protocol_loss", "recipe_and_loss", "student_of"]
+__all__ = ["archs_of", "check_archs", "check_settings", "learned_lr", "protocol_loss", "recipe_and_loss", "student_of"]
 
 
 def archs_of(config: EvaluateConfig, size: int) -> tuple[str, ...]:
     """Canonical names of the students' nets, each once; size is the side of the images in pixels."""
     return tuple(dict.fromkeys(map(canonical, expand(config.arch or (default_arch(size),), size))))
+
+
+def check_archs(archs: Sequence[str], config: EvaluateConfig, info: DatasetInfo) -> None:
+    """Refuse nets that cannot take the images, before the first student is trained.
+
+    Raises:
+        UsageError: naming the groups that were asked for, which hold nets that nobody typed.
+    """
+    try:
+        for arch in archs:
+            on_meta(arch, channels=info.channels, size=info.height, classes=len(info.classes))
+    except UsageError as error:
+        groups = ", ".join(f"'{name}'" for name in config.arch if name.strip().lower() in GROUPS)
+        if not groups:
+            raise
+        hint = f"it belongs to {groups}: name the other nets by --arch"
+        raise UsageError(error.message, field="arch", hint=hint) from error
 
 
 def student_of(bundle: Bundle, arch: str, *, online: bool, stored_images: int | None = None) -> Student:

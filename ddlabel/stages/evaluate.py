@@ -23,7 +23,7 @@ from ._label_kinds import parse_labels, usable_beside
 from ._online import ONLINE, open_teacher, resolve_online
 from ._plan import Plan
 from ._ranking import check_ranking, rank, resolve_ranking
-from ._recipe import protocol_loss
+from ._recipe import check_archs, protocol_loss
 from ._rows import score_rows
 from ._stage import computing, load_like, redact
 from ._summary import summaries_over_nets
@@ -99,6 +99,7 @@ def run(
             on_event=on_event,
             live=live,
         )
+        check_archs(plan.archs, config, plan.dataset.info)
         plan.check_before_work()
         if ranking is not None:
             check_ranking(plan, ranking)
