@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..manifest import printable
 from ..storage import equal_ipc, feature_size
+from ._calibration import print_calibration
 from ._diagnostics import print_diagnostics
 from ._ranking import print_ranking
 from ._tables import console, percent, plain_table, print_evaluations, readable_bytes
@@ -43,6 +44,7 @@ def print_bundle(bundle: Bundle, *, verified: bool) -> None:
     if manifest.evaluations:
         print_evaluations([(f"score {number}", score) for number, score in enumerate(manifest.evaluations, start=1)])
     for number, score in enumerate(manifest.evaluations, start=1):
+        print_calibration(f"score {number}", score)
         print_ranking(f"score {number}", score)
         print_diagnostics(f"score {number}", score)
     out.print()

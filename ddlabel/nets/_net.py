@@ -44,6 +44,8 @@ class Net(nn.Module, ABC):
     """What a user should know of this net at this image size."""
     classifier_name: str = "classifier"
     """The submodule whose parameters are those of `classify`."""
+    gives_tokens: bool = False
+    """Whether blocks give tokens as maps (b, width, tokens, 1), which do not lie as the image does."""
 
     @abstractmethod
     def chain(self) -> Sequence[Callable[[Tensor], Tensor]]:
@@ -84,7 +86,7 @@ class Net(nn.Module, ABC):
     def last_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What the last activation before the last pooling gives, and the logits (b, k) that depend on it.
 
-        Maps (b, c, h, w); a net that ends otherwise gives something of other rank.
+        Maps (b, c, h, w); a net that ends otherwise gives something of other rank, or tokens (`gives_tokens`).
         """
         return self.tap(images, len(self.chain()))
 

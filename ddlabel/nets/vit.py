@@ -68,6 +68,8 @@ class GladViT(Net):
     which is the same linear layer with its inputs in another order.
     """
 
+    gives_tokens = True
+
     def __init__(self, *, channels: int, size: int, classes: int) -> None:
         super().__init__()
         patch = LARGE_PATCH if size >= LARGE_SIZE else 8 if size >= 64 else 4
@@ -112,6 +114,7 @@ class _TorchvisionViT(AdoptedNet):
     be differentiated again.
     """
 
+    gives_tokens = True
     class_token: nn.Parameter
 
     def __init__(self, model: nn.Module) -> None:

@@ -28,6 +28,7 @@ from ._labelling import label_features, label_views, stored_of, teacher_nets
 from ._stage import Clock
 
 __all__ = [
+    "TUNE",
     "check_plain",
     "check_teachers",
     "equal_bytes_ipc",
@@ -42,6 +43,8 @@ __all__ = [
 
 PLAIN = ("images", "labels.hard")
 """Sections that grow with the number of images."""
+TUNE = "tune images of 'ddlabel distill' the same way by 'ddlabel refine', and pass them with --plain FILE"
+"""What makes plain images fair beside tuned ones."""
 
 
 def spent_bytes(bundle: Bundle, kind: str, privileged: str | None = None) -> int:

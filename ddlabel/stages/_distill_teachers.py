@@ -16,7 +16,7 @@ from ..teachers import Checkpoint, Teacher
 from ._score_files import holds_scores
 from ._stage import IMAGENET_MEAN, Clock
 
-__all__ = ["backbones_of", "check_teacher_fits", "check_teachers", "experts_of"]
+__all__ = ["backbones_of", "check_teacher_fits", "check_teachers", "chosen_epoch", "experts_of"]
 
 FEW_IPC = 10
 """Images per class up to which PAD looks through a net that has seen no hard images."""

@@ -125,8 +125,10 @@ class GradCam:
 
 
 def has_maps(arch: str, info: DatasetInfo) -> bool:
-    """Whether a net gives maps (b, c, h, w) before its last pooling."""
+    """Whether a net gives maps (b, c, h, w) before its last pooling; tokens of a ViT are none."""
     net = on_meta(arch, channels=info.channels, size=info.height, classes=len(info.classes)).eval()
+    if net.gives_tokens:
+        return False
     maps, _logits = net.last_maps(torch.empty(1, info.channels, info.height, info.width, device="meta"))
     return maps.ndim == 4
 

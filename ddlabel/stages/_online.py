@@ -8,7 +8,7 @@ the labels that the bundle does store stand beside them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from .. import _plugins
 from ..bundle import Bundle
 from ..config import EvaluateConfig
 from ..data._dataset import Dataset
+from ..distilled import read_stored
 from ..errors import UsageError
 from ..events import OnEvent
 from ..labels._mix import MIXES, draw_mix, mixed
@@ -31,6 +32,7 @@ from ..preprocess import check_agreement
 from ..protocols._protocol import is_online
 from ..space import Space
 from ..teachers import Checkpoint, Teacher, combine
+from ._distill_teachers import chosen_epoch
 from ._self_test import check_backbones
 from ._stage import Clock
 
@@ -54,6 +56,11 @@ class OnlineOptions:
         "with mixup 4",
         choices=MIXES,
     )
+    checkpoint: str = opt(
+        "last",
+        "which kept epoch of the live teacher answers: a number, last, ipc (the fewer images, the earlier) or rded "
+        "(the same by DCPI's rule)",
+    )
     self_test: float = opt(
         3.0,
         "least accuracy of the live teacher, as a multiple of chance, on a slice of held-out images; 0 tests nothing",
@@ -67,8 +74,9 @@ class LiveTeacher:
     """Nets that answer every batch of a student; several answer with the mean of their logits."""
 
     bundles: tuple[Bundle, ...]
+    """That each checkpoint is of."""
     checkpoints: tuple[Checkpoint, ...]
-    """Of all bundles, the last epoch of every member."""
+    """Of all teachers, the chosen epoch of every member."""
     nets: tuple[Net, ...]
     """Of these, in eval mode, frozen, on the device."""
     options: OnlineOptions
@@ -85,7 +93,7 @@ class LiveTeacher:
     @property
     def stored_bytes(self) -> int:
         """Of the checkpoints that answer, as they are stored."""
-        return sum(_section_bytes(bundle, name) for bundle, name in self._sections())
+        return sum(map(_stored_bytes, self.bundles, self.checkpoints))
 
     def flops(self, images: int, *, channels: int, size: int, classes: int) -> int:
         """Of asking all nets about so many images."""
@@ -126,16 +134,17 @@ class LiveTeacher:
         return {
             "mix": self.options.mix,
             "ensemble": "mean",
+            "checkpoint": self.options.checkpoint,
             "checkpoints": [
-                {"teacher": bundle.content, "section": name, "bytes": _section_bytes(bundle, name)}
-                for bundle, name in self._sections()
+                {
+                    "teacher": bundle.content,
+                    "section": checkpoint.section,
+                    "epoch": checkpoint.epoch,
+                    "bytes": _stored_bytes(bundle, checkpoint),
+                }
+                for bundle, checkpoint in zip(self.bundles, self.checkpoints, strict=True)
             ],
         }
-
-    def _sections(self) -> Iterator[tuple[Bundle, str]]:
-        for bundle in self.bundles:
-            for checkpoint in Teacher(bundle).select("last"):
-                yield bundle, checkpoint.section
 
 
 def resolve_online(config: EvaluateConfig, bundle: Bundle, teachers: Sequence[Bundle]) -> EvaluateConfig:
@@ -174,25 +183,25 @@ def resolve_online(config: EvaluateConfig, bundle: Bundle, teachers: Sequence[Bu
 
 
 def open_teacher(teachers: Sequence[Bundle], bundle: Bundle, settings: Mapping[str, Any], clock: Clock) -> LiveTeacher:
-    """The last checkpoints of teachers that may answer for the images of a bundle.
+    """The checkpoints of teachers that may answer for the images of a bundle, as `checkpoint` chooses them.
 
     Raises:
-        UsageError: the same teacher twice.
+        UsageError: the same teacher twice; no such checkpoint.
         BundleError: no teacher; one of other classes, image shape or space.
     """
     if len({teacher.content for teacher in teachers}) < len(teachers):
         raise UsageError("a teacher is given twice, its say would count double", field="teacher")
-    checkpoints: list[Checkpoint] = []
-    nets: list[Net] = []
+    own = {field.name for field in dataclasses.fields(OnlineOptions)}
+    options = build(OnlineOptions, {name: value for name, value in settings.items() if name in own})
+    ipc = read_stored(bundle).ipc
+    chosen: list[tuple[Bundle, Checkpoint, Net]] = []
     for given in teachers:
         teacher = Teacher(given)
         check_agreement(given, bundle)
-        for chosen in teacher.select("last"):
-            checkpoints.append(chosen)
-            nets.append(teacher.net(chosen, clock.device))
-    own = {field.name for field in dataclasses.fields(OnlineOptions)}
-    options = build(OnlineOptions, {name: value for name, value in settings.items() if name in own})
-    return LiveTeacher(tuple(teachers), tuple(checkpoints), tuple(nets), options)
+        for checkpoint in teacher.select(chosen_epoch(teacher, options.checkpoint, ipc)):
+            chosen.append((given, checkpoint, teacher.net(checkpoint, clock.device)))
+    bundles, checkpoints, nets = zip(*chosen, strict=True)
+    return LiveTeacher(bundles, checkpoints, nets, options)
 
 
 def _says_nothing_else(config: EvaluateConfig, bundle: Bundle) -> bool:
@@ -202,5 +211,5 @@ def _says_nothing_else(config: EvaluateConfig, bundle: Bundle) -> bool:
     return all(option is None for option in typed) and not wanted and choose_privileged(bundle) is None
 
 
-def _section_bytes(bundle: Bundle, name: str) -> int:
-    return sum(int(record["bytes"]) for record in bundle.section(name).tensors.values())
+def _stored_bytes(bundle: Bundle, checkpoint: Checkpoint) -> int:
+    return sum(int(record["bytes"]) for record in bundle.section(checkpoint.section).tensors.values())

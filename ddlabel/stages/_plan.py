@@ -9,20 +9,17 @@ from typing import Any
 
 import torch
 
-from .. import _plugins
 from ..bundle import Bundle
 from ..config import EvaluateConfig
 from ..data._dataset import Dataset
 from ..distilled import DistilledSet
-from ..errors import UsageError
 from ..events import Event, OnEvent
 from ..labels._labels import LabelSet
 from ..students import StudentData
-from ..teachers import Teacher
 from ..training import Recipe, Respond
 from ._baselines import (
+    TUNE,
     check_plain,
-    check_teachers,
     equal_bytes_ipc,
     is_tuned,
     plain_bundle,
@@ -32,10 +29,8 @@ from ._baselines import (
     relabel_features,
     spent_bytes,
 )
-from ._label_kinds import whole_image_problem
 from ._online import ONLINE, LiveTeacher
-from ._recipe import archs_of, check_settings, recipe_and_loss, student_of
-from ._row_checks import check_equal_bytes, check_suits
+from ._recipe import archs_of, recipe_and_loss, student_of
 from ._stage import Clock
 from ._trials import (
     BUNDLE,
@@ -51,8 +46,6 @@ from ._trials import (
 from ._use import Use
 
 __all__ = ["Plan"]
-
-TUNE = "tune images of 'ddlabel distill' the same way by 'ddlabel refine', and pass them with --plain FILE"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,80 +156,6 @@ class Plan:
         options = self.live.loss_options(trial.loss) if self.live is not None and online else None
         student = student_of(self.bundle, arch, online=online, stored_images=stored_images)
         return recipe_and_loss(self.protocol, student, trial, self.settings, epochs=self.config.epochs, options=options)
-
-    def check_before_work(self) -> None:
-        """Refuse what cannot work before the first student is trained."""
-        refined = (self.labels.refined if self.labels else None) or {}
-        losses = tuple(dict.fromkeys(trial.loss for trial in self.trials))
-        check_settings(self.settings, self.config, losses, self.label_kinds, refined)
-        for arch in self.archs:
-            for trial in self.trials:
-                self.recipe_and_loss(arch, trial)
-        for name in self.losses:
-            if "soft" in _plugins.load("losses", name, "LOSS").needs and self.labels is None and self.live is None:
-                raise UsageError(
-                    f"loss '{name}' needs soft labels, --labels is 'hard'",
-                    field="loss",
-                    hint="use --loss ce or other --labels",
-                )
-        for teacher in self.teachers:
-            Teacher(teacher)
-        if self.live is not None:
-            self.live.check_losses(self.losses)
-        elif self.config.baselines:
-            self._check_teachers()
-        self._check_samples()
-        self._check_labels_suit()
-        labelled = self.labels is not None or self.use is not None
-        check_equal_bytes(self.config, len(self.plain), labelled=labelled)
-        self._check_features()
-
-    def _check_samples(self) -> None:
-        """Rows are compared at equal samples seen."""
-        if len(self.trials) > 1 and str(self.settings.get("estimator")) == "full":
-            raise UsageError(
-                "estimator 'full' sees every view of every image in each epoch, which no other row does",
-                field="estimator",
-                hint="score it alone, without baselines and further losses",
-            )
-
-    def _check_labels_suit(self) -> None:
-        """Every loss takes labels of this domain: asked on one sample."""
-        for trial in self.trials:
-            if self.labels is not None and trial.labels not in {"hard", ONLINE}:
-                check_suits(self.recipe_and_loss(self.archs[0], trial)[1], self.distilled, self.labels)
-
-    def _check_teachers(self) -> None:
-        """Random images are labelled by the teachers of the labels, as far as teachers made them."""
-        if self.labels is not None and not self.learned:
-            check_teachers(self.kind, self.labels.section, self.teachers)
-        if self.use is not None and self.use.is_assigned and not self.learned:
-            check_teachers(self.use.kind, self.use.stored.section, self.teachers)
-
-    def _check_features(self) -> None:
-        """Whole images are seen under every loss, every student has the layer; what the rows do not say is said."""
-        if self.use is None:
-            return
-        for name in self.losses:
-            _recipe, loss = self.recipe_and_loss(self.archs[0], Trial(BUNDLE, self.kind, name))
-            problem = whole_image_problem(self.kind, name, getattr(loss, "estimator", "views"))
-            if problem is not None:
-                hint = "use --loss ladd, which sees whole images too" if self.kind == "dense" else "use soft labels"
-                raise UsageError(problem, field="labels", hint=f"{hint}, or --labels {self.kind}")
-        self.use.check(self.archs, self.dataset.info, self.on_event)
-        if self.random_ipc < self.equal_ipc:
-            message = (
-                f"the bytes of the labels buy {self.equal_ipc} images per class, the data have {self.random_ipc}: "
-                f"{RANDOM_EQUAL} takes these"
-            )
-            self.on_event(Event(phase="baselines", message=message))
-        if not self.config.equal_bytes:
-            tuned = f", which are not tuned as the bundle's are: {TUNE}" if is_tuned(self.bundle) else ""
-            message = (
-                f"{PLAIN_EQUAL} is not run: --equal-bytes distils {self.equal_ipc} images per class by the same "
-                f"method, or takes them from --plain FILE{tuned}"
-            )
-            self.on_event(Event(phase="baselines", message=message))
 
     def ready(self) -> Plan:
         """With all that takes time before the first student: a live teacher's test, weights of labels, plain baseline.

@@ -24,6 +24,7 @@ from ._online import ONLINE, open_teacher, resolve_online
 from ._plan import Plan
 from ._ranking import check_ranking, rank, resolve_ranking
 from ._recipe import check_archs, protocol_loss
+from ._row_checks import check_before_work
 from ._rows import score_rows
 from ._stage import computing, load_like, redact
 from ._summary import summaries_over_nets
@@ -100,7 +101,7 @@ def run(
             live=live,
         )
         check_archs(plan.archs, config, plan.dataset.info)
-        plan.check_before_work()
+        check_before_work(plan)
         if ranking is not None:
             check_ranking(plan, ranking)
         if config.diagnose is not None and plan.use is None:

@@ -177,7 +177,7 @@ def test_the_ensemble_is_an_option_and_is_recorded(run_cli, files, pair: Path, t
     assert "equal-norm" == equal.manifest.history[-1]["config"]["ensemble"]
 
 
-def teacher_of(accuracies: dict[int, list[float | None]]) -> Teacher:
+def teacher_of(accuracies: dict[int, list[float | None]], name: str = "dots", classes: int = 2) -> Teacher:
     """A teacher whose nets kept these epochs with these held-out accuracies; the weights are nobody's."""
     net = build("mlp", channels=1, size=1, classes=2, generator=torch.Generator().manual_seed(0))
     sections = [
@@ -187,14 +187,59 @@ def teacher_of(accuracies: dict[int, list[float | None]]) -> Teacher:
         for epoch, values in accuracies.items()
         for member, value in enumerate(values)
     ]
-    return Teacher(Bundle.create("teacher", DATA, StageRecord("train-teacher", {}, 0, [], {}, 0.0, 0.0, {}), sections))
+    data = DATA | {"name": name, "classes": [str(label) for label in range(classes)]}
+    return Teacher(Bundle.create("teacher", data, StageRecord("train-teacher", {}, 0, [], {}, 0.0, 0.0, {}), sections))
 
 
 DATA = {
-    "name": "dots", "classes": ["a", "b"], "channels": 1, "height": 1, "width": 1, "train_images": 2,
+    "channels": 1, "height": 1, "width": 1, "train_images": 2,
     "fingerprint": "0" * 64, "validation": {"fraction": 0.5}, "flip": False,
     "space": {"kind": "normalised", "mean": [0.0], "std": [1.0]},
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "ipc", "epoch"),
+    [
+        ("cifar10", 10, 1, 4),
+        ("cifar10", 10, 5, 4),
+        ("cifar10", 10, 6, 8),
+        ("cifar10", 10, 30, 8),
+        ("cifar10", 10, 31, 32),
+        ("cifar10", 10, 75, 32),
+        ("cifar10", 10, 76, 64),
+        ("cifar10", 10, 500, 64),
+        ("cifar100", 100, 1, 3),
+        ("cifar100", 100, 50, 64),
+        ("tiny-imagenet", 200, 1, 2),
+        ("imagenet", 1000, 1, 1),
+        ("imagenet", 1000, 10, 3),
+    ],
+)
+def test_rdeds_teacher_follows_the_table_where_it_has_the_data_set(
+    name: str, classes: int, ipc: int, epoch: int
+) -> None:
+    """Shares 0.732, 0.851, 0.979 and 1 of 0.8 for CIFAR-10: 0.586, 0.681, 0.783, 0.8; untrained nets never guide.
+
+    Up to 5, 30 and 75 images per class. CIFAR-100 0.628 at 1 and 1 at 50, Tiny-ImageNet 0.495, ImageNet 0.275, 0.570.
+    """
+    accuracy = {0: 0.9, 1: 0.3, 2: 0.4, 3: 0.52, 4: 0.6, 8: 0.7, 32: 0.79, 64: 0.8, 128: 0.79}
+
+    assert epoch == teacher_of({at: [value] for at, value in accuracy.items()}, name, classes).guided_epoch(ipc)
+
+
+@pytest.mark.parametrize(("name", "classes"), [("cifar10", 3), ("dots", 10), ("cifar100", 10)])
+def test_name_and_number_of_classes_say_whether_the_table_has_a_data_set(name: str, classes: int) -> None:
+    """A part of CIFAR-10, and other data of ten classes, go by half of the last accuracy, 2, and by the last epoch."""
+    teacher = teacher_of({1: [0.3], 2: [0.4], 4: [0.6], 64: [0.8], 128: [0.79]}, name, classes)
+
+    assert (2, 128) == (teacher.guided_epoch(1), teacher.guided_epoch(50))
+
+
+def test_the_table_needs_a_held_out_part_for_any_number_of_images() -> None:
+    """It goes by accuracies, in its last column too."""
+    with pytest.raises(UsageError, match="no held-out accuracies to choose a checkpoint by"):
+        teacher_of({1: [None], 9: [None]}, "cifar10", 10).guided_epoch(100)
 
 
 @pytest.mark.parametrize(

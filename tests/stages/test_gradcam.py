@@ -18,14 +18,18 @@ from torch.nn import functional
 from ddlabel import seeding
 from ddlabel.bundle import Bundle
 from ddlabel.cli._gradcam import check_folder
+from ddlabel.data._dataset import Dataset, DatasetInfo, Split
 from ddlabel.errors import ResourceError, UsageError
 from ddlabel.nets._net import Net, build, on_meta
+from ddlabel.space import Space
 from ddlabel.stages._gradcam import (
     STEPS,
+    GradCam,
     centre_share,
     class_maps,
     enlarge,
     faithfulness,
+    has_maps,
     select_images,
     stretch,
 )
@@ -251,12 +255,58 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, monkeypat
         check_folder(str(tmp_path), force=False, files=[str(tmp_path)])
 
 
-def test_nets_without_maps_alone_are_refused(run_cli, files, tmp_path: Path) -> None:
+@pytest.mark.parametrize("archs", ["mlp", "vit", "mlp,vit"])
+def test_nets_without_maps_alone_are_refused(run_cli, files, tmp_path: Path, archs: str) -> None:
     """There would be nothing to show; nothing is trained and no folder is made."""
     outcome = run_cli(
-        "evaluate", files.base, "--data", files.data, *QUICK, "--arch", "mlp", "--gradcam", tmp_path / "maps"
+        "evaluate", files.base, "--data", files.data, *QUICK, "--arch", archs, "--gradcam", tmp_path / "maps"
     )
 
     assert outcome.code == 2
-    assert "mlp has none" in outcome.err
+    assert f"{archs.replace(',', ', ')} has none" in outcome.err
+    assert "seed 0" not in outcome.err
     assert not (tmp_path / "maps").exists()
+
+
+def two_images(side: int) -> Dataset:
+    """One test image of each of two classes, and no others."""
+    classes, ones = ("a", "b"), (1.0,) * 3
+    info = DatasetInfo(
+        name="two", classes=classes, channels=3, height=side, width=side, mean=ones, std=ones, flip=True, licence="none"
+    )
+    pixels, labels = torch.zeros(2, 3, side, side, dtype=torch.uint8), torch.tensor([0, 1])
+    nothing = Split(pixels[:0], labels[:0])
+    return Dataset(
+        info=info,
+        train=nothing,
+        validation=nothing,
+        test=Split(pixels, labels),
+        fingerprint="0" * 64,
+        validation_fraction=0.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arch", "side", "maps"),
+    [("vit", 8, False), ("vit", 128, False), ("vit-b-16", 32, False), ("resnet18", 32, True)],
+)
+def test_tokens_are_no_maps(arch: str, side: int, maps: bool) -> None:
+    """Those of a ViT have four axes too, but not those of the image."""
+    assert has_maps(arch, two_images(side).info) == maps
+
+
+@pytest.mark.parametrize("arch", ["vit", "vit-b-16"])
+def test_students_of_tokens_are_skipped_and_it_is_said(arch: str) -> None:
+    """The record says it too; the student is not even asked."""
+    said: list[str | None] = []
+    cam = GradCam(
+        two_images(16),
+        Space("normalised", (0.0,) * 3, (1.0,) * 3),
+        seed=0,
+        on_overlays=None,
+        on_event=lambda event: said.append(event.message),
+    )
+    cam.look(on_meta(arch, channels=3, size=16, classes=2), arch)
+
+    assert said == [f"gradcam: {arch} is skipped, it has no maps before its end"]
+    assert [(entry["arch"], list(entry)) for entry in cam.record] == [(arch, ["arch", "skipped"])]

@@ -18,6 +18,7 @@ from ddlabel.losses._loss import Targets
 from ddlabel.nets._net import build
 from ddlabel.stages._online import LiveTeacher, OnlineOptions, resolve_online
 from ddlabel.stages._trials import online_trials
+from ddlabel.teachers import Teacher
 
 QUICK = ("--arch", "convnet-d1-w8", "--epochs", "3", "--seeds", "2")
 
@@ -67,7 +68,34 @@ def test_a_live_teacher_is_never_compliant_and_pays_for_its_bytes_and_passes(
     assert 0 < first["teacher_flops"] < stored["flops"]
     assert first["recipe"] == stored["recipe"]
     assert (first["mix"], first["loss"]["options"]["temperature"]) == ("cutmix", 20.0)
-    assert [one["section"] for one in online["online"]["checkpoints"]] == ["teacher.0.4"]
+    assert online["online"]["checkpoint"] == "last"
+    assert [(one["section"], one["epoch"]) for one in online["online"]["checkpoints"]] == [("teacher.0.4", 4)]
+
+
+@pytest.fixture(scope="module")
+def early(run_cli, files, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher with a held-out part, whose accuracy grows from 1 to 4 epochs."""
+    path = tmp_path_factory.mktemp("early") / "t.ddset"
+    outcome = run_cli(
+        "train-teacher", "--data", files.data, "--arch", "convnet-d1-w8", "--epochs", "4", "--keep", "1,2,4",
+        "--set", "lr=0.1", "--set", "batch=16", "--validation", "0.3", "-o", path,
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    return path
+
+
+@pytest.mark.parametrize("which", ["1", "ipc", "rded"])
+def test_an_early_epoch_of_the_teacher_can_answer(run_cli, files, early: Path, which: str) -> None:
+    """By number, or by the images per class of the bundle; the record says which."""
+    teacher = Teacher(Bundle.open(early))
+    epoch = {"1": 1, "ipc": teacher.epoch_for(3), "rded": teacher.guided_epoch(3)}[which]
+    scored = evaluation(
+        run_cli, files.base, files, "--teacher", early, "--set", f"checkpoint={which}", "--set", "self_test=0"
+    )
+    (chosen,) = scored["online"]["checkpoints"]
+
+    assert scored["online"]["checkpoint"] == which
+    assert (chosen["section"], chosen["epoch"]) == (f"teacher.0.{epoch}", epoch)
 
 
 def test_a_teacher_alone_means_a_live_teacher(run_cli, files) -> None:
@@ -106,6 +134,8 @@ def test_mixup_takes_its_own_temperature_and_any_protocol_takes_a_live_teacher(r
         (["TEACHER", "--loss", "ce"], 2, "does not look at what a live teacher says"),
         (["TEACHER", "--loss", "ladd"], 2, "is of views that are stored"),
         (["--labels", "soft", "--set", "mix=none"], 2, "option 'mix' is of a live teacher"),
+        (["TEACHER", "--set", "checkpoint=3"], 2, "one of the kept epochs 1, 4"),
+        (["--labels", "soft", "--set", "checkpoint=1"], 2, "option 'checkpoint' is of a live teacher"),
         (["TEACHER", "--set", "mix=paste"], 2, "option 'mix' is 'paste'"),
         (["TEACHER", "--set", "self_test=1000"], 0, ""),
         (["BASE"], 3, "expected a teacher bundle"),
