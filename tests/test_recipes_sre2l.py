@@ -51,8 +51,8 @@ def test_settings_are_the_published_ones_of_the_size(name: str) -> None:
     method = build(METHOD, recipe.settings["distill"])
     family, options = recipe.family, recipe.stages["distill"]
 
-    assert (preset.lr_images, preset.bn_weight) == (method.lr_images, method.bn_weight) or (
-        OWN_RATES[name] == (method.lr_images, method.bn_weight)
+    assert (preset.lr_images, preset.bn_weight) == (method.lr_images, float(method.bn_weight)) or (
+        OWN_RATES[name] == (method.lr_images, float(method.bn_weight))
     )
     assert (preset.steps, preset.crop, preset.roll_min, preset.roll_max, 100) == (
         method.steps, method.crop, method.roll_min, method.roll_max, method.batch
