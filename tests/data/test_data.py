@@ -406,6 +406,7 @@ def test_without_a_home_nothing_is_cached_and_nothing_fails(tmp_path: Path, monk
     assert any("not cached" in message for message in messages)
 
 
+@pytest.mark.slow
 @pytest.mark.real_images
 @pytest.mark.skipif("DDLABEL_TEST_DATA" not in os.environ, reason="DDLABEL_TEST_DATA names no folder of real images")
 def test_real_cifar10_has_its_classes_and_sizes() -> None:

@@ -69,7 +69,7 @@ def test_what_is_forged_without_a_change_is_read(base: Bundle) -> None:
         ({"arch": "convnet-d1-w16"}, "says arch convnet-d1-w16, its net has convnet-d1-w16-instance"),
         ({"arch": "convnet-d1-w16-instance"}, r"says shape \[8, 4, 4\], its net has \[16, 4, 4\]"),
         ({"arch": "../evil"}, "unknown net"),
-        ({"arch": None}, "unknown net or group 'none'"),
+        ({"arch": None}, "unknown net or group 'None'"),
         ({"arch": "convnet-d1-w99999999999999999999"}, "convnet"),
         ({"attention": "spatial"}, r"its net has \[1, 4, 4\]"),
         ({"attention": "spatial", "shape": [1, 4, 4]}, "says attention spatial, which is no feature"),
