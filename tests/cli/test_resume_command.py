@@ -153,6 +153,7 @@ dm.METHOD.step = step
 """
 
 
+@pytest.mark.slow
 def test_fault_110_a_second_signal_ends_a_step_that_does_not_end(tiny: str, tmp_path: Path) -> None:
     """The first waits for a safe point, the second does not; steps that were finished are kept all the same."""
     output = tmp_path / "x.ddset"
@@ -183,6 +184,7 @@ fsio.current = Slow()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signals", "whole"), [(1, True), (2, False)], ids=["once", "twice"])
 def test_fault_110_a_signal_while_the_state_is_written(tiny: str, tmp_path: Path, signals: int, whole: bool) -> None:
     """One lets the write finish; two leave the state before or after, never half a file and no temporary one."""

@@ -314,6 +314,7 @@ for unroll in ("adjoint", "full"):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's count of a process's own memory")
 def test_memory_of_the_adjoint_does_not_grow_with_steps() -> None:
     """22 steps more are 22 P floats, two megabytes; their graphs are some hundred."""

@@ -84,6 +84,7 @@ def textures(count: int, seed: int) -> np.ndarray:
     return np.concatenate(images).clip(0, 255).astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_dense_labels_beat_hard_ones_on_the_same_images(run_cli, tmp_path: Path) -> None:
     """10 images per class, N = 3: the paper's claim where it must hold, with a teacher that knows more."""
     arrays = {}
