@@ -201,3 +201,16 @@ def test_the_readme_has_its_two_one_line_commands() -> None:
     assert 2 == len(lines)
     assert lines[0].endswith("ddlabel demo")
     assert lines[1].endswith("pytest")
+
+
+@pytest.mark.slow
+def test_the_estimate_is_what_its_script_says(capsys: pytest.CaptureFixture[str]) -> None:
+    """Run `PYTHONPATH=. python docs/estimate.py` when this fails, and put its tables into the page."""
+    spec = importlib.util.spec_from_file_location("estimate", ROOT / "docs" / "estimate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+
+    assert 25 < len(lines)
+    assert [] == [line for line in lines if line not in page("imagenet.md")]
