@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -206,10 +207,7 @@ def test_the_readme_has_its_two_one_line_commands() -> None:
 @pytest.mark.slow
 def test_the_estimate_is_what_its_script_says(capsys: pytest.CaptureFixture[str]) -> None:
     """Run `PYTHONPATH=. python docs/estimate.py` when this fails, and put its tables into the page."""
-    spec = importlib.util.spec_from_file_location("estimate", ROOT / "docs" / "estimate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.main()
+    runpy.run_path(str(ROOT / "docs" / "estimate.py"), run_name="__main__")
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
 
     assert 25 < len(lines)
