@@ -180,11 +180,35 @@ def test_bytes_of_privileged_labels_are_as_printed() -> None:
 def test_python_examples_of_the_readme_run(files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """In a folder where the pipeline left its files."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "base.ddset").write_bytes(files.base.read_bytes())
+    for file in (files.base, files.dense):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
     for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(compile(block, "README.md", "exec"), {})
 
     assert "torch.Size([12, 3, 8, 8])" in capsys.readouterr().out
+
+
+def test_python_blocks_of_the_guide_run_as_printed(
+    run_cli, files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """One after the other, in one interpreter; only epochs are cut, and the data are the tiny ones."""
+    monkeypatch.chdir(tmp_path)
+    for file in (files.soft, files.dense):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    labels = ("--teacher", files.teacher, "--kind")
+    assert 0 == run_cli("augment-labels", files.base, *labels, "fkd", "--set", "views=3", "-o", "fkd.ddset").code
+    assert 0 == run_cli("augment-labels", files.soft, *labels, "feature", "-o", "feature.ddset").code
+    names: dict[str, object] = {}
+    blocks = re.findall(r"```python\n(.*?)```", page("python.md"), re.DOTALL)
+    for block in blocks:
+        shorter = block.replace("range(300)", "range(2)").replace("range(recipe.rounds)", "range(2)")
+        exec(compile(shorter.replace("digits", files.data), "python.md", "exec"), names)
+    printed = capsys.readouterr().out
+
+    assert len(blocks) > 6
+    assert re.search(r"^\d+\.\d%$", printed, re.MULTILINE)
+    assert "kl kl adamw" in printed
+    assert "LoadedBundle(<distill>: images 4 x 3 x 8 x 8, 4 classes, hard labels)" in printed
 
 
 def test_the_demo_shows_every_stage() -> None:
