@@ -16,10 +16,13 @@ import typer
 
 from .. import __version__
 from ..errors import CheckFailedError, DdlabelError, InterruptedRunError, ResourceError, UsageError, suggest
-from ._options import Command, ReaderGone, register, split_unknown
+from ._options import Command, Line, split_unknown
+from ._register import ReaderGone, register
 from ._report import say
 from ._signals import listening
 from .augment_labels import COMMAND as AUGMENT_LABELS
+from .config import COMMAND as CONFIG
+from .config import dump, dumped_stage
 from .demo import COMMAND as DEMO
 from .distill import COMMAND as DISTILL
 from .evaluate import COMMAND as EVALUATE
@@ -42,6 +45,7 @@ COMMANDS: tuple[Command, ...] = (
     DEMO,
     METHODS,
     RECIPES,
+    CONFIG,
     VERSION,
 )
 
@@ -57,8 +61,8 @@ A pipeline, start to end:
   ddlabel inspect        base.ddset dense.ddset gift.ddset scored.ddset
 
 \b
-Environment: DDLABEL_DATA_DIR (where named data sets lie), DDLABEL_CACHE_DIR (decoded images), NO_COLOR,
-SOURCE_DATE_EPOCH (fixed clock in bundles).
+Environment: DDLABEL_DATA_DIR (where named data sets lie), DDLABEL_CACHE_DIR (decoded images), DDLABEL_THREADS
+(--threads where it is not given), NO_COLOR, SOURCE_DATE_EPOCH (fixed clock in bundles).
 """
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -92,6 +96,8 @@ def dispatch(arguments: list[str]) -> None:
     by_name = {command.name: command for command in COMMANDS}
     if not arguments:
         arguments = ["--help"]
+    stage = dumped_stage(arguments, COMMANDS)
+    arguments = arguments if stage is None else stage
     problems: list[str] = []
     name = arguments[0]
     if name in by_name:
@@ -105,7 +111,8 @@ def dispatch(arguments: list[str]) -> None:
     elif name not in {"--help", "-h"}:
         raise UsageError(f"unknown option '{name[:80]}', expected a command first", hint="run 'ddlabel --help'")
     try:
-        _application()(arguments, standalone_mode=False, prog_name="ddlabel", obj=problems)
+        line = Line(problems, COMMANDS, None if stage is None else dump)
+        _application()(arguments, standalone_mode=False, prog_name="ddlabel", obj=line)
     except Exception as error:
         # typer's own parse errors carry exit code 2 and a method that words them; nothing else does
         if getattr(error, "exit_code", None) == 2 and hasattr(error, "format_message"):
