@@ -16,6 +16,7 @@ import typer
 
 from .. import __version__
 from ..errors import CheckFailedError, DdlabelError, InterruptedRunError, ResourceError, UsageError, suggest
+from ._completion import VARIABLE, answer, run_completion
 from ._options import Command, Line, split_unknown
 from ._register import ReaderGone, register
 from ._report import say
@@ -61,6 +62,9 @@ A pipeline, start to end:
   ddlabel inspect        base.ddset dense.ddset gift.ddset scored.ddset
 
 \b
+Completion of commands, options and names in bash, zsh and fish: ddlabel --install-completion
+
+\b
 Environment: DDLABEL_DATA_DIR (where named data sets lie), DDLABEL_CACHE_DIR (decoded images), DDLABEL_THREADS
 (--threads where it is not given), NO_COLOR, SOURCE_DATE_EPOCH (fixed clock in bundles).
 """
@@ -70,6 +74,10 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if VARIABLE in os.environ:
+        text, code = answer(os.environ[VARIABLE], os.environ, COMMANDS)
+        print(text)
+        return code
     try:
         with listening():
             dispatch(given)
@@ -96,6 +104,8 @@ def dispatch(arguments: list[str]) -> None:
     by_name = {command.name: command for command in COMMANDS}
     if not arguments:
         arguments = ["--help"]
+    if run_completion(arguments):
+        return
     stage = dumped_stage(arguments, COMMANDS)
     arguments = arguments if stage is None else stage
     problems: list[str] = []

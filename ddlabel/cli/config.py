@@ -94,7 +94,7 @@ def _values(invocation: Invocation, record: type[Any]) -> dict[str, Any]:
         if name in said:
             value = said[name]
             value = parse_value(value, hints[name]) if isinstance(value, str) else value
-            values[name] = "auto" if value is None else value
+            values[name] = "auto" if value is None else list(value) if isinstance(value, tuple) else value
         elif not options[name].required:
             values[name] = options[name].default
     return values
@@ -107,7 +107,8 @@ def _lines(
     yield f"[{stage}]"
     yield from (f"# {option.name} = ...  # required: {option.help}" for option in missing)
     for name, value in values.items():
-        yield f'# {name} = "auto"' if value is None else f"{name} = {_toml(value)}"
+        comment = "# " if value is None or value == () else ""
+        yield f"{comment}{name} = {_toml('auto' if value is None else value)}"
     if settings:
         yield ""
         yield f"[{stage}.{SET}]"
