@@ -14,6 +14,7 @@ import torch
 from ddlabel import _plugins
 from ddlabel.cli._options import split_unknown
 from ddlabel.cli.app import COMMANDS
+from ddlabel.cli.config import dumped_stage
 from ddlabel.cli.demo import PIPELINE
 from ddlabel.cli.methods import ROOMS
 from ddlabel.nets._net import on_meta
@@ -102,14 +103,15 @@ def test_the_chain_of_the_matching_page_runs_as_printed(
     assert ["train-teacher", "distill", "evaluate"] == [words[0] for words in chain]
 
 
-@pytest.mark.parametrize("name", ["privileged.md", "decoupled.md", "evaluating.md"])
+@pytest.mark.parametrize("name", ["privileged.md", "decoupled.md", "evaluating.md", "configuring.md"])
 def test_commands_of_the_guides_exist(name: str) -> None:
     """Every option of every line, and every name that --set takes, is one that the reference explains."""
     by_name, methods = {command.name: command for command in COMMANDS}, generator().methods_page()
     lines = commands_of(page(name))
 
     assert len(lines) > 5
-    for command, *words in lines:
+    for line in lines:
+        command, *words = dumped_stage(line, COMMANDS) or line
         _, problems = split_unknown(by_name[command], words)
         assert not problems, (words, problems)
         settings = [word.split("=")[0] for before, word in itertools.pairwise(words) if before == "--set"]

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddlabel.bundle import Bundle
@@ -221,6 +221,7 @@ def test_a_dump_given_back_is_the_same_dump(run_cli, write, words: list[str]) ->
     assert first.out == again.out
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.one_of(st.integers(), st.floats(), st.booleans()))
 def test_texts_and_numbers_come_back_from_a_dump(text: str, number: float) -> None:
     """Whatever is in them: a --set of a dump is the text that was typed."""
