@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 import ddlabel
 from ddlabel import seeding
-from ddlabel.bundle import Bundle, StageRecord
+from ddlabel.bundle import Bundle, NewSection, StageRecord
 from ddlabel.distilled import image_section
 from ddlabel.errors import BundleError, UsageError
 from ddlabel.nets._net import build
@@ -259,6 +259,34 @@ def test_stale_labels_are_passed_over_and_refused_by_name(files) -> None:
     assert "hard" == ddlabel.load(stale).kind
     with pytest.raises(BundleError, match="is stale: the images changed"):
         ddlabel.load(stale, labels="soft")
+
+
+def test_a_learned_step_size_is_the_step_size(files) -> None:
+    """Under the protocol that takes it, which is the one that `evaluate` follows; no positive number is refused."""
+    record, old = StageRecord("test", {}, 0, [], {}, 0.0, 0.0, {}), Bundle.open(files.soft)
+    learned, broken = (
+        old.with_stage(record, add=[NewSection("student.lr", "student", {"student.lr": torch.tensor(lr)})])
+        for lr in (0.03125, -1.0)
+    )
+    loaded = ddlabel.load(learned)
+
+    assert ("datm", 0.03125, 0.03125) == (loaded.protocol, loaded.recipe.lr, loaded.learned_lr)
+    assert "mtt" == ddlabel.load(learned, labels="hard").protocol
+    assert 0.003125 == pytest.approx(loaded.lr(loaded.recipe.epochs))
+    with pytest.raises(BundleError, match=r"learned step size 'student.lr' is -1\.0, expected a positive number"):
+        ddlabel.load(broken)
+
+
+def test_whitened_images_come_with_their_whitening(run_cli, files, tmp_path: Path) -> None:
+    """Own pixels are whitened alike, and come back."""
+    words = ("distill", "--data", files.data, "--method", "random", "--ipc", "2", "--space", "zca")
+    assert 0 == run_cli(*words, "-o", tmp_path / "zca.ddset").code
+    loaded = ddlabel.load(tmp_path / "zca.ddset")
+    pictures = loaded.to_pixels(loaded.images)
+
+    assert "zca" == loaded.space.kind
+    assert torch.allclose(loaded.encode(pictures), loaded.images, atol=1e-3)
+    assert torch.equal(pictures, loaded.to_pixels(loaded.encode(pictures)))
 
 
 def test_a_net_of_other_outputs_is_refused(files) -> None:
