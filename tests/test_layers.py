@@ -16,10 +16,10 @@ FLOORS = (
      "losses", "codecs", "generators"},
     {"privileged"},
     {"labels", "training", "preprocess"},
-    {"teachers", "distilled", "students", "trajectories", "difficulty", "curriculum"},
+    {"teachers", "distilled", "students", "epoch_dataset", "trajectories", "difficulty", "curriculum"},
     {"distill", "protocols"},
     {"refine"},
-    {"stages"},
+    {"stages", "loaded", "loading"},
     {"cli"},
     {"__main__"},
 )  # fmt: skip
