@@ -113,8 +113,8 @@ def command(stage: str, files, steps: int) -> list[str]:
             "--grid", "3", "--ratio", "1/2", "--codec", "q8",
         ],
         "refine": [
-            "refine", str(files.base), *data, *NET, "--method", "dcpi", "--set", f"steps={steps}", "--set", "outer=1", "--set", "inner=1",
-            "--set", "batch_real=4",
+            "refine", str(files.base), *data, *NET, "--method", "dcpi", "--set", f"steps={steps}",
+            "--set", "outer=1", "--set", "inner=1", "--set", "batch_real=4",
         ],
         "evaluate": [
             "evaluate", str(files.soft), *data, *NET, "--epochs", "10", "--seeds", str(max(2, steps // 2)),
