@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..bundle import Bundle
     from ..manifest import Manifest, Section
 
-__all__ = ["PRIVATE", "costs", "features", "holds", "print_bundle", "print_diff", "progress"]
+__all__ = ["PRIVATE", "costs", "features", "holds", "print_bundle", "print_diff", "progress", "readable_flops"]
 
 PRIVATE = {
     "teacher": "holds teacher weights: they can reveal training data; publish without them where that matters",
@@ -213,11 +213,11 @@ def _step(entry: Mapping[str, Any]) -> str:
         named = ",".join(str(item) for item in named)
     flops = (entry["metrics"].get("flops") or {}) if isinstance(entry["metrics"].get("flops"), dict) else {}
     work = sum(value for key, value in flops.items() if key != "forward" and isinstance(value, int))
-    spent = f"{entry['time']['seconds']:.0f} s" + (f", {_readable_flops(work)}" if work else "")
+    spent = f"{entry['time']['seconds']:.0f} s" + (f", {readable_flops(work)}" if work else "")
     return f"{entry['stage']}{f' {named}' if named else ''} ({spent})"
 
 
-def _readable_flops(count: int) -> str:
+def readable_flops(count: int) -> str:
     """Floating point operations with a decimal unit: 2.15 TFLOP, 0.67 PFLOP."""
     power = min(max((len(str(count)) - 1) // 3, 2), 6)
     return f"{count / 1000**power:.3g} {'  MGTPE'[power]}FLOP"
