@@ -11,7 +11,21 @@ from typing import Any, TypeAlias
 
 from ..manifest import printable
 
-__all__ = ["Child", "Html", "data_uri", "document", "facts", "listing", "note", "section", "table", "tag", "trusted"]
+__all__ = [
+    "Child",
+    "Html",
+    "capital",
+    "data_uri",
+    "document",
+    "facts",
+    "listing",
+    "note",
+    "section",
+    "sentence",
+    "table",
+    "tag",
+    "trusted",
+]
 
 EMPTY = frozenset({"br", "img", "link", "meta"})
 """Tags without an end."""
@@ -102,6 +116,16 @@ def listing(record: Any) -> Html:
     more = "" if len(text) <= MOST_LETTERS else f"\n… {len(text) - MOST_LETTERS} more characters"
     lines = (text[:MOST_LETTERS] + more).split("\n")
     return tag("pre", Html("\n".join(escape(printable(line)) for line in lines)), tabindex=0)
+
+
+def sentence(text: str) -> str:
+    """A line with a capital and a full stop."""
+    return capital(text.strip().removesuffix(".")) + "."
+
+
+def capital(text: str) -> str:
+    """A line with a capital; a name with a dot stays as it is spelled."""
+    return text if "." in text.split(":")[0] else text[:1].upper() + text[1:]
 
 
 def data_uri(media: str, data: bytes) -> str:

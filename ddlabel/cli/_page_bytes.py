@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._inspect_tables import PRIVATE, costs, features, holds
-from ._page import Child, Html, note, section, table, tag
+from ._page import Child, Html, note, section, sentence, table, tag
 from ._page_scores import tolerant
 from ._tables import percent, readable_bytes
 
@@ -61,7 +61,7 @@ def storage(manifest: Manifest) -> Html:
     rows.append(["total", "", "", "", readable_bytes(report["total"]), "100.0 %", "", ""])
     columns = [(name, "left") for name in ("section", "holds", "codec")]
     columns += [(name, "right") for name in ("raw", "stored", "share", "bits/view")] + [("of the file", "left")]
-    notes = [note(_sentence(line)) for line in (*costs(report), *_feature_costs(manifest))]
+    notes = [note(sentence(line)) for line in (*costs(report), *_feature_costs(manifest))]
     private = [note("Note: " + said + ".", kind="warn") for kind, said in PRIVATE.items() if _any(manifest, kind)]
     return section("Bytes", table("Where the bytes of the file go", columns, rows), notes, private, level=3)
 
@@ -91,12 +91,10 @@ def fidelity(manifest: Manifest) -> Html | None:
     said += [
         note(f"{each.name} is stale: the images changed since it was made.", kind="warn") for each in rich if each.stale
     ]
-    if used:
-        said.append(
-            note("KL divergence and entropy in nats; means over all labelled views, the bound is their largest.")
-        )
-    else:
+    if not used:
         said.append(note("No fidelity is recorded."))
+    elif "kl_t1" in dict(used):
+        said.append(note("KL divergence and entropy in nats. Means over all labelled views; the bound is the largest."))
     return section("Label fidelity", said, level=3)
 
 
@@ -179,11 +177,6 @@ def _feature_costs(manifest: Manifest) -> list[str]:
         return features(manifest)
     except (AttributeError, LookupError, TypeError, ValueError):
         return []
-
-
-def _sentence(line: str) -> str:
-    text = line.strip()
-    return text[:1].upper() + text[1:] + "."
 
 
 def _any(manifest: Manifest, kind: str) -> bool:

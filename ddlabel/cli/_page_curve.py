@@ -29,18 +29,17 @@ def against_bytes(items: Sequence[Item]) -> Html | None:
     groups = _groups(items)
     if not groups:
         return None
-    single = sum(len(points) < 2 for points in groups.values())
-    shown = [(setting, points) for setting, points in groups.items() if len(points) > 1]
-    parts: list[Child] = [_picture(setting, points) for setting, points in shown[:MOST_PICTURES]]
+    shown = {setting: points for setting, points in groups.items() if len({point.stored for point in points}) > 1}
+    parts: list[Child] = [_picture(setting, points) for setting, points in list(shown.items())[:MOST_PICTURES]]
     if len(shown) > MOST_PICTURES:
         parts.append(
             note(f"{len(shown) - MOST_PICTURES} more ways of scoring are left out here; the bundles have them.")
         )
-    if single:
-        alone = "One row was" if single == 1 else f"{single} rows were each"
-        parts.append(
-            note(f"{alone} scored in a way of its own (net, protocol, test data or epochs), without a picture.")
-        )
+    rest = len(groups) - len(shown)
+    if rest:
+        ways = "1 more way" if rest == 1 else f"{rest} more ways"
+        alike = "of scoring (net, protocol, test data, epochs) without rows of different sizes, so without a picture"
+        parts.append(note(f"{ways} {alike}; the bundles have the scores."))
     return section("Accuracy against bytes", parts, id_="bytes")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,14 +13,14 @@ from ._page_history import Item, link, states
 __all__ = ["graph", "lineage"]
 
 MOST_NODES = 60
-BOX = (168, 44)
+BOX = (190, 44)
 """Width and height of a box in pixels."""
 GAP = (46, 16)
 """Pixels between boxes, across and down."""
 EDGE_PX = 6
 """Around the picture."""
-LETTERS = 22
-"""That fit a line of a box."""
+LETTERS = (21, 27)
+"""That fit the lines of a box."""
 
 
 @dataclasses.dataclass
@@ -38,11 +39,11 @@ class _Node:
 def lineage(items: Sequence[Item], by_content: Mapping[str, Item]) -> Html:
     """The picture, and the same in words: what each bundle was made of."""
     return section(
-        "Provenance",
+        "How they come from each other",
         tag("p", "Boxes are bundles and the states between their stages, from left to right.", class_="lead"),
         graph(items),
         tag("ul", [tag("li", _sentence(item, by_content)) for item in items], class_="plain"),
-        id_="provenance",
+        id_="lineage",
     )
 
 
@@ -51,10 +52,12 @@ def graph(items: Sequence[Item]) -> Html:
     nodes, edges = _collect(items)
     if len(nodes) > MOST_NODES:
         return note(f"{len(nodes)} states are too many for a picture; the list below has the bundles.")
-    width, height = _place(nodes, edges)
+    _layers(nodes, edges)
+    paths = _paths(nodes, edges)
+    width, height = _place(nodes, paths)
     label = "Graph of the bundles and the states between them; the list after it says the same in words"
     inside: list[Child] = [_tip()]
-    inside += [_edge(nodes[source], nodes[target]) for source, target in edges]
+    inside += [_edge(path) for path in paths]
     inside += [_box(node) for node in nodes.values()]
     picture = tag(
         "svg",
@@ -88,7 +91,7 @@ def _collect(items: Sequence[Item]) -> tuple[dict[str, _Node], list[tuple[str, s
             before = key
     for item in items:
         node = nodes[item.bundle.content]
-        node.item, node.below = item, f"{node.title}, {item.bundle.content[:10]}"
+        node.item, node.below = item, node.title
         node.title = item.name
     return nodes, list(edges)
 
@@ -100,10 +103,10 @@ def _named(entry: Mapping[str, Any]) -> str:
     return f"{entry['stage']} {said}".strip()
 
 
-def _place(nodes: Mapping[str, _Node], edges: Sequence[tuple[str, str]]) -> tuple[int, int]:
-    """Give every node its layer and its place in it; the size of the picture.
+def _layers(nodes: Mapping[str, _Node], edges: Sequence[tuple[str, str]]) -> None:
+    """Give every node its layer: the longest path to it.
 
-    Layers are longest paths. Digests cannot form a ring, but what a file says can: as many rounds as nodes end it.
+    Digests cannot form a ring, but what a file says can: as many rounds as there are nodes end it.
     """
     for _round in nodes:
         late = [(source, target) for source, target in edges if nodes[target].layer <= nodes[source].layer]
@@ -111,21 +114,44 @@ def _place(nodes: Mapping[str, _Node], edges: Sequence[tuple[str, str]]) -> tupl
             break
         for source, target in late:
             nodes[target].layer = min(nodes[source].layer + 1, len(nodes))
-    layers: dict[int, list[str]] = {}
-    for key, node in nodes.items():
-        layers.setdefault(node.layer, []).append(key)
-    for place, layer in enumerate(sorted(layers)):  # a ring leaves holes
-        for key in layers[layer]:
-            nodes[key].layer = place
-            above = [nodes[source].place for source, target in edges if target == key and nodes[source].layer < place]
-            nodes[key].place = sum(above) / len(above) if above else float(len(nodes))
-        ordered = sorted(layers[layer], key=lambda key: nodes[key].place)
-        lowest = -1.0
-        for key in ordered:
-            nodes[key].place = lowest = max(lowest + 1, round(nodes[key].place) if place else lowest + 1)
-    rows = int(max(node.place for node in nodes.values())) + 1
+    used = {layer: place for place, layer in enumerate(sorted({node.layer for node in nodes.values()}))}
+    for node in nodes.values():
+        node.layer = used[node.layer]
+
+
+def _paths(nodes: Mapping[str, _Node], edges: Sequence[tuple[str, str]]) -> list[list[_Node]]:
+    """Edges as the places they pass: one in every layer on the way, shared by edges of one source."""
+    passed: dict[tuple[str, int], _Node] = {}
+    paths = []
+    for source, target in edges:
+        between = range(nodes[source].layer + 1, nodes[target].layer)
+        lanes = [passed.setdefault((source, layer), _Node("", "", layer=layer)) for layer in between]
+        paths.append([nodes[source], *lanes, nodes[target]])
+    return paths
+
+
+def _place(nodes: Mapping[str, _Node], paths: Sequence[Sequence[_Node]]) -> tuple[int, int]:
+    """Give nodes, and places that edges pass, a row in their layer near what they come from; size of the picture."""
+    everything = list(
+        {id(node): node for node in (*nodes.values(), *(each for path in paths for each in path))}.values()
+    )
+    before: dict[int, list[_Node]] = {}
+    for source, target in (pair for path in paths for pair in itertools.pairwise(path)):
+        if source.layer < target.layer:
+            before.setdefault(id(target), []).append(source)
+    layers = 1 + max(node.layer for node in everything)
+    for layer in range(layers):
+        own = [node for node in everything if node.layer == layer]
+        for node in own:
+            above = [source.place for source in before.get(id(node), ())]
+            node.place = sum(above) / len(above) if above else float(len(everything) if layer else 0)
+        lowest = -1
+        for node in sorted(own, key=lambda each: each.place):
+            lowest = max(lowest + 1, round(node.place) if before.get(id(node)) else 0)
+            node.place = lowest
+    rows = 1 + max(int(node.place) for node in everything)
     (wide, tall), (across, down) = BOX, GAP
-    return (len(layers) * (wide + across) - across + 2 * EDGE_PX, rows * (tall + down) - down + 2 * EDGE_PX)
+    return layers * (wide + across) - across + 2 * EDGE_PX, rows * (tall + down) - down + 2 * EDGE_PX
 
 
 def _corner(node: _Node) -> tuple[float, float]:
@@ -137,27 +163,31 @@ def _tip() -> Html:
     return tag("defs", tag("marker", path, id="tip", markerWidth=7, markerHeight=7, refX=7, refY="3.5", orient="auto"))
 
 
-def _edge(source: _Node, target: _Node) -> Html:
-    (x0, y0), (x1, y1) = _corner(source), _corner(target)
-    x0, y0, y1 = x0 + BOX[0], y0 + BOX[1] / 2, y1 + BOX[1] / 2
+def _edge(path: Sequence[_Node]) -> Html:
+    """A curve from box to box, straight through the layers between them."""
     bend = GAP[0] / 2
-    path = f"M{x0:.0f} {y0:.0f}C{x0 + bend:.0f} {y0:.0f} {x1 - bend:.0f} {y1:.0f} {x1 - 1:.0f} {y1:.0f}"
-    return tag("path", d=path, class_="edge", marker_end="url(#tip)")
+    parts: list[str] = []
+    for source, target in itertools.pairwise(path):
+        (x0, y0), (x1, y1) = _corner(source), _corner(target)
+        x0, y0, y1 = x0 + BOX[0], y0 + BOX[1] / 2, y1 + BOX[1] / 2
+        parts.append(f"{'L' if parts else 'M'}{x0:.0f} {y0:.0f}")
+        parts.append(f"C{x0 + bend:.0f} {y0:.0f} {x1 - bend:.0f} {y1:.0f} {x1 - 1:.0f} {y1:.0f}")
+    return tag("path", d="".join(parts), class_="edge", marker_end="url(#tip)")
 
 
 def _box(node: _Node) -> Html:
     x, y = _corner(node)
     kind = "given" if node.item else "made" if node.made else "absent"
     frame = tag("rect", x=f"{x:.0f}", y=f"{y:.0f}", width=BOX[0], height=BOX[1], rx=5)
-    title = tag("text", _short(node.title), x=f"{x + 10:.0f}", y=f"{y + 18:.0f}")
-    below = tag("text", _short(node.below, 27), x=f"{x + 10:.0f}", y=f"{y + 34:.0f}", class_="under")
+    title = tag("text", _short(node.title, LETTERS[0]), x=f"{x + 10:.0f}", y=f"{y + 18:.0f}")
+    below = tag("text", _short(node.below, LETTERS[1]), x=f"{x + 10:.0f}", y=f"{y + 34:.0f}", class_="under")
     whole = tag("title", f"{node.title}: {node.below}")
     if node.item is None:
         return tag("g", whole, frame, title, below, class_=f"node {kind}")
     return tag("a", tag("g", whole, frame, title, below, class_=f"node {kind}"), href=f"#{node.item.anchor}")
 
 
-def _short(text: str, most: int = LETTERS) -> str:
+def _short(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

@@ -93,7 +93,7 @@ def _step(entry: Mapping[str, Any], content: str | None, item: Item, by_content:
         tag("p", "from ", _joined(sources), class_="soft") if sources else None,
         tag("p", _settings(entry), class_="set"),
         made,
-        tag("details", tag("summary", f"Everything recorded of this {entry['stage']}"), listing(entry)),
+        tag("details", tag("summary", "Everything recorded of this stage"), listing(entry)),
     )
 
 
@@ -126,7 +126,8 @@ def _settings(entry: Mapping[str, Any]) -> list[Child]:
     pairs: list[tuple[str, Any]] = []
     for name, value in config.items():
         if isinstance(value, Mapping):
-            pairs += [(f"{name}.{key}", inner) for key, inner in value.items() if inner is not None]
+            told = {key for key, inner in value.items() if inner is None or (key in config and config[key] == inner)}
+            pairs += [(f"{name}.{key}", inner) for key, inner in value.items() if key not in told]
         elif name != "seed" and value != usual.get(name, ...) and value not in (None, [], ""):
             pairs.append((name, value))
     if not pairs:

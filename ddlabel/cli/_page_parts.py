@@ -42,7 +42,7 @@ def page(bundles: Sequence[Bundle], title: str) -> bytes:
     curve = against_bytes(items)
     several = len(items) > 1 or any(len(item.bundle.manifest.history) > 1 for item in items)
     common = [(curve, "bytes", "Accuracy against bytes")]
-    common.append((lineage(items, by_content) if several else None, "provenance", "Provenance"))
+    common.append((lineage(items, by_content) if several else None, "lineage", "How they come from each other"))
     links = [("overview", "Overview"), *((anchor, name) for part, anchor, name in common if part is not None)]
     links += [(item.anchor, item.name) for item in items[:NAVIGATED]]
     top = tag(
@@ -193,7 +193,8 @@ def _facts(bundle: Bundle) -> list[tuple[str, Child]]:
         ("images are", f"{data['channels']} x {data['height']} x {data['width']}, {data['space']['kind']} space"),
     ]
     if manifest.kind != "teacher":
-        pairs += [("ipc", _ipc(manifest)), ("method", _method(manifest)), ("labels", _labels(manifest))]
+        said = (("ipc", _ipc(manifest)), ("method", _method(manifest)), ("labels", _labels(manifest)))
+        pairs += [(name, cell) for name, cell in said if cell != "-"]
     if manifest.requires:
         pairs.append(("requires", ", ".join(manifest.requires)))
     return [*pairs, ("classes", names)]
@@ -211,9 +212,4 @@ def _unfinished(bundle: Bundle) -> Child:
         lines, share = [], 0.0
     if not lines:
         return note("Unfinished; how far its run came is not recorded.", kind="warn")
-    first, *options = lines
-    return [
-        note(first[:1].upper() + first[1:] + ".", kind="warn"),
-        bar(share, "done"),
-        tag("ul", [tag("li", line) for line in options], class_="plain set"),
-    ]
+    return [note(lines[0][:1].upper() + lines[0][1:] + ".", kind="warn"), bar(share, "done")]

@@ -8,7 +8,7 @@ from typing import Any
 from ._calibration import calibration_cells
 from ._chart import chart
 from ._diagnostics import BASES, alignment_cells, measure_cells
-from ._page import Child, Html, facts, listing, note, section, table, tag, trusted
+from ._page import Child, Html, capital, facts, listing, note, section, sentence, table, tag, trusted
 from ._ranking import chosen_rates, ranking_cells
 from ._row_tables import groups_of, steps_tables, summary_cells
 from ._tables import adapter_line, gain, optimizer_cells, score_cells
@@ -17,7 +17,7 @@ __all__ = ["MALFORMED", "evaluations", "tolerant"]
 
 MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What a record of another shape than this version writes leads to; the format leaves these records open."""
-MOST_VALUES = 10
+MOST_VALUES = 5
 """Students of a row whose accuracies are told one by one."""
 COLUMNS = (
     ("images", "left"),
@@ -65,11 +65,11 @@ def _evaluation(number: int, record: Mapping[str, Any]) -> Child:
     parts: list[Child] = [_compliance(record), facts(_facts(record))]
     summaries = groups_of(record.get("summary", ()))
     for steps, rows in groups_of(record["results"]).items():
-        what = "mean over class-incremental steps" if steps else "test accuracy"
-        parts.append(_rows(f"{what.capitalize()}{f', {steps} steps' if steps else ''}", record, rows))
+        what = "Mean over class-incremental steps" if steps else "Test accuracy"
+        parts.append(_rows(f"{what}{f', {steps} steps' if steps else ''}", record, rows))
         parts += [note(line) for line in _remarks(rows)]
         if steps is not None:
-            parts += [table(said.capitalize(), *cells) for said, cells in steps_tables(rows, gain)]
+            parts += [table(capital(said), *cells) for said, cells in steps_tables(rows, gain)]
         if steps in summaries:
             nets = len(summaries[steps][0]["nets"])
             parts.append(table(f"Over {nets} nets: accuracy %", *summary_cells(summaries[steps], gain)))
@@ -77,7 +77,7 @@ def _evaluation(number: int, record: Mapping[str, Any]) -> Child:
         parts.append(_chart(record))
     for steps, entries in groups_of(record.get("optimizers", ())).items():
         said, columns, cells = optimizer_cells(entries, steps)
-        parts.append(table(said.capitalize(), columns, cells))
+        parts.append(table(capital(said), columns, cells))
     parts += [*_ranking(record), *_calibration(record), *_diagnostics(record)]
     return section(title, parts, level=4)
 
@@ -162,7 +162,7 @@ def _ranking(record: Mapping[str, Any]) -> list[Child]:
     for entry in record.get("ranking", ()):
         parts += [
             table(f"DD-Ranking, {entry['arch']}", *ranking_cells(entry)),
-            note(chosen_rates(entry).capitalize() + "."),
+            note(sentence(chosen_rates(entry))),
         ]
     return parts
 
@@ -184,10 +184,8 @@ def _diagnostics(record: Mapping[str, Any]) -> list[Child]:
     form, scale = said["form"], said["scale"]
     of = f"{form['attention']} attention" if form["attention"] else "feature"
     parts: list[Child] = [
-        table(
-            f"{said['mode']} {of} labels of layer {form['layer']} of {form['arch']}".capitalize(), *measure_cells(said)
-        ),
-        note(BASES[said["told_apart_by"]].capitalize() + "."),
+        table(capital(f"{said['mode']} {of} labels of layer {form['layer']} of {form['arch']}"), *measure_cells(said)),
+        note(sentence(BASES[said["told_apart_by"]])),
         table(
             f"Gradients against those of real images, {said['setting']['nets']} held-out nets", *alignment_cells(said)
         ),
