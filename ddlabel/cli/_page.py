@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Any, TypeAlias
 
 from ..manifest import printable
 
 __all__ = [
+    "MALFORMED",
     "Child",
     "Html",
     "capital",
@@ -24,11 +25,14 @@ __all__ = [
     "sentence",
     "table",
     "tag",
+    "tolerant",
     "trusted",
 ]
 
 EMPTY = frozenset({"br", "img", "link", "meta"})
 """Tags without an end."""
+MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What a record of another shape than this version writes leads to; the format leaves these records open."""
 MOST_LETTERS = 20_000
 """Of a record that is shown as it stands."""
 
@@ -121,6 +125,17 @@ def listing(record: Any) -> Html:
 def sentence(text: str) -> str:
     """A line with a capital and a full stop."""
     return capital(text.strip().removesuffix(".")) + "."
+
+
+def tolerant(what: str, record: Any, draw: Callable[[], Child]) -> Child:
+    """A part of the page, or the record as it stands where it has not the shape that this version writes."""
+    try:
+        return draw()
+    except MALFORMED:
+        return [
+            note(f"{what}: a record of another form than this ddlabel writes; it says:", kind="warn"),
+            listing(record),
+        ]
 
 
 def capital(text: str) -> str:

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._inspect_tables import PRIVATE, costs, features, holds
-from ._page import Child, Html, note, section, sentence, table, tag
-from ._page_scores import tolerant
+from ._page import Child, Html, note, section, sentence, table, tag, tolerant
 from ._tables import percent, readable_bytes
 
 if TYPE_CHECKING:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from ..digests import canonical_json
 from ._curve import Point, cells_of, frontier, point_of, setting_of, svg
-from ._page import Child, Html, note, section, table, tag, trusted
+from ._page import MALFORMED, Child, Html, note, section, table, tag, trusted
 from ._page_history import Item
-from ._page_scores import MALFORMED
 
 __all__ = ["against_bytes"]
 

@@ -91,8 +91,10 @@ def _collect(items: Sequence[Item]) -> tuple[dict[str, _Node], list[tuple[str, s
             before = key
     for item in items:
         node = nodes[item.bundle.content]
-        node.item, node.below = item, node.title
-        node.title = item.name
+        if node.item is not None:
+            node.below = f"also {item.name}"
+            continue
+        node.item, node.below, node.title = item, node.title, item.name
     return nodes, list(edges)
 
 

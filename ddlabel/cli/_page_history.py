@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .. import config as stage_options
 from ..options import describe
 from ._inspect_tables import readable_flops
-from ._page import Child, Html, listing, note, section, tag
+from ._page import Child, Html, listing, note, section, tag, tolerant
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
@@ -43,7 +44,7 @@ def history(item: Item, by_content: Mapping[str, Item]) -> Html:
     """
     entries, after = item.bundle.manifest.history, states(item.bundle)
     steps = [
-        _step(entry, content, item, by_content)
+        tag("li", tolerant(str(entry["stage"]), entry, functools.partial(_step, entry, content, item, by_content)))
         for entry, content in zip(entries[-MOST_STEPS:], after[-MOST_STEPS:], strict=True)
     ]
     left = len(entries) - len(steps)
@@ -79,7 +80,7 @@ def link(content: str, by_content: Mapping[str, Item], kind: str = "") -> Html:
     return tag("span", said, tag("a", item.name, href=f"#{item.anchor}"), " ", digest(content))
 
 
-def _step(entry: Mapping[str, Any], content: str | None, item: Item, by_content: Mapping[str, Item]) -> Html:
+def _step(entry: Mapping[str, Any], content: str | None, item: Item, by_content: Mapping[str, Item]) -> Child:
     inputs = entry["inputs"]
     sources: list[Child] = [link(each["content"], by_content, each["kind"]) for each in inputs[:MOST_INPUTS]]
     if len(inputs) > MOST_INPUTS:
@@ -87,14 +88,13 @@ def _step(entry: Mapping[str, Any], content: str | None, item: Item, by_content:
     made = None
     if content is not None and content != item.bundle.content:
         made = tag("p", "gave ", link(content, by_content), class_="soft")
-    return tag(
-        "li",
+    return [
         tag("p", tag("span", entry["stage"], class_="name"), " ", _when(entry), class_="head"),
         tag("p", "from ", _joined(sources), class_="soft") if sources else None,
         tag("p", _settings(entry), class_="set"),
         made,
         tag("details", tag("summary", "Everything recorded of this stage"), listing(entry)),
-    )
+    ]
 
 
 def _joined(parts: Sequence[Child]) -> list[Child]:
@@ -111,13 +111,21 @@ def _when(entry: Mapping[str, Any]) -> Html:
     work = sum(value for name, value in counts if name != "forward" and type(value) is int)
     said = [
         time["started"],
-        f"{time['seconds']:.3g} s",
+        _spent(time["seconds"]),
         readable_flops(work) if work else "",
         "" if entry["seed"] is None else f"seed {entry['seed']}",
         f"{host['device']}" if "device" in host else "",
         ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
     ]
     return tag("span", " · ".join(part for part in said if part), class_="soft set")
+
+
+def _spent(seconds: float) -> str:
+    """Seconds, from two minutes on minutes or hours too."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _settings(entry: Mapping[str, Any]) -> list[Child]:
@@ -127,7 +135,8 @@ def _settings(entry: Mapping[str, Any]) -> list[Child]:
     for name, value in config.items():
         if isinstance(value, Mapping):
             told = {key for key, inner in value.items() if inner is None or (key in config and config[key] == inner)}
-            pairs += [(f"{name}.{key}", inner) for key, inner in value.items() if key not in told]
+            own = "" if name == "options" else f"{name}."
+            pairs += [(own + key, inner) for key, inner in value.items() if key not in told]
         elif name != "seed" and value != usual.get(name, ...) and value not in (None, [], ""):
             pairs.append((name, value))
     if not pairs:

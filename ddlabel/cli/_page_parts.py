@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ._inspect_tables import progress
-from ._page import Child, Html, document, facts, note, section, table, tag
+from ._page import MALFORMED, Child, Html, document, facts, note, section, table, tag
 from ._page_bytes import bar, fidelity, nets, storage
 from ._page_curve import against_bytes
 from ._page_graph import lineage
 from ._page_history import Item, digest, history
 from ._page_pictures import pictures
-from ._page_scores import MALFORMED, evaluations
+from ._page_scores import evaluations
 from ._page_style import STYLE
 from ._tables import readable_bytes
 
@@ -82,13 +82,14 @@ def _counted(items: Sequence[Item]) -> str:
 
 
 def _overview(items: Sequence[Item]) -> Html:
-    columns = [(name, "left") for name in ("bundle", "kind", "data", "method")]
+    columns = [(name, "left") for name in ("bundle", "kind", "method")]
     columns += [
         ("ipc", "right"),
         ("labels", "left"),
         ("bytes", "right"),
         ("best test accuracy", "right"),
         ("of", "left"),
+        ("data", "left"),
     ]
     rows = [_overview_row(item) for item in items]
     return table("Bundles, in the order given", columns, rows)
@@ -100,13 +101,13 @@ def _overview_row(item: Item) -> list[Child]:
     return [
         tag("a", item.name, href=f"#{item.anchor}"),
         manifest.kind,
-        "-" if manifest.data is None else str(manifest.data["name"]),
         _method(manifest),
         _ipc(manifest),
         _labels(manifest),
         readable_bytes(manifest.storage["total"]),
         score,
         tag("span", of, class_="v"),
+        "-" if manifest.data is None else str(manifest.data["name"]),
     ]
 
 
@@ -139,22 +140,27 @@ def _labels(manifest: Manifest) -> str:
 
 def _best(manifest: Manifest) -> tuple[str, str]:
     """The best mean accuracy of the bundle's own rows on all classes, and how it was scored."""
-    found = []
+    found: list[tuple[float, str, str]] = []
     for evaluation in manifest.evaluations:
         try:
             found += [
-                (row["accuracy"], f"{row['labels']}, {row['arch']}, n {int(row['accuracy']['n'])}")
-                for row in evaluation["results"]
-                if row["images"] == "bundle" and "incremental" not in row and float(row["accuracy"]["mean"]) <= 1
+                _told(row) for row in evaluation["results"] if row["images"] == "bundle" and "incremental" not in row
             ]
         except MALFORMED:
             continue  # shown as it stands among the bundle's scores
     if not found:
         return "-", "only class-incremental scores" if manifest.evaluations else "not scored"
-    accuracy, of = max(found, key=lambda pair: float(pair[0]["mean"]))
-    half = accuracy.get("ci95")
-    spread = f" ± {100 * half:.2f}" if isinstance(half, int | float) else ""
-    return f"{100 * accuracy['mean']:.2f}{spread} %", of
+    _mean, score, of = max(found, key=lambda each: each[0])
+    return score, of
+
+
+def _told(row: Mapping[str, Any]) -> tuple[float, str, str]:
+    """A row's mean, the same with its interval, and how it came about."""
+    accuracy, live = row["accuracy"], ", a live teacher" if str(row["labels"]).startswith("online") else ""
+    half = accuracy["ci95"]
+    spread = "" if half is None else f" ± {100 * float(half):.2f}"
+    mean = float(accuracy["mean"])
+    return mean, f"{100 * mean:.2f}{spread} %", f"{row['labels']}{live}, {row['arch']}, n {int(accuracy['n'])}"
 
 
 def _bundle(item: Item, by_content: Mapping[str, Item]) -> Html:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ._calibration import calibration_cells
 from ._chart import chart
 from ._diagnostics import BASES, alignment_cells, measure_cells
-from ._page import Child, Html, capital, facts, listing, note, section, sentence, table, tag, trusted
+from ._page import Child, Html, capital, facts, note, section, sentence, table, tag, tolerant, trusted
 from ._ranking import chosen_rates, ranking_cells
 from ._row_tables import groups_of, steps_tables, summary_cells
 from ._tables import adapter_line, gain, optimizer_cells, score_cells
 
-__all__ = ["MALFORMED", "evaluations", "tolerant"]
+__all__ = ["evaluations"]
 
-MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""What a record of another shape than this version writes leads to; the format leaves these records open."""
 MOST_VALUES = 5
 """Students of a row whose accuracies are told one by one."""
 COLUMNS = (
@@ -46,17 +44,6 @@ def evaluations(records: Sequence[Mapping[str, Any]]) -> Html | None:
         for number, record in enumerate(records, start=1)
     ]
     return section("Scores", parts, level=3)
-
-
-def tolerant(what: str, record: Any, draw: Callable[[], Child]) -> Child:
-    """A part of the page, or the record as it stands where it has not the shape that this version writes."""
-    try:
-        return draw()
-    except MALFORMED:
-        return [
-            note(f"{what}: a record of another form than this ddlabel writes; it says:", kind="warn"),
-            listing(record),
-        ]
 
 
 def _evaluation(number: int, record: Mapping[str, Any]) -> Child:
