@@ -7,7 +7,7 @@ __all__ = ["STYLE"]
 STYLE = """
 :root{color-scheme:light dark;--paper:#fdfdfb;--card:#fff;--ink:#1c1e21;--soft:#565c63;--line:#dedfd9;--tint:#f3f4ef;
 --link:#0b57a4;--warn:#9a2a12;--good:#1b6b3a;
---a:#0072b2;--b:#d55e00;--c:#009e73;--d:#b5578f;--e:#c98a00;--f:#3f9fd6;--g:#44484d;--h:#8a6d3b}
+--a:#0072b2;--b:#d55e00;--c:#009e73;--d:#b5578f;--e:#b97f00;--f:#2f8dc4;--g:#44484d;--h:#8a6d3b}
 @media (prefers-color-scheme:dark){:root{--paper:#15171a;--card:#1b1e22;--ink:#e7e7e3;--soft:#a5abb2;--line:#33383e;
 --tint:#20242a;--link:#8cc1f5;--warn:#ff9d85;--good:#7fd3a0;
 --a:#4aa8e0;--b:#f08a45;--c:#35c19a;--d:#e096c0;--e:#e8b23a;--f:#8fd0f5;--g:#c9ccd0;--h:#c2a273}}
