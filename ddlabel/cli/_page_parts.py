@@ -8,8 +8,9 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..errors import BundleError
 from ._inspect_tables import progress
-from ._page import MALFORMED, Child, Html, document, facts, note, section, table, tag
+from ._page import MALFORMED, Child, Html, document, facts, note, section, sentence, table, tag
 from ._page_bytes import bar, fidelity, nets, storage
 from ._page_curve import against_bytes
 from ._page_graph import lineage
@@ -166,7 +167,7 @@ def _told(row: Mapping[str, Any]) -> tuple[float, str, str]:
 def _bundle(item: Item, by_content: Mapping[str, Item]) -> Html:
     """Everything of one bundle."""
     manifest = item.bundle.manifest
-    drawn = pictures(item.bundle)
+    drawn = _pictures(item.bundle)
     return section(
         [item.name, tag("span", manifest.kind, class_="kind")],
         facts(_facts(item.bundle)),
@@ -179,6 +180,16 @@ def _bundle(item: Item, by_content: Mapping[str, Item]) -> Html:
         history(item, by_content),
         id_=item.anchor,
     )
+
+
+def _pictures(bundle: Bundle) -> Html | None:
+    """The images, or why this ddlabel cannot read them; the rest of a newer bundle can be shown."""
+    try:
+        return pictures(bundle)
+    except BundleError as error:
+        if error.field != "requires":
+            raise
+        return note(sentence(str(error)), kind="warn")
 
 
 def _facts(bundle: Bundle) -> list[tuple[str, Child]]:

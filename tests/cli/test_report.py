@@ -359,6 +359,18 @@ def test_labels_outside_the_classes_and_damaged_pixels_are_refused(run_cli, file
     assert not out.exists()
 
 
+def test_a_bundle_of_a_newer_ddlabel_has_its_page_without_pictures(files) -> None:
+    """As it can be inspected; what is missing is said."""
+    document = copy.deepcopy(dict(Bundle.open(files.base).manifest.document))
+    document["requires"] = ["tomorrow.thing"]
+    newer = Bundle(Manifest(document), {}, "newer.ddset")
+    found = read(page([newer], "newer"))
+
+    assert "requires 'tomorrow.thing', unknown to this ddlabel" in found.text
+    assert "Where the bytes of the file go" in found.text
+    assert not list(found.all("img"))
+
+
 @pytest.mark.parametrize("path", ARCHIVES, ids=[path.stem for path in ARCHIVES])
 def test_archives_of_every_version_render(path: Path) -> None:
     """Files of old releases have their page too."""
