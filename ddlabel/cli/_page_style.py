@@ -34,6 +34,7 @@ a:focus-visible,summary:focus-visible,.scroll:focus-visible{outline:2px solid va
 .good{color:var(--good)}
 .kind{font:400 .95rem/1 system-ui,sans-serif;margin-left:.5rem;white-space:nowrap}
 nav ul,.plain{list-style:none;padding:0;margin:.6rem 0}
+.plain li{margin:.2rem 0}
 nav ul{display:flex;flex-wrap:wrap;gap:.25rem 1.25rem}
 code,.digest{font-family:ui-monospace,"SF Mono",Menlo,Consolas,"Liberation Mono",monospace;font-size:.875em}
 .scroll{overflow-x:auto;margin:.9rem 0 1.2rem;max-width:100%}
@@ -42,11 +43,11 @@ font-variant-numeric:tabular-nums lining-nums}
 caption{text-align:left;font-weight:600;padding:0 0 .4rem;white-space:nowrap}
 th,td{padding:.36rem .9rem .36rem 0;text-align:left;vertical-align:baseline;max-width:24rem;overflow-wrap:anywhere}
 th:last-child,td:last-child{padding-right:0}
-thead th{font-weight:500;font-size:.8125rem;color:var(--soft);border-bottom:1px solid var(--soft);white-space:nowrap}
+thead th{font-weight:500;font-size:.9em;color:var(--soft);border-bottom:1px solid var(--soft);white-space:nowrap}
 tbody th{font-weight:500}
 tbody th,tbody td{border-bottom:1px solid var(--line)}
 .n{text-align:right;white-space:nowrap}
-.v{color:var(--soft);font-size:.8125rem}
+.v{color:var(--soft);font-size:.9em}
 dl{margin:.8rem 0;display:grid;grid-template-columns:repeat(auto-fill,minmax(15rem,1fr));gap:.7rem 1.75rem}
 dt{font-size:.8125rem;color:var(--soft)}
 dd{margin:0;font-variant-numeric:tabular-nums lining-nums}
@@ -101,7 +102,8 @@ padding:.75rem 1rem;margin:.5rem 0;max-height:30rem;overflow-y:auto}
 @media (max-width:36rem){body{font-size:15px}header{padding-top:1.5rem}header,main,footer{padding-left:1rem;
 padding-right:1rem}h1{font-size:1.7rem}h2{font-size:1.3rem}.kind{margin-left:0;display:block;padding-top:.35rem}
 dl{grid-template-columns:1fr 1fr;gap:.6rem 1rem}caption{white-space:normal}.pictures{gap:.9rem 1rem}}
-@media print{:root{--paper:#fff;--card:#fff;--ink:#000;--soft:#444;--line:#ccc;--tint:#eee;--link:#000}
+@media print{:root{--paper:#fff;--card:#fff;--ink:#000;--soft:#444;--line:#ccc;--tint:#eee;--link:#000;--warn:#7a1f0c;
+--good:#14532d;--a:#0072b2;--b:#d55e00;--c:#009e73;--d:#b5578f;--e:#b97f00;--f:#2f8dc4;--g:#44484d;--h:#8a6d3b}
 body{font-size:10pt}nav,summary{display:none}header,main,footer{max-width:none;padding:0}
 main>section{margin-top:1.5rem}.scroll{overflow:visible}table{font-size:8pt}th,td{padding-right:.6rem}
 figure,tr,li,dl>div{break-inside:avoid}h2,h3,h4,caption{break-after:avoid}pre{max-height:none}
