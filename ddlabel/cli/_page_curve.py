@@ -66,29 +66,32 @@ def _groups(items: Sequence[Item]) -> dict[str, list[Point]]:
 
 
 def _picture(setting: str, points: list[Point]) -> Child:
-    """One picture and its table."""
+    """One picture and its table, or that its numbers have no place on one."""
     best = set(frontier(points))
-    drawn = points
-    if len(points) > MOST_POINTS:
-        others = sorted((point for point in points if point not in best), key=lambda point: -point.mean)
-        kept = {*sorted(best, key=lambda point: -point.mean)[:MOST_POINTS], *others[: max(0, MOST_POINTS - len(best))]}
-        drawn = [point for point in points if point in kept]
+    drawn = _drawn(points, best)
     try:
         picture = trusted(svg([dataclasses.replace(each, images=_short(each.images)) for each in drawn]))
+        cells = [cells_of(point, best) for point in points]
     except MALFORMED:
         return note(f"{setting}: numbers that have no place on a picture.", kind="warn")
     label = f"Chart: accuracy against stored bytes, {setting}; the table after it holds the same numbers"
     figure = tag("figure", picture, class_="chart")
     names = [("images", "left"), ("labels", "left"), ("loss", "left")]
     names += [(name, "right") for name in ("bytes", "accuracy %", "± 95 %", "n", "best for its bytes")]
-    rows = [[cells_of(point, best)[name] for name, _side in names] for point in points]
     left = len(points) - len(drawn)
     return [
         tag("h3", setting),
         tag("div", figure, class_="scroll", tabindex=0, role="region", aria_label=label),
         note(f"{left} points are left out of the picture, not of the table.") if left else None,
-        table("The points of the picture", names, rows),
+        table("The points of the picture", names, [[each[name] for name, _side in names] for each in cells]),
     ]
+
+
+def _drawn(points: list[Point], best: set[Point]) -> list[Point]:
+    """The points that fit a picture: those that nothing beats before others, better ones first."""
+    wanted = sorted(points, key=lambda point: (point not in best, -point.mean))
+    kept = set(wanted[:MOST_POINTS])
+    return [point for point in points if point in kept]
 
 
 def _short(name: str) -> str:

@@ -325,9 +325,12 @@ def hostile_bundle() -> Bundle:
     bundle = Bundle.create("distilled", data, record, sections)
     rows = results(more={"images": HOSTILE, "labels": HOSTILE, "arch": HOSTILE, "loss": {"name": HOSTILE}})
     named = {"name": HOSTILE, "images": 3}
-    return bundle.with_evaluation(
-        record, evaluation(results=rows, test=named, protocol=HOSTILE, statistic=HOSTILE, labels=HOSTILE)
-    )
+    for each in (evaluation(), incremental()):
+        for row in each["results"]:
+            row |= rows[0] | {key: row[key] for key in ("accuracy", "stored_bytes", "incremental") if key in row}
+        each |= {"test": named, "protocol": HOSTILE, "statistic": HOSTILE, "labels": HOSTILE}
+        bundle = bundle.with_evaluation(record, each)
+    return bundle
 
 
 def test_hostile_texts_are_shown_and_not_obeyed() -> None:
@@ -341,6 +344,55 @@ def test_hostile_texts_are_shown_and_not_obeyed() -> None:
     assert 3 == sum(1 for _each in found.all("img"))
     assert "(no name)" not in found.text  # the empty class has no image
     assert "8 min 20 s" in found.text
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Paths to everything inside a JSON value."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in inside:
+        yield (*path, key)
+        yield from places(child, (*path, key))
+
+
+def test_nothing_that_scores_and_settings_say_stops_the_page(files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Single values of the records that the format leaves open, replaced by others."""
+    monkeypatch.setattr("ddlabel.cli._page_parts.pictures", lambda bundle: None)
+    bundle = with_scores(files.dense, evaluation(), incremental(), ranked(), live())
+    document = json.loads(bundle.manifest.to_json())
+    records = ("evaluations", 0), ("evaluations", 1), ("evaluations", 2), ("evaluations", 3)
+    everywhere = [(*start, *path) for start in records for path in places(document["evaluations"][start[1]])]
+    everywhere += [("history", 1, "config", *path) for path in places(document["history"][1]["config"])]
+    everywhere += [("sections", 2, "parameters", *path) for path in places(document["sections"][2]["parameters"])]
+    odd = (HOSTILE, None, 10**19, -1e300, [], {}, [{}], {HOSTILE: [HOSTILE]})
+    for turn, path in enumerate(everywhere[::23]):
+        changed = copy.deepcopy(document)
+        parent = changed
+        for key in path[:-1]:
+            parent = parent[key]
+        parent[path[-1]] = odd[turn % len(odd)]
+
+        assert "Where the bytes of the file go" in read(page([_bare(changed, bundle)], "changed")).text, path
+
+
+def _bare(document: dict[str, Any], bundle: Bundle) -> Bundle:
+    """The bundle under another manifest."""
+    changed = copy.copy(bundle)
+    changed.manifest = Manifest(document)
+    return changed
+
+
+def test_many_points_leave_some_out_of_the_picture_alone(files) -> None:
+    """Those that nothing beats stay; the table has all."""
+    rows = [
+        row | {"stored_bytes": 1000 + place, "accuracy": summarise([0.5 - place / 100] * 2)}
+        for place in range(40)
+        for row in results()[:1]
+    ]
+    found = read(page([with_scores(files.dense, evaluation(results=rows))], "many"))
+
+    assert "12 points are left out of the picture" in found.text
+    assert 28 == sum(1 for _each in found.all("circle"))
+    assert "yes" in found.text
 
 
 def test_labels_outside_the_classes_and_damaged_pixels_are_refused(run_cli, files, tmp_path: Path) -> None:
