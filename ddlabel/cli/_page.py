@@ -16,6 +16,7 @@ __all__ = [
     "Child",
     "Html",
     "capital",
+    "clip",
     "data_uri",
     "document",
     "facts",
@@ -136,6 +137,11 @@ def tolerant(what: str, record: Any, draw: Callable[[], Child]) -> Child:
             note(f"{what}: a record of another form than this ddlabel writes; it says:", kind="warn"),
             listing(record),
         ]
+
+
+def clip(text: str, most: int = 60) -> str:
+    """A text, or its beginning where it is longer than so many letters."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def capital(text: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..digests import canonical_json
 from ._curve import Point, cells_of, frontier, point_of, setting_of, svg
-from ._page import MALFORMED, Child, Html, note, section, table, tag, trusted
+from ._page import MALFORMED, Child, Html, clip, note, section, table, tag, trusted
 from ._page_history import Item
 
 __all__ = ["against_bytes"]
@@ -70,7 +70,7 @@ def _picture(setting: str, points: list[Point]) -> Child:
     best = set(frontier(points))
     drawn = _drawn(points, best)
     try:
-        picture = trusted(svg([dataclasses.replace(each, images=_short(each.images)) for each in drawn]))
+        picture = trusted(svg([dataclasses.replace(each, images=clip(each.images, MOST_LETTERS)) for each in drawn]))
         cells = [cells_of(point, best) for point in points]
     except MALFORMED:
         return note(f"{setting}: numbers that have no place on a picture.", kind="warn")
@@ -92,7 +92,3 @@ def _drawn(points: list[Point], best: set[Point]) -> list[Point]:
     wanted = sorted(points, key=lambda point: (point not in best, -point.mean))
     kept = set(wanted[:MOST_POINTS])
     return [point for point in points if point in kept]
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= MOST_LETTERS else name[: MOST_LETTERS - 1] + "…"

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ._page import Child, Html, note, section, tag
+from ._page import Child, Html, clip, note, section, tag
 from ._page_history import Item, link, states
 
 __all__ = ["graph", "lineage"]
@@ -181,16 +181,12 @@ def _box(node: _Node) -> Html:
     x, y = _corner(node)
     kind = "given" if node.item else "made" if node.made else "absent"
     frame = tag("rect", x=f"{x:.0f}", y=f"{y:.0f}", width=BOX[0], height=BOX[1], rx=5)
-    title = tag("text", _short(node.title, LETTERS[0]), x=f"{x + 10:.0f}", y=f"{y + 18:.0f}")
-    below = tag("text", _short(node.below, LETTERS[1]), x=f"{x + 10:.0f}", y=f"{y + 34:.0f}", class_="under")
+    title = tag("text", clip(node.title, LETTERS[0]), x=f"{x + 10:.0f}", y=f"{y + 18:.0f}")
+    below = tag("text", clip(node.below, LETTERS[1]), x=f"{x + 10:.0f}", y=f"{y + 34:.0f}", class_="under")
     whole = tag("title", f"{node.title}: {node.below}")
     if node.item is None:
         return tag("g", whole, frame, title, below, class_=f"node {kind}")
     return tag("a", tag("g", whole, frame, title, below, class_=f"node {kind}"), href=f"#{node.item.anchor}")
-
-
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _sentence(item: Item, by_content: Mapping[str, Item]) -> list[Child]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .. import config as stage_options
 from ..options import describe
 from ._inspect_tables import readable_flops
-from ._page import Child, Html, listing, note, section, tag, tolerant
+from ._page import Child, Html, clip, listing, note, section, tag, tolerant
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
@@ -155,4 +155,4 @@ def _defaults(stage: str) -> dict[str, Any]:
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…"
+    return clip(text, MOST_LETTERS)

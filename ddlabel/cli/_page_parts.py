@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import BundleError
 from ._inspect_tables import progress
-from ._page import MALFORMED, Child, Html, document, facts, note, section, sentence, table, tag
+from ._page import MALFORMED, Child, Html, clip, document, facts, note, section, sentence, table, tag
 from ._page_bytes import bar, fidelity, nets, storage
 from ._page_curve import against_bytes
 from ._page_graph import lineage
@@ -171,6 +171,7 @@ def _bundle(item: Item, by_content: Mapping[str, Item]) -> Html:
     return section(
         [item.name, tag("span", manifest.kind, class_="kind")],
         facts(_facts(item.bundle)),
+        _classes(manifest),
         _unfinished(item.bundle),
         section("Images", drawn, level=3) if drawn is not None else None,
         nets(manifest),
@@ -201,12 +202,8 @@ def _facts(bundle: Bundle) -> list[tuple[str, Child]]:
     ]
     if data is None:
         return [*pairs, ("data", "not recorded")]
-    classes = list(data["classes"])
-    names = ", ".join(classes[:MOST_CLASSES]) + (
-        f" and {len(classes) - MOST_CLASSES} more" if len(classes) > MOST_CLASSES else ""
-    )
     pairs += [
-        ("data", f"{data['name']}, {len(classes)} classes"),
+        ("data", f"{data['name']}, {len(data['classes'])} classes"),
         ("images are", f"{data['channels']} x {data['height']} x {data['width']}, {data['space']['kind']} space"),
     ]
     if manifest.kind != "teacher":
@@ -214,7 +211,16 @@ def _facts(bundle: Bundle) -> list[tuple[str, Child]]:
         pairs += [(name, cell) for name, cell in said if cell != "-"]
     if manifest.requires:
         pairs.append(("requires", ", ".join(manifest.requires)))
-    return [*pairs, ("classes", names)]
+    return pairs
+
+
+def _classes(manifest: Manifest) -> Html | None:
+    """Names in label order, long ones and long lists cut."""
+    if manifest.data is None:
+        return None
+    names = [clip(name) for name in manifest.data["classes"][:MOST_CLASSES]]
+    left = len(manifest.data["classes"]) - len(names)
+    return note("Classes: ", ", ".join(names), f" and {left} more" if left else "", ".")
 
 
 def _unfinished(bundle: Bundle) -> Child:

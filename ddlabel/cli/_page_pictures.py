@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..errors import BundleError
 from ._grid import image_png
-from ._page import Child, Html, data_uri, note, tag
+from ._page import Child, Html, clip, data_uri, note, tag
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -160,6 +160,7 @@ def _reduce(image: bytes, stored: _Stored) -> bytes:
 
 def _figure(name: str, images: Sequence[bytes], stored: _Stored) -> Html:
     """The images of one class below its name."""
+    name = clip(name)
     channels, height, width = stored.shape[1], *(side // stored.reduced for side in stored.shape[2:])
     factor = max(1, TARGET_PX // max(height, width))
     drawn: list[Child] = [

@@ -14,7 +14,7 @@ STYLE = """
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%;text-size-adjust:100%}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,
-"Noto Sans",sans-serif;overflow-wrap:break-word}
+"Noto Sans",sans-serif;overflow-wrap:anywhere}
 header,main,footer{max-width:76rem;margin:0 auto;padding:0 1.25rem}
 header{padding-top:2.5rem}
 footer{padding-bottom:3rem;color:var(--soft);font-size:.875rem}
@@ -48,6 +48,7 @@ tbody th{font-weight:500}
 tbody th,tbody td{border-bottom:1px solid var(--line)}
 .n{text-align:right;white-space:nowrap}
 .v{color:var(--soft);font-size:.9em}
+dl>div,nav li{min-width:0}
 dl{margin:.8rem 0;display:grid;grid-template-columns:repeat(auto-fill,minmax(15rem,1fr));gap:.7rem 1.75rem}
 dt{font-size:.8125rem;color:var(--soft)}
 dd{margin:0;font-variant-numeric:tabular-nums lining-nums}
@@ -101,7 +102,7 @@ pre{font-size:.8125rem;line-height:1.45;white-space:pre-wrap;overflow-wrap:anywh
 padding:.75rem 1rem;margin:.5rem 0;max-height:30rem;overflow-y:auto}
 @media (max-width:36rem){body{font-size:15px}header{padding-top:1.5rem}header,main,footer{padding-left:1rem;
 padding-right:1rem}h1{font-size:1.7rem}h2{font-size:1.3rem}.kind{margin-left:0;display:block;padding-top:.35rem}
-dl{grid-template-columns:1fr 1fr;gap:.6rem 1rem}caption{white-space:normal}.pictures{gap:.9rem 1rem}}
+dl{grid-template-columns:repeat(2,minmax(0,1fr));gap:.6rem 1rem}caption{white-space:normal}.pictures{gap:.9rem 1rem}}
 @media print{:root{--paper:#fff;--card:#fff;--ink:#000;--soft:#444;--line:#ccc;--tint:#eee;--link:#000;--warn:#7a1f0c;
 --good:#14532d;--a:#0072b2;--b:#d55e00;--c:#009e73;--d:#b5578f;--e:#b97f00;--f:#2f8dc4;--g:#44484d;--h:#8a6d3b}
 body{font-size:10pt}nav,summary{display:none}header,main,footer{max-width:none;padding:0}
