@@ -31,6 +31,7 @@ from .inspect import COMMAND as INSPECT
 from .methods import COMMAND as METHODS
 from .recipes import COMMAND as RECIPES
 from .refine import COMMAND as REFINE
+from .report import COMMAND as REPORT
 from .train_teacher import COMMAND as TRAIN_TEACHER
 from .version import COMMAND as VERSION
 
@@ -43,6 +44,7 @@ COMMANDS: tuple[Command, ...] = (
     REFINE,
     EVALUATE,
     INSPECT,
+    REPORT,
     DEMO,
     METHODS,
     RECIPES,
