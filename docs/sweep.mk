@@ -31,10 +31,10 @@ scored := $(runs:%=$(OUT)/%-scored.ddset)
 
 .SECONDARY:
 .PHONY: all
-all: $(OUT)/bytes.svg
+all: $(OUT)/report.html
 
-$(OUT)/bytes.svg: $(scored)
-	$(DDLABEL) inspect $^ --curve $@ --force
+$(OUT)/report.html: $(scored)
+	$(DDLABEL) report $^ --force -o $@
 
 $(OUT)/teacher.ddset: | $(OUT)
 	$(call job,$(DDLABEL) train-teacher --data $(DATA) --arch $(ARCH) $(TEACHER))

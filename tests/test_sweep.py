@@ -18,7 +18,7 @@ SMALL = ("ARCH=convnet-d1-w8", "EPOCHS=40", "STUDENTS=2", "TEACHER=--epochs 3", 
 KILLED_ONCE = """#!/bin/sh
 # The first try of every output is killed after a moment of its own.
 for output; do :; done
-if [ "$1" != inspect ] && mkdir "$output.tried" 2>/dev/null; then
+if [ "$1" != report ] && mkdir "$output.tried" 2>/dev/null; then
   exec timeout -s KILL "$(python3 -c 'import random; print(random.uniform(1, 6))')" {python} -m ddlabel "$@"
 fi
 exec {python} -m ddlabel "$@"
@@ -58,7 +58,7 @@ def test_a_sweep_outlives_kills(tmp_path: Path) -> None:
     assert "ended with exit 137" in killed.stderr, "nothing was killed"
     names = {path.name for path in (tmp_path / "a").glob("*.ddset")}
     assert {f"{m}-ipc1-seed{s}-scored.ddset" for m in ("random", "dm") for s in (0, 1)} <= names
-    assert "<svg" in (tmp_path / "a" / "bytes.svg").read_text()
+    assert "<svg" in (tmp_path / "a" / "report.html").read_text()
     assert not list((tmp_path / "a").glob("*.partial*"))
     for name in ("dm-ipc1-seed0.ddset", "dm-ipc1-seed0-scored.ddset", "teacher.ddset"):
         assert Bundle.open(tmp_path / "a" / name).content == Bundle.open(tmp_path / "b" / name).content, name
