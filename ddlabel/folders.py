@@ -22,7 +22,7 @@ from .fsio import OutputFile
 __all__ = ["Check", "OutputFolder", "atomic_folder", "check_folder"]
 
 Check = Callable[[str], None]
-"""Raises where an existing folder, not empty, must not be replaced."""
+"""Raises where an existing folder, by the name that was given for it, must not be replaced."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -49,8 +49,8 @@ class OutputFolder:
             ResourceError: the disk is full, or the device failed.
             ValueError: the name is no plain name.
         """
-        folder, _, last = name.rpartition("/")
-        if folder:
+        folder, slash, last = name.rpartition("/")
+        if slash:
             self.make(folder)
         path = os.path.join(self._root, folder, _checked(last))
         with fsio._os_errors(self._shown):
@@ -129,7 +129,7 @@ def check_folder(path: str, *, force: bool, may_replace: Check | None = None, in
     if is_full and not force:
         raise fsio._exists(path)
     if is_full and may_replace is not None:
-        may_replace(target)
+        may_replace(path)
 
 
 def _publish(temporary: str, target: str) -> None:

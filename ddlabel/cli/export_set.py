@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,9 @@ def run(invocation: Invocation) -> None:
     """
     talk, output, config = invocation.record(Talk), invocation.record(Output), invocation.record(ExportConfig)
     _check_files(invocation)
-    if config is not None and output is not None and output.output is not None:
-        config = invocation.attempt(lambda: _with_format(config, output.output))
+    if output is not None and output.output is not None:
+        form = invocation.attempt(lambda: _format_of(invocation.texts.get("format"), output.output))
+        config = None if config is None else dataclasses.replace(config, format=form)
     if config is not None and config.format is not None and output.output is not None:
         invocation.attempt(lambda: _check_output(config, output, invocation.files))
     if config is not None and config.measure and config.data is None:
@@ -81,19 +83,19 @@ def _check_files(invocation: Invocation) -> None:
         invocation.problems.append("option 'output' is missing, expected -o FILE, -o FOLDER, or -o - for stdout")
 
 
-def _with_format(config: ExportConfig, output: str) -> ExportConfig:
+def _format_of(named: str | None, output: str) -> str:
     """The format that is named, or that the end of the output's name means."""
     from .._plugins import is_known, load, names
     from ..errors import suggest
 
     known = names("exporters")
-    if config.format is not None:
-        if not is_known("exporters", config.format):
-            raise UsageError(f"unknown format '{config.format}'{suggest(config.format, known)}", field="format")
-        return config
+    if named is not None and named != "auto":
+        if not is_known("exporters", named):
+            raise UsageError(f"unknown format '{named[:80]}'{suggest(named, known)}", field="format")
+        return named
     for name in known:
         if output.lower().endswith(_exporter(name).suffixes or ("\0",)):
-            return dataclasses.replace(config, format=name)
+            return name
     suffixes = [f"{suffix} ({name})" for name in known for suffix in load("exporters", name, "EXPORTER").suffixes]
     raise UsageError(
         f"the format of '{output}' does not follow from its name, expected {', '.join(suffixes)}, or --format",
@@ -112,7 +114,7 @@ def _check_output(config: ExportConfig, output: Output, inputs: tuple[str, ...])
         from ..exporters._sidecar import sidecar_of
 
         check_output(path, force=output.force, inputs=inputs)
-        if path != "-":
+        if path != "-" and (os.path.isfile(path) or not os.path.exists(path)):  # a device has nothing beside it
             check_output(sidecar_of(path), force=output.force, inputs=inputs)
         return
     if path == "-":

@@ -1,4 +1,4 @@
-"""`ddset-export.json`, which every export has: where it comes from, what it holds, what is lost."""
+"""The file `ddset-export.json`, which every export has: where it lies, its bytes, and whose folder it is in."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from .. import __version__
 from ..errors import UsageError
-from ..preprocess import data_of, describe_space
-from ._exporter import Content, Description
 
-__all__ = ["SCHEMA", "SIDECAR", "check_ours", "encode", "make_document", "sidecar_of"]
+__all__ = ["SCHEMA", "SIDECAR", "check_ours", "encode", "sidecar_of"]
 
 SIDECAR = "ddset-export.json"
 SCHEMA = "ddlabel.export"
@@ -23,45 +20,6 @@ _MAX_BYTES = 2**30
 def sidecar_of(path: str) -> str:
     """Where the sidecar of an export of one file lies: beside it, `FILE.ddset-export.json`."""
     return f"{path}.{SIDECAR}"
-
-
-def make_document(name: str, content: Content, description: Description, measured: Any) -> dict[str, Any]:
-    """The sidecar without its list of files.
-
-    Args:
-        name: of the format.
-        content, description: what is exported.
-        measured: the accuracies of `--measure`, or None.
-    """
-    bundle, data = content.bundle, data_of(content.bundle)
-    counts = [0] * len(content.stored.classes)
-    for label in content.stored.labels.tolist():
-        counts[label] += 1
-    classes = [
-        {"index": index, "name": label, "images": counts[index]} for index, label in enumerate(content.stored.classes)
-    ]
-    for key, values in description.more.get("classes", {}).items():
-        for entry, value in zip(classes, values, strict=True):
-            entry[key] = value
-    return {
-        "schema": SCHEMA,
-        "version": 1,
-        "format": name,
-        "ddlabel": __version__,
-        "source": {
-            "content": bundle.content,
-            "images": bundle.images_digest(),
-            "history": [entry["stage"] for entry in bundle.manifest.history],
-        },
-        "data": {key: data[key] for key in ("name", "channels", "height", "width", "flip", "fingerprint")},
-        "space": describe_space(content.stored.space),
-        "classes": classes,
-        "images": {"count": len(content.stored), **description.images},
-        "labels": dict(description.labels),
-        "student_lr": content.lr,
-        "lost": list(description.lost),
-        "measured": measured,
-    }
 
 
 def encode(document: Mapping[str, Any]) -> bytes:

@@ -21,33 +21,42 @@ from .evaluate import run as evaluate
 __all__ = ["measure"]
 
 BUNDLE, PICTURES, WHITENED = "bundle", "pictures", "pictures, whitened again"
+HARD = "hard"
 CARRIED = ("labels.hard", "student.lr", "scores.mosaic")
 
 
-def measure(content: Content, config: ExportConfig, on_event: OnEvent) -> dict[str, Any]:
+def measure(content: Content, config: ExportConfig, on_event: OnEvent) -> dict[str, Any] | None:
     """Train the same students on several versions of the set and compare them seed by seed.
 
     Rows: the bundle with its richest class labels, where the format leaves these out; the bundle with hard labels; the
     pictures with hard labels, normalised by the data's constants as whoever has the pictures alone must; and of
-    whitened images the pictures whitened by the bundle's matrix, which is what 8 bits alone cost.
+    whitened images the pictures whitened by the bundle's matrix, which is what 8 bits alone cost. Rows that must be
+    equal, because pictures are exact, are not trained twice.
 
     Returns:
         `data`, and `rows`: `images`, `labels`, `accuracy` (fractions), and `minus_bundle`, the paired difference to
-        the first row.
+        the first row. None where pictures are exact and labels the same, so that nothing can differ.
 
     Raises:
         UsageError: no data set to test on.
     """
     if config.data is None:
         raise UsageError("--measure needs test images, option 'data' is missing", field="data", hint="add --data NAME")
-    bundle, richest = content.bundle, choose_kind(content.bundle)
+    bundle, exact = content.bundle, content.pictures is None or content.pictures.view is None
+    is_whitened = content.stored.space.zca is not None
+    richest = choose_kind(bundle)
     versions: list[tuple[str, Bundle, str]] = []
-    if richest != "hard" and richest not in content.labels:
+    if richest != HARD and richest not in content.labels:
         versions.append((BUNDLE, bundle, richest))
-    versions.append((BUNDLE, bundle, "hard"))
-    versions.append((PICTURES, _of_pictures(content, whitened=False), "hard"))
-    if content.stored.space.zca is not None:
-        versions.append((WHITENED, _of_pictures(content, whitened=True), "hard"))
+    elif exact and not is_whitened:
+        message = "pictures are exact: their students are those of the bundle, there is nothing to measure"
+        on_event(Event(phase="measuring", message=message))
+        return None
+    if not exact or is_whitened:
+        versions.append((BUNDLE, bundle, HARD))
+    versions.append((PICTURES, _of_pictures(content, whitened=False), HARD))
+    if is_whitened and not exact:
+        versions.append((WHITENED, _of_pictures(content, whitened=True), HARD))
     rows: list[dict[str, Any]] = []
     for images, version, labels in versions:
         values = _accuracies(version, labels, config, images, on_event)
@@ -60,7 +69,8 @@ def measure(content: Content, config: ExportConfig, on_event: OnEvent) -> dict[s
 
 def _accuracies(bundle: Bundle, labels: str, config: ExportConfig, name: str, on_event: OnEvent) -> list[float]:
     def tell(event: Event) -> None:
-        on_event(dataclasses.replace(event, phase=f"{name}: {event.phase}"))
+        said = None if event.message is None else event.message.replace(f"{BUNDLE} images", name, 1)
+        on_event(dataclasses.replace(event, phase=event.phase.replace(f"{BUNDLE} images", name, 1), message=said))
 
     asked = EvaluateConfig(
         data=config.data or "",

@@ -13,9 +13,10 @@ from ..config import ExportConfig
 from ..distilled import read_stored
 from ..errors import UsageError
 from ..events import Event, OnEvent, ignore
+from ..exporters._document import make_document
 from ..exporters._exporter import Content, Exporter, Sink
 from ..exporters._pictures import draw
-from ..exporters._sidecar import SIDECAR, check_ours, encode, make_document, sidecar_of
+from ..exporters._sidecar import SIDECAR, check_ours, encode, sidecar_of
 from ..folders import atomic_folder
 from ..fsio import atomic_output
 from ..labels._kind import PRIVILEGED
@@ -105,7 +106,11 @@ def _kinds(bundle: Bundle, config: ExportConfig, exporter: Exporter) -> Sequence
             )
         return asked
     sections = [section for section in bundle.sections("labels") if section.role not in {HARD, None}]
-    return [str(section.role) for section in sections if not section.stale and exporter.takes(section)]
+    return [
+        str(section.role)
+        for section in sections
+        if not section.stale and _plugins.is_known("labels", str(section.role)) and exporter.takes(section)
+    ]
 
 
 def _write_file(
