@@ -23,8 +23,8 @@ def lost_pictures(content: Content) -> list[str]:
     shown = (
         "cut to [0, 1]"
         if pictures.view == "clip"
-        else f"of contrast stretched from [{pictures.low:.3f}, {pictures.high:.3f}], the mean +- 2.5 standard "
-        "deviations of the set, to [0, 1]"
+        else f"of contrast stretched from [{pictures.low:.3f}, {pictures.high:.3f}], at most mean +- 2.5 "
+        "standard deviations of the set, to [0, 1]"
     )
     return [
         f"images are float32 in {content.stored.space.kind} space; pictures are 8 bits, {shown}: "

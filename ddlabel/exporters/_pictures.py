@@ -60,7 +60,8 @@ def draw(stored: StoredSet, view: str) -> Pictures:
         stored: uint8 pixels are taken as they are; float images go back to [0, 1] units, un-whitened where they are
             whitened.
         view: of float images. `clip`: values outside [0, 1] are cut, colours are true. `contrast`: mean +- 2.5
-            standard deviations of the whole set become 0 to 255, by one scale for all, so that it can be undone.
+            standard deviations of the whole set, no wider than its values, become 0 to 255, by one scale for all, so
+            that it can be undone.
 
     Raises:
         UsageError: no such view.
@@ -106,14 +107,17 @@ def png(pixels: Tensor) -> bytes:
 
 
 def _contrast(stored: StoredSet) -> tuple[float, float]:
-    total, squares, count = 0.0, 0.0, stored.pixels.numel()
+    """Mean +- 2.5 standard deviations of the values in [0, 1] units, no wider than the values themselves."""
+    total, squares, low, high, count = 0.0, 0.0, math.inf, -math.inf, stored.pixels.numel()
     for rows in torch.arange(len(stored)).split(BATCH):
         units = stored.space.decode(stored.encode(rows)).double()
         total += float(units.sum())
         squares += float(units.square().sum())
+        low, high = min(low, float(units.min())), max(high, float(units.max()))
     mean = total / count
     spread = CONTRAST * math.sqrt(max(squares / count - mean**2, 0.0))
-    return (mean - spread, mean + spread) if spread > 0 else (mean - 0.5, mean + 0.5)
+    low, high = max(low, mean - spread), min(high, mean + spread)
+    return (low, high) if high > low else (mean - 0.5, mean + 0.5)
 
 
 def _encode(stored: StoredSet, units: Tensor) -> Tensor:

@@ -46,6 +46,18 @@ def test_contrast_is_one_scale_that_can_be_undone(make) -> None:
     assert pictures.rmse < draw(read_stored(make(images)), "clip").rmse
 
 
+def test_contrast_is_no_wider_than_the_values(make) -> None:
+    """Of two values, one becomes black and the other white."""
+    images = torch.where(floats() > 0, 0.1, -0.2)
+    pictures = draw(read_stored(make(images, channels=3)), "contrast")
+    units = images * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+
+    assert math.isclose(float(units.min()), pictures.low, rel_tol=1e-6)
+    assert math.isclose(float(units.max()), pictures.high, rel_tol=1e-6)
+    assert [0, 255] == [int(pictures.pixels.min()), int(pictures.pixels.max())]
+    assert 0 == pictures.clipped
+
+
 def test_whitened_images_are_shown_without_their_whitening(make) -> None:
     """Pixels whitened and stored as floats come back as those pixels, and nothing counts as clipped."""
     bundle = make(zca=True)
