@@ -81,7 +81,7 @@ def draw(stored: StoredSet, view: str) -> Pictures:
         pixels = ((units - low) / (high - low)).clamp(0, 1).mul(255).round().to(torch.uint8)
         shown = pixels.double() / 255 * (high - low) + low
         error += float((shown - units).square().sum())
-        training += float((_encode(stored, shown.float()) - images).double().square().sum())
+        training += float((stored.space.from_units(shown.float()) - images).double().square().sum())
         power += float(images.double().square().sum())
         parts.append(pixels)
     count = stored.pixels.numel()
@@ -118,12 +118,3 @@ def _contrast(stored: StoredSet) -> tuple[float, float]:
     spread = CONTRAST * math.sqrt(max(squares / count - mean**2, 0.0))
     low, high = max(low, mean - spread), min(high, mean + spread)
     return (low, high) if high > low else (mean - 0.5, mean + 0.5)
-
-
-def _encode(stored: StoredSet, units: Tensor) -> Tensor:
-    """[0, 1] units, which need not be whole steps of 8 bits, in model-input space."""
-    space = stored.space
-    if space.zca is not None:
-        return space.zca.whiten(units)
-    mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (space.mean, space.std))
-    return (units - mean) / std
