@@ -197,6 +197,45 @@ def test_exact_pictures_are_measured_for_the_labels_they_leave_out(run_cli, file
     assert "there is nothing to measure" in plain.err
 
 
+GUIDE = (Path(__file__).parent.parent.parent / "docs" / "exporting.md").read_text()
+
+
+def test_the_guide_names_every_format_and_every_array(run_cli, files, tmp_path: Path) -> None:
+    """Its table of formats, and of keys of .npz files, against a whitened bundle with dense labels."""
+    from ddlabel._plugins import names
+
+    formats, keys = GUIDE.index("| `--format` |"), GUIDE.index("| key | value |")
+    listed = [line.split("`")[1] for line in GUIDE[formats:].split("\n\n")[0].splitlines()[2:]]
+    known = {
+        key.strip("` ") for line in GUIDE[keys:].split("\n\n")[0].splitlines() for key in line.split("|")[1].split(",")
+    }
+    assert 0 == run_cli("export", files.dense, "-o", tmp_path / "x.npz").code
+    written = {key.replace("dense", "<kind>") for key in np.load(tmp_path / "x.npz").files}
+
+    assert sorted(listed) == list(names("exporters"))
+    assert written <= known
+    assert {"images_float", "zca_matrix", "student_lr", "labels_<kind>_view_ids"} <= known
+
+
+@pytest.mark.slow
+def test_commands_of_the_guide_run_as_printed(run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other in an empty folder; students are fewer and trained for less."""
+    import re
+    import shlex
+
+    monkeypatch.chdir(tmp_path)
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines()]
+    for line in lines:
+        shorter = line.replace("--epochs 60 --seeds 3", "--epochs 3 --seeds 1 --arch mlp").replace(
+            "steps=60", "steps=3"
+        )
+        words = shlex.split(shorter)
+        outcome = run_cli(*words[1:])
+        assert 0 == outcome.code, (line, outcome.err)
+
+    assert 7 == len(lines)
+
+
 def test_an_interrupt_leaves_nothing(run_cli, files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the folder nor a temporary one."""
     import signal
