@@ -10,6 +10,7 @@ __all__ = [
     "AugmentLabelsConfig",
     "DistillConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "RefineConfig",
     "TrainTeacherConfig",
 ]
@@ -253,5 +254,35 @@ class EvaluateConfig:
     )
     recipe: str | None = opt(None, _RECIPE)
     seed: int = opt(0, "seed of every random draw", min=0)
+    device: str = opt("auto", _DEVICE)
+    threads: int = opt(0, _THREADS, min=0, max=1024)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write a distilled bundle in a format of others."""
+
+    format: str | None = opt(
+        None,
+        "folder (PNG by class), npz, mtt (.pt files), dc (one .pt), parquet (Hugging Face), webdataset (tar) or scores "
+        "(CSV); auto goes by the end of OUTPUT: .npz, .pt, .parquet, .tar, .csv",
+    )
+    labels: tuple[str, ...] = opt(
+        (), "label kinds to export, comma separated, or hard for no others; none takes all that the format holds"
+    )
+    view: str = opt(
+        "clip",
+        "pictures of float images: clip (values cut to [0, 1], colours are true) or contrast (mean +- 2.5 standard "
+        "deviations of the set stretched to [0, 1], as MTT draws them)",
+        choices=("clip", "contrast"),
+    )
+    measure: bool = opt(
+        False, "train students on the bundle and on what its pictures still hold, on --data, and report the difference"
+    )
+    data: str | None = opt(None, _DATA + ", for --measure")
+    arch: str | None = opt(None, "--measure: student net; auto takes the ConvNet that suits the images")
+    epochs: int | None = opt(None, "--measure: epochs of the students; auto takes the protocol's", min=1, max=1_000_000)
+    seeds: int = opt(3, "--measure: how many students, each from its own seed", min=1, max=10_000)
+    seed: int = opt(0, "--measure: seed of every random draw", min=0)
     device: str = opt("auto", _DEVICE)
     threads: int = opt(0, _THREADS, min=0, max=1024)

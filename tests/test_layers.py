@@ -10,14 +10,15 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "ddlabel"
 FLOORS = (
     {"__init__", "errors", "events", "config", "options", "fsio", "seeding", "_plugins", "header", "frame", "memory",
-     "schema", "manifest", "manifest_rules", "digests", "storage", "scores", "recipes", "philox", "crops", "team"},
+     "schema", "manifest", "manifest_rules", "digests", "storage", "scores", "recipes", "philox", "crops", "team",
+     "folders"},
     {"bundle", "reader", "writer", "tensors", "packing", "sections"},
     {"zca", "space", "schedules", "sharpness", "selection", "gradients", "refinement", "data", "nets", "augment",
      "losses", "codecs", "generators"},
     {"privileged"},
     {"labels", "training", "preprocess"},
     {"teachers", "distilled", "students", "epoch_dataset", "trajectories", "difficulty", "curriculum"},
-    {"distill", "protocols"},
+    {"distill", "protocols", "exporters"},
     {"refine"},
     {"stages", "loaded", "loading"},
     {"cli"},

@@ -27,6 +27,7 @@ from .config import dump, dumped_stage
 from .demo import COMMAND as DEMO
 from .distill import COMMAND as DISTILL
 from .evaluate import COMMAND as EVALUATE
+from .export_set import COMMAND as EXPORT
 from .inspect import COMMAND as INSPECT
 from .methods import COMMAND as METHODS
 from .recipes import COMMAND as RECIPES
@@ -44,6 +45,7 @@ COMMANDS: tuple[Command, ...] = (
     REFINE,
     EVALUATE,
     INSPECT,
+    EXPORT,
     REPORT,
     DEMO,
     METHODS,
