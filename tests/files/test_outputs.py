@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ddlabel import fsio
+from ddlabel import filesystem, fsio
 from ddlabel.errors import DdlabelError, ResourceError, UsageError
 from ddlabel.fsio import FileSystem, atomic_output, check_output
 
@@ -64,7 +64,7 @@ def test_file_systems_without_locks_keep_nobody_out(tmp_path: Path, monkeypatch:
     def unsupported(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(fsio.fcntl, "flock", unsupported)
+    monkeypatch.setattr(filesystem.fcntl, "flock", unsupported)
     with fsio.exclusive(str(tmp_path / "lock")), fsio.exclusive(str(tmp_path / "lock")):
         pass
 
