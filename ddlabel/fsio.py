@@ -188,7 +188,7 @@ def _file_output(resolved: str, shown: str, force: bool, durable: bool) -> Itera
             yield output
             if durable:
                 _sync(current.fsync, descriptor)
-            if current.size(descriptor) != output.written:
+            if again(current.size, descriptor) != output.written:
                 raise OSError(errno.EIO, "file size differs from the bytes written")
         finally:
             _close(descriptor)
@@ -202,7 +202,7 @@ def _file_output(resolved: str, shown: str, force: bool, durable: bool) -> Itera
 
 def _keep_mode(descriptor: int, replaced: str) -> None:
     with contextlib.suppress(FileNotFoundError):
-        again(current.chmod, descriptor, current.mode(replaced))
+        again(current.chmod, descriptor, again(current.mode, replaced))
 
 
 def _publish(temporary: str, target: str, shown: str, force: bool) -> None:
