@@ -93,6 +93,7 @@ def test_errors_are_json_when_asked(run_cli) -> None:
     assert "no such file" in document["error"]["message"]
 
 
+@pytest.mark.fault(90)
 def test_fault_90_an_existing_output_needs_force(run_cli, files, tmp_path: Path) -> None:
     """Exit 2 and the old bytes; with --force the new ones."""
     path = tmp_path / "b.ddset"
@@ -107,6 +108,7 @@ def test_fault_90_an_existing_output_needs_force(run_cli, files, tmp_path: Path)
     assert "distilled" == Bundle.open(path).kind
 
 
+@pytest.mark.fault(91)
 @pytest.mark.parametrize(
     ("target", "code"), [("none/x.ddset", 2), (".", 2), ("file/x.ddset", 2), ("/", 2)],
     ids=["missing folder", "a folder", "below a file", "the root"],
@@ -120,6 +122,7 @@ def test_fault_91_impossible_outputs(run_cli, files, tmp_path: Path, target: str
     assert "error: output" in outcome.err
 
 
+@pytest.mark.fault(92)
 def test_fault_92_the_output_is_not_an_input(run_cli, files) -> None:
     """Not even with --force."""
     outcome = run_cli("refine", files.dense, "--force", "-o", files.dense)
@@ -144,6 +147,7 @@ def test_stages_compose_through_pipes_with_the_same_digests(files, tmp_path: Pat
     assert Bundle.open(files.soft).content == json.loads(out)["bundles"][0]["content"]
 
 
+@pytest.mark.fault(105)
 def test_fault_105_stdin_closed_empty_or_named_twice(run_cli, files, tmp_path: Path) -> None:
     """Each says what is wrong."""
     closed = subprocess.run(" ".join([*COMMAND, "inspect", "-", "<&-"]), shell=True, capture_output=True, text=True)
@@ -155,6 +159,7 @@ def test_fault_105_stdin_closed_empty_or_named_twice(run_cli, files, tmp_path: P
     assert "two inputs are '-'" in twice.err
 
 
+@pytest.mark.fault(106)
 def test_fault_106_a_reader_that_goes_away_is_no_error(files) -> None:
     """Exit 141, silently; the writer of a bundle does not hang."""
     reader, writer = os.pipe()
@@ -166,6 +171,7 @@ def test_fault_106_a_reader_that_goes_away_is_no_error(files) -> None:
     assert (141, b"") == (process.returncode, err)
 
 
+@pytest.mark.fault(106)
 def test_fault_106_a_broken_pipe_of_a_table(files) -> None:
     """`inspect | head` ends quietly too."""
     reader, writer = os.pipe()
@@ -178,6 +184,7 @@ def test_fault_106_a_broken_pipe_of_a_table(files) -> None:
     assert b"" == err
 
 
+@pytest.mark.fault(107)
 def test_fault_107_a_bundle_that_arrives_byte_by_byte(files) -> None:
     """Short reads change nothing."""
     data = files.base.read_bytes()
@@ -190,6 +197,7 @@ def test_fault_107_a_bundle_that_arrives_byte_by_byte(files) -> None:
     assert Bundle.open(files.base).content == json.loads(out)["bundles"][0]["content"]
 
 
+@pytest.mark.fault(93)
 def test_a_full_device_is_a_resource_error(files) -> None:
     """Fault 93: /dev/full is written to, never replaced; exit 6."""
     outcome = start("refine", files.dense, "--method", "recode", "--force", "-o", "/dev/full")

@@ -201,6 +201,7 @@ def test_fault_110_a_signal_while_the_state_is_written(tiny: str, tmp_path: Path
     assert not whole or 1 <= steps_in(tmp_path / "x.ddset.partial")
 
 
+@pytest.mark.fault(99)
 @pytest.mark.slow
 def test_fault_99_and_114_killed_at_random_moments(run_cli, tiny: str, tmp_path: Path) -> None:
     """SIGKILL cannot be caught: what the timer kept is continued, again and again, to the same bytes."""
@@ -377,6 +378,7 @@ def test_fault_116_out_of_memory_keeps_the_state(
     assert "--resume continues" in outcome.err
 
 
+@pytest.mark.fault(96)
 def test_fault_96_a_full_disk_at_the_end_loses_only_the_last_writing(
     run_cli, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

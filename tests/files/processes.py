@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,10 @@ def wait(*children):
 """
 
 
-def forking(script: str, folder: Path, *, timeout: float = 120) -> tuple[Any, str]:
+def forking(script: str, folder: Path, *, timeout: float = 120, wrapper: Sequence[str] = ()) -> tuple[Any, str]:
     """Run a script that forks; it prints one JSON document, and its children complain on stderr."""
     done = subprocess.run(
-        [sys.executable, "-c", FORKING + script, str(folder)],
+        [*wrapper, sys.executable, "-c", FORKING + script, str(folder)],
         capture_output=True,
         text=True,
         timeout=timeout,
