@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import os
 import struct
-import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -386,20 +384,6 @@ def test_decoded_pictures_are_cached_and_a_damaged_cache_is_made_again(tmp_path:
 
     assert "decoding images" not in phases
     assert first.fingerprint == second.fingerprint == third.fingerprint
-
-
-def test_two_processes_may_fill_the_cache_at_once(tmp_path: Path) -> None:
-    """Both get the data; one complete file remains."""
-    root = tree(tmp_path / "set")
-    code = f"from ddlabel.data._dataset import load; print(load('folder:{root}').fingerprint)"
-    environment = {**os.environ, "DDLABEL_CACHE_DIR": str(tmp_path / "cache")}
-    running = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) for _number in range(2)
-    ]
-    outputs = {process.communicate(timeout=60)[0] for process in running}
-
-    assert 1 == len(outputs)
-    assert 1 == len(list((tmp_path / "cache").iterdir()))
 
 
 def test_without_a_home_nothing_is_cached_and_nothing_fails(tmp_path: Path, monkeypatch) -> None:
