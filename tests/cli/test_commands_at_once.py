@@ -15,12 +15,11 @@ import contextlib, io, json, os, sys
 import torch
 from ddlabel.bundle import Bundle
 from ddlabel.cli.app import main
-from ddlabel.stages import distill  # before any fork
-import ddlabel.data.npz, ddlabel.distill.dm, ddlabel.distill.random
 
 torch.set_num_threads(1)  # so that forking is safe
 SPEC, FOLDER, ROUNDS = sys.argv[1], sys.argv[2], int(sys.argv[3])
 OUTPUT = os.path.join(FOLDER, "x.ddset")
+RANDOM = ("distill", "--data", SPEC, "--method", "random", "--ipc", 1, "-q", "-o", OUTPUT)
 
 def fork(*arguments, times=1):
     reader, writer = os.pipe()
@@ -33,7 +32,8 @@ def fork(*arguments, times=1):
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             for _time in range(times):
                 codes.append(main([str(each) for each in arguments]))
-        os.write(writer, json.dumps([codes, [line for line in said.getvalue().splitlines() if "error" in line]]).encode())
+        errors = [line for line in said.getvalue().splitlines() if "error" in line]
+        os.write(writer, json.dumps([codes, errors]).encode())
     finally:
         os._exit(0)
 
@@ -50,9 +50,11 @@ def clean():
         os.unlink(os.path.join(FOLDER, name))
 
 def distil(seed, *more):
-    settings = ("--ipc", 1, "--arch", "convnet-d1-w8", "--set", "steps=2", "--set", "batch_real=4", "--seed", seed, "-q")
-    return ("distill", "--data", SPEC, "--method", "dm", *settings, *more, "-o", OUTPUT)
+    net = ("--arch", "convnet-d1-w8", "--set", "steps=2", "--set", "batch_real=4")
+    return (*RANDOM[:3], "--method", "dm", "--ipc", 1, *net, "--seed", seed, "-q", *more, "-o", OUTPUT)
 
+with contextlib.redirect_stderr(io.StringIO()):
+    main([str(each) for each in distil(0)])  # imports everything before any fork
 result = {}
 for name, more in (("plain", ()), ("force", ("--force",)), ("resume", ("--resume",))):
     result[name] = []
@@ -63,7 +65,7 @@ for name, more in (("plain", ()), ("force", ("--force",)), ("resume", ("--resume
         result[name].append([found, whole, sorted(os.listdir(FOLDER))])
 clean()
 answers(fork(*distil(0)))
-writer = fork("distill", "--data", SPEC, "--method", "random", "--ipc", 1, "-q", "--force", "-o", OUTPUT, times=5 * ROUNDS)
+writer = fork(*RANDOM, "--force", times=5 * ROUNDS)
 readers = [fork("inspect", OUTPUT, "--verify", times=10 * ROUNDS) for _reader in range(2)]
 result["reading"] = answers(writer, *readers)
 print(json.dumps(result))
@@ -75,7 +77,7 @@ print(json.dumps(result))
 def test_three_writers_and_two_readers_of_one_file(tiny: str, tmp_path: Path) -> None:
     """Somebody wins; who comes too late is told that the file exists or that another run is at work."""
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, tiny, str(tmp_path), "4"],
+        [sys.executable, "-c", SCRIPT, tiny, str(tmp_path), "2"],
         capture_output=True,
         text=True,
         timeout=280,
