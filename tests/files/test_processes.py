@@ -99,11 +99,11 @@ fsio.current = NoLinks()
 @pytest.mark.parametrize("before", ["", NO_LINKS], ids=["", "without links"])
 def test_of_several_writers_without_force_one_wins_and_the_others_are_told(tmp_path: Path, before: str) -> None:
     """Exit 2 naming the file for all but one, whose file it is; with --force every one gets through."""
-    found, errors = write_at_once(tmp_path, 8, before)
+    found, errors = write_at_once(tmp_path, 4, before)
 
-    assert [[[0, 2, 2, 2], 0]] * 8 == found["False"]
-    assert [[[0, 0, 0, 0], 0]] * 8 == found["True"]
-    assert 24 == errors.count("x.ddset' exists, expected a new name; use --force to overwrite")
+    assert [[[0, 2, 2, 2], 0]] * 4 == found["False"]
+    assert [[[0, 0, 0, 0], 0]] * 4 == found["True"]
+    assert 12 == errors.count("x.ddset' exists, expected a new name; use --force to overwrite")
 
 
 @pytest.mark.slow

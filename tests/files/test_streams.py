@@ -201,7 +201,7 @@ def test_stdin_without_a_bundle(run_cli, monkeypatch: pytest.MonkeyPatch, closed
 
 
 @pytest.mark.fault(107)
-@pytest.mark.parametrize("piece", [1, 4095, 65_535, 65_536, 65_537])
+@pytest.mark.parametrize("piece", [1, 65_535, 65_537])
 def test_a_header_that_crosses_what_a_pipe_holds(wide: Bundle, piece: int) -> None:
     """Whatever the pieces that it comes in: the manifest alone, and the whole bundle."""
     data = as_bytes(wide)
