@@ -85,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with listening():
             dispatch(given)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed
+                sys.stdout.flush()
     except (BrokenPipeError, ReaderGone):
         _silence_stdout()
         return 141

@@ -356,6 +356,7 @@ def test_scalars_and_packed_tensors_have_no_rows(rich: Bundle) -> None:
 # Files that change or fail while they are open
 
 
+@pytest.mark.fault(103)
 def test_fault_103_file_truncated_while_open(tmp_path: Path) -> None:
     """An error, not a bus error; in loading, slicing and copying."""
     path = tmp_path / "a.ddset"
@@ -372,6 +373,7 @@ def test_fault_103_file_truncated_while_open(tmp_path: Path) -> None:
             use()
 
 
+@pytest.mark.fault(104)
 def test_fault_104_file_edited_in_place_while_open(tmp_path: Path) -> None:
     """The digest is taken from the bytes that are used, each time."""
     path = tmp_path / "a.ddset"
@@ -386,6 +388,7 @@ def test_fault_104_file_edited_in_place_while_open(tmp_path: Path) -> None:
         bundle.tensor("state.a.x")
 
 
+@pytest.mark.fault(102)
 def test_fault_102_file_replaced_while_open(tmp_path: Path) -> None:
     """An open bundle keeps reading the file it opened, even the one it is saved over."""
     path = tmp_path / "a.ddset"
@@ -398,6 +401,7 @@ def test_fault_102_file_replaced_while_open(tmp_path: Path) -> None:
     assert list(Bundle.open(path, verify=True).tensor("state.a.x").shape) == [1000]
 
 
+@pytest.mark.fault(97)
 def test_fault_97_disk_fails_while_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """EIO is not damage: the file may be fine elsewhere."""
     path = tmp_path / "a.ddset"
@@ -677,6 +681,7 @@ class OneByteAtATime(io.RawIOBase):
         return piece
 
 
+@pytest.mark.fault(107)
 def test_fault_107_manifest_from_the_first_bytes_of_a_slow_pipe(rich: Bundle) -> None:
     """Header and manifest come first and are all that is read; the rest of the pipe is the caller's."""
     data = as_bytes(rich)
@@ -796,6 +801,7 @@ def test_spooled_bytes_must_fit_the_shape() -> None:
         spool.tensor("F32", (2,), [bytes(4)] * 3)
 
 
+@pytest.mark.fault(96)
 def test_fault_96_disk_full_while_spooling() -> None:
     """A full disk is a shortage, not damage."""
     with Spool() as spool:

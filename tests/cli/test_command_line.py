@@ -108,6 +108,7 @@ def test_fault_90_an_existing_output_needs_force(run_cli, files, tmp_path: Path)
     assert "distilled" == Bundle.open(path).kind
 
 
+@pytest.mark.fault(91)
 @pytest.mark.parametrize(
     ("target", "code"), [("none/x.ddset", 2), (".", 2), ("file/x.ddset", 2), ("/", 2)],
     ids=["missing folder", "a folder", "below a file", "the root"],
@@ -197,6 +198,7 @@ def test_fault_107_a_bundle_that_arrives_byte_by_byte(files) -> None:
     assert Bundle.open(files.base).content == json.loads(out)["bundles"][0]["content"]
 
 
+@pytest.mark.fault(93)
 def test_a_full_device_is_a_resource_error(files) -> None:
     """Fault 93: /dev/full is written to, never replaced; exit 6."""
     outcome = start("refine", files.dense, "--method", "recode", "--force", "-o", "/dev/full")

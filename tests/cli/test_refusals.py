@@ -20,6 +20,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_stage, "_compute", None)
 
 
+@pytest.mark.fault(92)
 @pytest.mark.usefixtures("no_work")
 @pytest.mark.parametrize("force", [[], ["--force"]], ids=["", "force"])
 @pytest.mark.parametrize(

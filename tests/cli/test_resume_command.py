@@ -205,6 +205,7 @@ def test_fault_110_a_signal_while_the_state_is_written(tiny: str, tmp_path: Path
     assert not whole or 1 <= steps_in(tmp_path / "x.ddset.partial")
 
 
+@pytest.mark.fault(99)
 @pytest.mark.slow
 @pytest.mark.fault(99, 114)
 def test_fault_99_and_114_killed_at_random_moments(run_cli, tiny: str, tmp_path: Path) -> None:
