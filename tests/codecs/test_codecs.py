@@ -203,6 +203,7 @@ def test_parts_and_fidelity_depend_neither_on_threads_nor_on_blocks(
 
 @every_codec
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=["NaN", "infinity", "-infinity"])
+@pytest.mark.fault(63)
 def test_fault_63_values_that_are_not_finite_are_refused(name: str, value: float) -> None:
     """Naming image, view and class."""
     values = torch.zeros(3, 2, 4)
@@ -449,6 +450,7 @@ DAMAGED = [
 
 @pytest.mark.parametrize("damage", [damage for _what, damage in DAMAGED], ids=[what for what, _damage in DAMAGED])
 @every_codec
+@pytest.mark.fault(69)
 def test_fault_69_parts_that_the_codec_did_not_write_are_refused(name: str, damage) -> None:
     """Never read as something else."""
     used, parts, _decoded, seen = round_trip(name, torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0)), {})
@@ -457,6 +459,7 @@ def test_fault_69_parts_that_the_codec_did_not_write_are_refused(name: str, dama
 
 
 @every_variant
+@pytest.mark.fault(69)
 def test_fault_69_damaged_bytes_are_refused_or_decode_to_finite_values(name: str, options: dict[str, Any]) -> None:
     """Whatever a part holds: no crash, no NaN, no infinity where the codec itself writes none."""
     source = torch.Generator().manual_seed(3)
@@ -475,6 +478,7 @@ def test_fault_69_damaged_bytes_are_refused_or_decode_to_finite_values(name: str
             assert name in {"f32", "f16"} or used.__dict__.get("values") == "f16" or bool(torch.isfinite(decoded).all())
 
 
+@pytest.mark.fault(69)
 def test_fault_69_a_broken_scale_is_refused() -> None:
     """Infinite or negative steps never reach a student."""
     for scale in ([[[0.0, math.inf]]], [[[0.0, -1.0]]]):
