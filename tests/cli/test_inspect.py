@@ -120,6 +120,7 @@ def test_diff_names_what_changed(run_cli, files) -> None:
     assert "hold the same content" in run_cli("inspect", files.base, files.base, "--diff").out
 
 
+@pytest.mark.fault(62)
 def test_control_characters_of_a_hostile_bundle_are_escaped(run_cli, tmp_path: Path, files) -> None:
     """Fault 62: class names never reach the terminal raw."""
     bundle = Bundle.open(files.base)
