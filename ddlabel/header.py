@@ -221,8 +221,8 @@ def strict_json(data: bytes, source: str, what: str) -> Any:
         document = json.loads(
             text, object_pairs_hook=unique, parse_float=finite, parse_int=short, parse_constant=constant
         )
-        text.encode("utf-8")
-        json.dumps(document, ensure_ascii=False).encode("utf-8")
+        if "\\u" in text:  # only an escape spells half a character: the text itself was UTF-8
+            json.dumps(document, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         _fail(source, f"{what} holds half a character (a lone surrogate)")
     except ValueError as error:

@@ -292,7 +292,7 @@ def test_a_bundle_does_not_change_with_the_tensor_it_was_made_from() -> None:
     assert other.tensor("state.a.x").tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize("dtype", ["F4", "F6_E2M3", "F8_E8M0"])
+@pytest.mark.parametrize("dtype", ["F4", "F6_E2M3", "F6_E3M2", "F8_E8M0"])
 @pytest.mark.fault(30)
 def test_fault_30_dtype_that_torch_does_not_know(dtype: str) -> None:
     """The section is kept when copied; loading it says so."""

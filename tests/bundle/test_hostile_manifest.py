@@ -11,6 +11,7 @@ import math
 import struct
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +63,12 @@ def with_window(text: bytes) -> bytes:
     return inner[:4] + bytes([0b11000100, (30 - 10) << 3]) + struct.pack("<Q", len(text)) + body
 
 
+def liar(_text: bytes) -> bytes:
+    """A frame that says 1 MiB and holds 4 GiB: 32,768 blocks that repeat one byte 131,072 times."""
+    head = b"\x28\xb5\x2f\xfd" + bytes([0b10000100, (20 - 10) << 3]) + struct.pack("<I", 2**20)
+    return head + (struct.pack("<I", 1 << 1 | 2**17 << 3)[:3] + b"x") * 2**15 + bytes(4)
+
+
 def flipped(data: bytes, position: int) -> bytes:
     return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
 
@@ -74,6 +81,13 @@ def flipped(data: bytes, position: int) -> bytes:
         case(fault(40), "truncated frame", lambda text: compress(text)[: len(text) // 9], "cut off"),
         case(fault(41), "flipped bit", lambda text: flipped(compress(text), 300), "damaged|promised|cut off"),
         case(fault(41), "no checksum", lambda text: compress(text, write_checksum=False), "no checksum"),
+        case(
+            fault(41),
+            "flipped bit, no checksum",
+            lambda text: flipped(compress(text, write_checksum=False), 300),
+            "no checksum",
+        ),
+        case(fault(42), "1 MiB said, 4 GiB held", liar, "damaged|holds more than"),
         case(fault(42), "32 KB say 1 GiB", lambda _text: compress(bytes(2**30)), "expected at most"),
         case(fault(42), "32 MiB at once", lambda _text: compress(bytes(2**25)), "more than 1000:1"),
         case(fault(43), "bomb without size", lambda _text: streamed(bytes(2**25)), "does not say its size"),
@@ -90,6 +104,12 @@ def flipped(data: bytes, position: int) -> bytes:
         ),
         case(
             fault(48), "skippable too long", lambda text: compress(text) + SKIPPABLE + b"\x09\0\0\0\0", "do not belong"
+        ),
+        case(
+            fault(48),
+            "skippable hides something before another",
+            lambda text: compress(text) + SKIPPABLE + b"\x0f\0\0\0" + b"secret!" + SKIPPABLE + bytes(4),
+            "something else",
         ),
         case(fault(49), "trailing junk", lambda text: compress(text) + b"junk", "do not belong"),
     ],
@@ -223,6 +243,12 @@ def _set(tensor: str, key: str, value: Any) -> Change:
     return change
 
 
+def _overflow(forged: Forgery) -> None:
+    """No element, and sides whose product no machine holds."""
+    packed = forged.section("labels.dense")["tensors"]["labels.dense.codes"]["packed"]
+    packed |= {"shape": [4, 9, 2**62, 0], "bytes": 0}
+
+
 def _set_packed(key: str, value: Any) -> Change:
     def change(forged: Forgery) -> None:
         forged.section("labels.dense")["tensors"]["labels.dense.codes"]["packed"][key] = value
@@ -243,6 +269,7 @@ def _set_packed(key: str, value: Any) -> Change:
         case(fault(54), "bytes", _set("scores.loss", "bytes", 13), "has bytes 12, its manifest says 13"),
         case(fault(54), "packed bytes", _set_packed("bytes", 71), "unpacks to 71 bytes, its shape"),
         case(fault(54), "packed dtype", _set_packed("dtype", "F99"), "unpacks to"),
+        case(fault(54), "packed shape overflows", _overflow, "unpacks to an impossible"),
         case(fault(54), "packed length", _set_packed("length", 65), "stream of at least 65"),
         case(fault(73), "no class", lambda f: f.document["data"].update(classes=[]), "'data.classes' has 0 items"),
     ],
@@ -472,6 +499,46 @@ def test_padding_that_is_refused(forged: Forgery, name: str, dtype: str, size: i
         reopen(forged.build())
 
 
+@pytest.mark.fault(33)
+def test_misaligned_tensors_are_read_told_and_aligned_by_a_copy(
+    run_cli, tmp_path: Path, rich: Bundle, forged: Forgery
+) -> None:
+    """Another writer left them so: their numbers are right, inspect says it once, and --quiet keeps it to itself."""
+    order = list(forged.tensors)
+    before, behind = order[: order.index("scores.loss")], order[order.index("scores.loss") :]
+    odd = {"adapter.a": ("U8", [3], b"abc")}
+    forged.tensors = {name: forged.tensors[name] for name in before} | odd | {n: forged.tensors[n] for n in behind}
+    (tmp_path / "x.ddset").write_bytes(forged.build())
+    bundle = Bundle.open(tmp_path / "x.ddset", verify=True)
+    noted, quiet = (run_cli("inspect", tmp_path / "x.ddset", *more) for more in ((), ("--quiet",)))
+
+    assert {"scores.loss", "novel.thing", "teacher.0.10.steps"} <= {*bundle.misaligned}
+    assert "labels.soft.values" not in bundle.misaligned
+    assert rich.tensor("teacher.0.10.weight").equal(bundle.tensor("teacher.0.10.weight"))
+    assert () == rich.misaligned == reopen(as_bytes(bundle), verify=True).misaligned
+    assert (0, 0, "") == (noted.code, quiet.code, quiet.err)
+    assert 1 == noted.err.count("tensors start at no multiple of their element size: ")
+
+
+@pytest.mark.fault(62)
+def test_control_characters_reach_no_terminal_in_errors(run_cli, tmp_path: Path, forged: Forgery) -> None:
+    """Of keys in a manifest, of file names and of arguments: one line of escapes."""
+    forged.document["data"]["\x1b[2J\n"] = "x" * 70_000
+    path = tmp_path / "x.ddset"
+    path.write_bytes(forged.build())
+    cases = (
+        ("inspect", path), ("inspect", tmp_path / "\x1b[2J\n.ddset"), ("\x1b[2J\n",),
+        ("inspect", path, "--\x1b[2J\n"),
+        ("distill", "--data", "digits", "--method", "\x1b[2J\n", "-o", tmp_path / "o"),
+    )  # fmt: skip
+    for arguments in cases:
+        outcome = run_cli(*arguments)
+        assert outcome.code in {2, 3}, arguments
+        assert r"\x1b[2J\n" in outcome.err, arguments
+        assert all(line.isprintable() for line in outcome.err.splitlines()), arguments
+        assert "\x1b" not in outcome.out
+
+
 def test_padding_must_be_zero_to_verify(rich: Bundle) -> None:
     """Bytes that no digest covers are covered by being zero."""
     data = as_bytes(rich)
@@ -482,6 +549,7 @@ def test_padding_must_be_zero_to_verify(rich: Bundle) -> None:
         reopen(flipped(data, start), verify=True)
 
 
+@pytest.mark.fault(41, 56)
 def test_every_flipped_bit_is_refused_or_changes_nothing() -> None:
     """Each bit of a small file: the verified bundle is exactly the same, or there is one BundleError.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import io
@@ -14,9 +15,11 @@ import safetensors
 import zstandard
 
 from ddlabel.bundle import Bundle
+from ddlabel.cli._inspect_tables import print_bundle
 from ddlabel.errors import BundleError
 from ddlabel.frame import pad_frame, read_frame, write_frame
 from ddlabel.header import MANIFEST, parse_header
+from ddlabel.manifest import Manifest
 from ddlabel.reader import read_manifest
 
 from ..bundle.forging import Forgery, as_bytes, make_distilled, reopen, split
@@ -163,6 +166,52 @@ def _good() -> Mapping[str, tuple[Any, Any]]:
     }
 
 
+# What inspect shows
+
+
+def _make_shown(choice: random.Random) -> bytes:
+    """A manifest with a score as our own evaluation writes it; records without schema are changed most often."""
+    document = json.loads(_scored())
+    free = [document["evaluations"], document["history"], *(part["parameters"] for part in document["sections"])]
+    if choice.random() < 0.8:
+        part = choice.choice((document["evaluations"], document["evaluations"], *free))
+        part_changed = damage_json(choice, part)
+        if isinstance(part, list):
+            part[:] = part_changed
+        else:
+            part.clear()
+            part |= part_changed
+    else:
+        document = damage_json(choice, document)
+    return text_of(document)
+
+
+@functools.cache
+def _scored() -> str:
+    recipe = {"optimizer": "sgd", "lr": 0.01}
+    result = {
+        "images": "bundle", "labels": "dense", "loss": "kl", "arch": "mlp", "recipe": recipe, "seeds": [0],
+        "accuracy": {"mean": 0.5, "std": 0.1, "ci95": 0.1, "n": 2, "values": [0.4, 0.6]},
+    }  # fmt: skip
+    score = {"protocol": "dc", "labels": "dense", "results": [result], "summary": [], "optimizers": []}
+    bundle = make_distilled()
+    document = {**bundle.manifest.document, "evaluations": [score]}
+    document["sections"] = [dict(section) for section in document["sections"]]
+    for section in document["sections"]:
+        if section["kind"] == "teacher":
+            section["parameters"] |= {"accuracy": {"train": 0.5}}
+    return json.dumps(document)
+
+
+def _check_shown(text: bytes) -> None:
+    """Drawn whatever it holds, and without a control character."""
+    manifest = Manifest.parse(text, "x.ddset")
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        print_bundle(Bundle(manifest, {}, "x.ddset"), verified=False)
+    assert all(line.isprintable() for line in out.getvalue().split("\n"))
+
+
 # Whole files
 
 
@@ -191,6 +240,7 @@ TARGETS = (
     Target("header", _make_header, _check_header),
     Target("frame", _make_frame, _check_frame),
     Target("manifest", _make_manifest, _check_manifest),
+    Target("inspect", _make_shown, _check_shown),
     Target("file", _make_file, _check_file),
     Target("pipe", _make_pipe, _check_pipe),
 )

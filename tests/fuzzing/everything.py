@@ -8,7 +8,7 @@ from .harness import Target
 __all__ = ["TARGETS", "shares"]
 
 TARGETS: tuple[Target, ...] = (*containers.TARGETS, *payloads.TARGETS)
-_WEIGHTS = {"header": 26, "frame": 14, "manifest": 8, "file": 8, "pipe": 8, "labels": 8}
+_WEIGHTS = {"header": 26, "frame": 14, "manifest": 8, "file": 8, "pipe": 8, "labels": 8, "inspect": 1}
 """Hundredths of all mutations; the codecs share what is left. Headers are cheap to try, whole manifests are not."""
 
 
