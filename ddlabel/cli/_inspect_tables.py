@@ -46,20 +46,22 @@ def print_bundle(bundle: Bundle, *, verified: bool) -> None:
         if any(section.kind == kind for section in manifest.sections):
             out.print(f"  note: {warning}", overflow="fold")
     scored = [(f"score {number}", score) for number, score in enumerate(manifest.evaluations, start=1)]
-    for name, score in scored:
-        _print_score(name, print_evaluations, [(name, score)])
+    drawn = {name: _draw(print_evaluations, [(name, score)]) for name, score in scored}
     for name, score in scored:
         for draw in (print_calibration, print_ranking, print_diagnostics):
-            _print_score(name, draw, name, score)
+            drawn[name] &= _draw(draw, name, score)
+        if not drawn[name]:
+            out.print(f"  {name} is in another form than this ddlabel writes; --json shows it")
     out.print()
 
 
-def _print_score(name: str, draw: Callable[..., None], *arguments: Any) -> None:
-    """Draw a part of an evaluation, which has no schema; of one that another writer made, say so."""
+def _draw(draw: Callable[..., None], *arguments: Any) -> bool:
+    """Draw a part of an evaluation, which has no schema: whether it has the form that is drawn."""
     try:
         draw(*arguments)
     except _OTHER_FORM:
-        console().print(f"  {name}: in another form than this ddlabel writes; --json shows it")
+        return False
+    return True
 
 
 def print_diff(left: str, right: str, rows: Sequence[Mapping[str, Any]]) -> None:
