@@ -113,6 +113,7 @@ class TestBudget:
     """`check_budget`: fault 73."""
 
     @pytest.mark.parametrize("ipc", [0, -1], ids=["fault 73: ipc is 0", "fault 73: ipc is negative"])
+    @pytest.mark.fault(73)
     def test_a_budget_below_one_image_is_a_usage_error(self, ipc: int) -> None:
         """Exit code 2."""
         with pytest.raises(UsageError, match=f"option 'ipc' is {ipc}, expected at least 1"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,10 @@ PRIVATE = {
 }
 
 
+_OTHER_FORM = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
+"""What drawing a free record runs into where a key is missing or a value is of another type."""
+
+
 def print_bundle(bundle: Bundle, *, verified: bool) -> None:
     """One bundle: headline, bytes, overheads, history, scores."""
     out = console()
@@ -41,13 +45,23 @@ def print_bundle(bundle: Bundle, *, verified: bool) -> None:
     for kind, warning in PRIVATE.items():
         if any(section.kind == kind for section in manifest.sections):
             out.print(f"  note: {warning}", overflow="fold")
-    if manifest.evaluations:
-        print_evaluations([(f"score {number}", score) for number, score in enumerate(manifest.evaluations, start=1)])
-    for number, score in enumerate(manifest.evaluations, start=1):
-        print_calibration(f"score {number}", score)
-        print_ranking(f"score {number}", score)
-        print_diagnostics(f"score {number}", score)
+    scored = [(f"score {number}", score) for number, score in enumerate(manifest.evaluations, start=1)]
+    drawn = {name: _draw(print_evaluations, [(name, score)]) for name, score in scored}
+    for name, score in scored:
+        for draw in (print_calibration, print_ranking, print_diagnostics):
+            drawn[name] &= _draw(draw, name, score)
+        if not drawn[name]:
+            out.print(f"  {name} is in another form than this ddlabel writes; --json shows it")
     out.print()
+
+
+def _draw(draw: Callable[..., None], *arguments: Any) -> bool:
+    """Draw a part of an evaluation, which has no schema: whether it has the form that is drawn."""
+    try:
+        draw(*arguments)
+    except _OTHER_FORM:
+        return False
+    return True
 
 
 def print_diff(left: str, right: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -129,9 +143,13 @@ def _grouped(sections: Sequence[Section]) -> list[Section]:
 def _section_row(section: Section, storage: Mapping[str, Any]) -> tuple[str, ...]:
     report = storage["sections"][section.name]
     bits = storage["bits_per_view"].get(section.name)
+    try:
+        kept = holds(section)
+    except _OTHER_FORM:
+        kept = f"{section.kind}, {len(section.tensors)} tensor(s)"
     return (
         section.name,
-        holds(section) + (", STALE" if section.stale else ""),
+        kept + (", STALE" if section.stale else ""),
         str((section.codec or {}).get("name", "")),
         readable_bytes(report["raw"]),
         readable_bytes(report["stored"]),

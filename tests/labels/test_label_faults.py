@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ddlabel import _plugins
 from ddlabel.bundle import Bundle, NewSection, StageRecord
 from ddlabel.codecs.f32 import CODEC as F32
 from ddlabel.codecs.q8 import CODEC as Q8
@@ -146,6 +147,34 @@ def test_fault_65_hard_labels_outside_the_classes_are_named(base: Bundle, label:
         read_distilled(broken)
 
 
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (torch.zeros(12), "is torch.float32 of shape"),
+        (torch.zeros(12, dtype=torch.bool), "is torch.bool of shape"),
+        (torch.zeros(12, 1, dtype=torch.uint8), r"of shape \(12, 1\), expected one whole number"),
+        (torch.full((12,), -1), "image 0 class -1, expected 0 to 3"),
+    ],
+    ids=["fractions", "truth values", "rows", "negative"],
+)
+@pytest.mark.fault(65)
+def test_hard_labels_that_are_no_class_numbers(base: Bundle, labels: Tensor, said: str) -> None:
+    """Never rounded, never squeezed."""
+    section = NewSection("labels.hard", "labels", {"labels.hard": labels}, role="hard", views=1)
+    with pytest.raises(BundleError, match=said):
+        read_distilled(base.with_stage(RECORD, add=[section]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64, torch.bool, torch.float8_e5m2], ids=str)
+@pytest.mark.fault(63)
+def test_images_of_another_dtype_are_refused(base: Bundle, dtype: torch.dtype) -> None:
+    """uint8 pixels or float32 images, and nothing that would have to be guessed at."""
+    images = base.tensor("images.pixels").to(dtype)
+    broken = base.with_stage(RECORD, add=[NewSection("images", "images", {"images.pixels": images}, range="float32")])
+    with pytest.raises(BundleError, match="expected uint8 or float32"):
+        read_distilled(broken)
+
+
 @pytest.mark.parametrize("shape", [(11, 1, 4), (13, 1, 4), (12, 2, 4)], ids=["too few", "too many", "more views"])
 @pytest.mark.fault(66)
 def test_fault_66_labels_for_another_number_of_images_or_views(base: Bundle, shape: tuple[int, ...]) -> None:
@@ -193,6 +222,56 @@ def test_fault_68_codec_parameters_that_the_codec_does_not_take(base: Bundle, na
     """Named, exit 3."""
     broken = forged(base, {"values": torch.zeros(12, 1, 4)}, name, codec_parameters={"clip": 0})
     with pytest.raises(BundleError, match=r"'labels\.soft' was written with impossible options: unknown option 'clip'"):
+        read_labels(broken, "soft")
+
+
+IMPOSSIBLE = [
+    ("topk-ms", {"k": 5}, "k is 5 for labels of 4 classes, expected k from 1 to 3"),
+    ("topk-mr", {"k": 4}, "k is 4 for labels of 4 classes"),
+    ("topk-min", {"k": 0}, "option 'k' is 0"),
+    ("topk-min", {"bits": 0}, "option 'bits' is 0"),
+    ("topk-mr", {"bits": 9}, "option 'bits' is 9"),
+    ("delta-view", {"coverage": 0}, "option 'coverage' is 0"),
+    ("vq", {"groups": 5}, "groups is 5 for labels of 4 classes"),
+    ("vq", {"entries": 257}, "option 'entries' is 257"),
+    ("lowrank", {"rank": 2}, "rank is 2 for labels of 1 views"),
+    ("klt", {"step": 0}, "option 'step' is 0"),
+    ("root", {"step": "x"}, "option 'step' is 'x'"),
+    ("q4", {"clip": -1}, "option 'clip' is -1"),
+    ("prune", {"keep": 1.5, "total": 1}, "option 'keep' is 1.5"),
+]
+
+
+@pytest.mark.fault(68)
+@pytest.mark.parametrize(("name", "options", "message"), IMPOSSIBLE)
+def test_codec_parameters_out_of_range(base: Bundle, name: str, options: dict, message: str) -> None:
+    """Of a file: exit 3, naming file and section, whatever the parts are."""
+    codec = _plugins.load("codecs", name, "CODEC")().bind(1)
+    broken = forged(base, codec.encode(torch.zeros(12, 1, 4)), name, codec_parameters=options)
+    with pytest.raises(BundleError, match=rf"base\.ddset: 'labels\.soft'.*{message}") as caught:
+        read_labels(broken, "soft")
+    assert "labels.soft" == caught.value.field
+
+
+@pytest.mark.fault(68)
+@pytest.mark.parametrize("words", [["k=4"], ["k=3", "bits=0"], ["k=0"], ["k=x"]], ids=" ".join)
+def test_codec_options_out_of_range(run_cli, files, tmp_path, words: list[str]) -> None:
+    """Of a user: exit 2, no output."""
+    sets = [word for setting in words for word in ("--set", setting)]
+    labels = ("augment-labels", files.base, "--teacher", files.teacher, "--kind", "soft", "--codec", "topk-ms")
+    outcome = run_cli(*labels, *sets, "-o", tmp_path / "x.ddset")
+
+    assert 2 == outcome.code, outcome.err
+    assert words[-1].partition("=")[0] in outcome.err
+    assert not (tmp_path / "x.ddset").exists()
+
+
+@pytest.mark.fault(69)
+def test_parts_of_dtypes_that_numpy_lacks(base: Bundle) -> None:
+    """bfloat16 where a codec expects whole numbers."""
+    parts = _plugins.load("codecs", "klt", "CODEC")().encode(torch.zeros(12, 1, 4))
+    broken = forged(base, parts | {"image_plain": parts["image_plain"].bfloat16()}, "klt")
+    with pytest.raises(BundleError, match="does not hold what codec 'klt' wrote: part 'image_plain'"):
         read_labels(broken, "soft")
 
 

@@ -212,6 +212,7 @@ def test_probabilities_still_sum_to_one_after_any_codec(files, codec: str) -> No
     [({"name": "f32", "parameters": {"bits": 0}}, {"size": 8}), ({"name": "f32", "parameters": {}}, {"size": 8})],
     ids=["fault 68: an unknown codec option", "fault 67: an impossible grid"],
 )
+@pytest.mark.fault(67, 68)
 def test_options_of_a_file_are_checked_like_those_of_a_user(files, codec: dict, parameters: dict) -> None:
     """A BundleError that names the section, never a crash."""
     bundle = Bundle.open(files.base)
