@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from . import fsio
 from .errors import ResourceError, UsageError
+from .filesystem import again, alive, os_errors
 from .fsio import OutputFile
 
 __all__ = ["Check", "OutputFolder", "atomic_folder", "check_folder"]
@@ -37,7 +38,7 @@ class OutputFolder:
     def make(self, name: str) -> None:
         """Make a folder inside, if it is not there."""
         if name not in self._folders:
-            with fsio._os_errors(self._shown):
+            with os_errors(self._shown):
                 os.mkdir(os.path.join(self._root, _checked(name)))
             self._folders.add(name)
 
@@ -53,19 +54,19 @@ class OutputFolder:
         if slash:
             self.make(folder)
         path = os.path.join(self._root, folder, _checked(last))
-        with fsio._os_errors(self._shown):
-            descriptor = fsio.current.create(path, 0o666)
+        with os_errors(self._shown):
+            descriptor = again(fsio.current.create, path, 0o666)
             try:
                 yield OutputFile(descriptor, path)
                 if self._durable:
-                    fsio._retry_fsync(descriptor)
+                    fsio.synced(fsio.current.fsync, descriptor)
             finally:
                 fsio.current.close(descriptor)
 
     def sync(self) -> None:
         """Wait until the names are on the disk."""
         for folder in (*sorted(self._folders), ""):
-            fsio.current.sync_directory(os.path.join(self._root, folder))
+            fsio.synced(fsio.current.sync_directory, os.path.join(self._root, folder))
 
 
 @contextlib.contextmanager
@@ -88,9 +89,9 @@ def atomic_folder(
     check_folder(path, force=force, may_replace=may_replace)
     parent, name = os.path.split(target)
     _remove_stale(parent, name)
-    temporary = os.path.join(parent, f".{name[:150]}.{os.getpid()}-{secrets.token_hex(6)}.tmp")
+    temporary = os.path.join(parent, f"{fsio.temporary_prefix(name)}{os.getpid()}-{secrets.token_hex(6)}.tmp")
     try:
-        with fsio._os_errors(path):
+        with os_errors(path):
             os.mkdir(temporary)
             folder = OutputFolder(temporary, path, durable=durable)
             yield folder
@@ -99,7 +100,7 @@ def atomic_folder(
             check_folder(path, force=force, may_replace=may_replace)  # what came meanwhile is not lost either
             _publish(temporary, target)
             if durable:
-                fsio.current.sync_directory(parent)
+                fsio.synced(fsio.current.sync_directory, parent)
     finally:  # what is left under the temporary name: what was begun, or what was replaced
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -124,10 +125,10 @@ def check_folder(path: str, *, force: bool, may_replace: Check | None = None, in
         raise UsageError(f"output '{path}': folder '{parent}' does not exist", field="output", hint="create it first")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise ResourceError(f"output '{path}': folder '{parent}' is not writable", field="output")
-    with fsio._os_errors(path):
+    with os_errors(path):
         is_full = os.path.isdir(target) and bool(os.listdir(target))
     if is_full and not force:
-        raise fsio._exists(path)
+        raise fsio.already_there(path)
     if is_full and may_replace is not None:
         may_replace(path)
 
@@ -160,13 +161,13 @@ def _exchange(left: str, right: str) -> bool:
 
 def _remove_stale(parent: str, name: str) -> None:
     """Remove temporary folders that dead processes left for the same output."""
-    prefix = f".{name[:150]}."
+    prefix = fsio.temporary_prefix(name)
     with contextlib.suppress(OSError):
         for entry in os.listdir(parent):
             owner = entry.removeprefix(prefix).split("-")[0]
             stale = entry.startswith(prefix) and entry.endswith(".tmp") and owner.isdecimal()
             path = os.path.join(parent, entry)
-            if stale and not fsio._alive(int(owner)) and os.path.isdir(path) and not os.path.islink(path):
+            if stale and not alive(int(owner)) and os.path.isdir(path) and not os.path.islink(path):
                 shutil.rmtree(path, ignore_errors=True)
 
 

@@ -120,7 +120,7 @@ def check_output(path: str, *, force: bool, inputs: Sequence[str] = ()) -> None:
     if is_stream(resolved):
         return
     if os.path.exists(resolved) and not force:
-        raise _exists(path)
+        raise already_there(path)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ResourceError(f"output '{path}': folder '{folder}' is not writable", field="output")
 
@@ -175,10 +175,10 @@ def _special_output(resolved: str, shown: str) -> Iterator[OutputFile]:
 @contextlib.contextmanager
 def _file_output(resolved: str, shown: str, force: bool, durable: bool) -> Iterator[OutputFile]:
     if os.path.exists(resolved) and not force:
-        raise _exists(shown)
+        raise already_there(shown)
     folder, name = os.path.split(resolved)
     _remove_stale(folder, name)
-    temporary = os.path.join(folder, f"{_prefix(name)}{os.getpid()}-{secrets.token_hex(6)}.tmp")
+    temporary = os.path.join(folder, f"{temporary_prefix(name)}{os.getpid()}-{secrets.token_hex(6)}.tmp")
     try:
         descriptor = again(current.create, temporary, 0o666)
         try:
@@ -187,7 +187,7 @@ def _file_output(resolved: str, shown: str, force: bool, durable: bool) -> Itera
             output = OutputFile(descriptor, shown)
             yield output
             if durable:
-                _sync(current.fsync, descriptor)
+                synced(current.fsync, descriptor)
             if again(current.size, descriptor) != output.written:
                 raise OSError(errno.EIO, "file size differs from the bytes written")
         finally:
@@ -197,7 +197,7 @@ def _file_output(resolved: str, shown: str, force: bool, durable: bool) -> Itera
         _remove(temporary)
         raise
     if durable:
-        _sync(current.sync_directory, folder)
+        synced(current.sync_directory, folder)
 
 
 def _keep_mode(descriptor: int, replaced: str) -> None:
@@ -213,7 +213,7 @@ def _publish(temporary: str, target: str, shown: str, force: bool) -> None:
         again(current.link, temporary, target)
     except FileExistsError:
         if not same_file(temporary, target):  # a link that was made and reported as interrupted is ours
-            raise _exists(shown) from None
+            raise already_there(shown) from None
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
@@ -228,13 +228,13 @@ def _claim_and_rename(temporary: str, target: str, shown: str) -> None:
     The claim is a file of its own, so that the name is never seen empty, not even after a kill.
     """
     folder, name = os.path.split(target)
-    with _held(os.path.join(folder, f"{_prefix(name)}claim"), wait=True):
+    with _held(os.path.join(folder, f"{temporary_prefix(name)}claim"), wait=True):
         if os.path.lexists(target):
-            raise _exists(shown)
+            raise already_there(shown)
         again(current.replace, temporary, target)
 
 
-def _sync(call: Callable[[T], None], what: T) -> None:
+def synced(call: Callable[[T], None], what: T) -> None:
     """Wait for the disk, where the file system can."""
     try:
         again(call, what)
@@ -267,14 +267,14 @@ def _held(path: str, *, wait: bool) -> Iterator[None]:
             current.close(descriptor)
 
 
-def _prefix(name: str) -> str:
+def temporary_prefix(name: str) -> str:
     """What the names of the temporaries of a file begin with."""
     return f".{os.fsdecode(os.fsencode(name)[:NAME_BYTES])}."
 
 
 def _remove_stale(folder: str, name: str) -> None:
     """Remove temporaries that dead processes left for the same output."""
-    prefix = _prefix(name)
+    prefix = temporary_prefix(name)
     with contextlib.suppress(OSError):
         for entry in again(current.names, folder):
             if not (entry.startswith(prefix) and entry.endswith(".tmp")):
@@ -291,5 +291,5 @@ def _refuse_impossible(resolved: str, shown: str) -> None:
         raise UsageError(f"output '{shown}' is a symbolic link that leads in circles", field="output")
 
 
-def _exists(path: str) -> UsageError:
+def already_there(path: str) -> UsageError:
     return UsageError(f"output '{path}' exists, expected a new name", field="output", hint="use --force to overwrite")
