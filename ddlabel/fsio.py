@@ -24,6 +24,7 @@ from .streams import is_stream, own_descriptor, refuse_terminal
 __all__ = [
     "FileSystem",
     "OutputFile",
+    "already_there",
     "atomic_output",
     "check_output",
     "exclusive",
@@ -32,6 +33,8 @@ __all__ = [
     "remove_output",
     "scratch",
     "stdin_stream",
+    "synced",
+    "temporary_prefix",
 ]
 
 CHUNK_BYTES = 16 * 2**20
