@@ -17,7 +17,7 @@ FLOORS = (
     {"privileged"},
     {"labels", "training", "preprocess"},
     {"teachers", "distilled", "students", "trajectories", "difficulty", "curriculum"},
-    {"distill", "protocols"},
+    {"distill", "protocols", "importers"},
     {"refine"},
     {"stages"},
     {"cli"},

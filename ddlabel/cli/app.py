@@ -23,6 +23,7 @@ from .augment_labels import COMMAND as AUGMENT_LABELS
 from .demo import COMMAND as DEMO
 from .distill import COMMAND as DISTILL
 from .evaluate import COMMAND as EVALUATE
+from .import_set import COMMAND as IMPORT
 from .inspect import COMMAND as INSPECT
 from .methods import COMMAND as METHODS
 from .recipes import COMMAND as RECIPES
@@ -39,6 +40,7 @@ COMMANDS: tuple[Command, ...] = (
     REFINE,
     EVALUATE,
     INSPECT,
+    IMPORT,
     DEMO,
     METHODS,
     RECIPES,
