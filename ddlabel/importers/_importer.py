@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..zca import Zca
 from ._sources import Sources
 
 __all__ = ["Foreign", "Importer", "Views"]
@@ -56,6 +57,10 @@ class Foreign:
     twin: Tensor | None = None
     """The same images in [0, 1] units, as the files show them."""
     views: Views | None = None
+    stated: Mapping[str, Any] = field(default_factory=dict)
+    """Facts that the files themselves state: name, flip, space (normalised or zca), mean and std."""
+    zca: Zca | None = None
+    """The whitening, where the files hold it."""
     said: Mapping[str, str] = field(default_factory=dict)
     """Where facts were found, by name of the fact."""
     metrics: Mapping[str, Any] = field(default_factory=dict)

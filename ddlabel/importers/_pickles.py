@@ -7,6 +7,7 @@ dictionaries, and asks its caller what a name stands for; any other opcode or na
 from __future__ import annotations
 
 import pickletools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,16 +57,22 @@ def interpret(
     """
     machine = _Machine(calls, persistent, build)
     try:
+        return _run(machine, data)
+    except PickleRefusedError:
+        raise
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, UnicodeError, Warning) as error:
+        raise PickleRefusedError("damaged") from error
+
+
+def _run(machine: _Machine, data: bytes) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of texts with unknown escapes
         for count, (opcode, argument, _place) in enumerate(pickletools.genops(data)):
             if count >= MAX_OPCODES:
                 raise PickleRefusedError(f"more than {MAX_OPCODES} steps")
             if opcode.name == "STOP":
                 return machine.result()
             machine.step(opcode.name, argument)
-    except PickleRefusedError:
-        raise
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, UnicodeError) as error:
-        raise PickleRefusedError("damaged") from error
     raise PickleRefusedError("damaged: it has no end")
 
 

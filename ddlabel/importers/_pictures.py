@@ -17,8 +17,8 @@ from ._sources import Sources, entries_of, shown
 
 __all__ = ["Pictures", "has_class_folders", "read_pictures"]
 
-NUMBER = re.compile(r"(?:new|class)?_?([0-9]{1,6})")
-"""Names of folders that are class numbers: RDED's 00000, SRe2L's new000."""
+NUMBER = re.compile(r"(?:new|class)?_?([0-9]{1,6})|([0-9]{5})_[A-Za-z0-9_-]+")
+"""Names of folders that are class numbers: RDED's 00000, SRe2L's new000, 00000_name of `ddlabel export`."""
 MAX_PICTURE_BYTES = 256 * 2**20
 
 
@@ -56,7 +56,7 @@ def read_pictures(sources: Sources, root: Path) -> Pictures:
     by_number = bool(numbers) and all(numbers)
     images: list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]] = []
     labels: list[int] = []
-    order = [int(match[1]) if match and by_number else place for place, match in enumerate(numbers)]
+    order = [int(match[1] or match[2]) if match and by_number else place for place, match in enumerate(numbers)]
     if len(set(order)) < len(order):
         raise BundleError(f"{shown(root)}: two folders stand for the same class number")
     for label, entry in sorted(zip(order, folders, strict=True), key=lambda pair: pair[0]):

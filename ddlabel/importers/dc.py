@@ -13,6 +13,7 @@ from ..errors import BundleError, UsageError
 from ..options import opt
 from ._checks import check_step_size, images_of, labels_of
 from ._importer import Foreign
+from ._sidecar import with_sidecar
 from ._sources import Sources, shown
 from ._torch_file import is_torch_file, read_torch
 
@@ -40,6 +41,8 @@ class Dc:
         if len(sources.paths) != 1 or not sources.paths[0].is_file():
             return False
         name = sources.paths[0].name
+        if not name.endswith((".pt", ".pth")):
+            return False
         return not re.match(r"(images|labels|lr)_|data\.pt$", name) and is_torch_file(sources, sources.paths[0])
 
     def read(self, sources: Sources) -> Foreign:
@@ -48,7 +51,7 @@ class Dc:
         name = shown(path)
         content = read_torch(sources, path)
         if isinstance(content, dict) and {"images", "labels"} <= content.keys():
-            return self._plain(content, name)
+            return with_sidecar(self._plain(content, name), sources, path)
         experiments = content.get("data") if isinstance(content, dict) else None
         if not isinstance(experiments, list | tuple) or not experiments:
             raise BundleError(f"{name}: no list 'data' of experiments, expected a result of DC, DSA or DM")
@@ -62,7 +65,7 @@ class Dc:
             raise BundleError(f"{name}: experiment {index} is no pair of images and labels")
         labels, soft = labels_of(pair[1], name)
         published = _published(content.get("accs_all_exps"))
-        return Foreign(
+        foreign = Foreign(
             name=name,
             images=images_of(pair[0], name),
             values="space",
@@ -72,6 +75,7 @@ class Dc:
             metrics={"experiment": index, "experiments": len(experiments)}
             | ({"published": published} if published else {}),
         )
+        return with_sidecar(foreign, sources, path)
 
     def _plain(self, content: Mapping[str, Any], name: str) -> Foreign:
         if self.experiment is not None:

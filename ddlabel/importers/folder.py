@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ._importer import Foreign
 from ._pictures import has_class_folders, read_pictures
+from ._sidecar import with_sidecar
 from ._sources import Sources, shown
 
 __all__ = ["IMPORTER"]
@@ -24,7 +25,7 @@ class Folder:
         """All pictures, class by class."""
         pictures = read_pictures(sources, sources.only)
         name = shown(sources.only)
-        return Foreign(
+        foreign = Foreign(
             name=name,
             images=pictures.pixels,
             values=None,
@@ -33,6 +34,7 @@ class Folder:
             by_name=pictures.classes is not None,
             said={"labels": "names of the folders"} | ({"classes": "names of the folders"} if pictures.classes else {}),
         )
+        return with_sidecar(foreign, sources, sources.only)
 
 
 IMPORTER = Folder

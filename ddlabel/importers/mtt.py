@@ -12,6 +12,7 @@ from ..errors import BundleError, UsageError
 from ..options import opt
 from ._checks import check_step_size, distributions, images_of, labels_of
 from ._importer import Foreign
+from ._sidecar import with_sidecar
 from ._sources import Sources, entries_of, shown
 from ._torch_file import read_torch
 
@@ -61,7 +62,7 @@ class Mtt:
         step = own.get("lr")
         said = {"labels": shown(own["labels"])} | ({"lr": shown(step)} if step else {})
         is_logit = soft is not None and not distributions(soft)
-        return Foreign(
+        foreign = Foreign(
             name=name,
             images=images,
             values="units" if shown_only else "space",
@@ -74,6 +75,7 @@ class Mtt:
             said=said,
             metrics={"iteration": iteration},
         )
+        return with_sidecar(foreign, sources, main.parent)
 
     def _iteration(self, files: dict[tuple[str, str], Path], given: list[tuple[str, str]]) -> str:
         numbers = sorted({number for kind, number in files if kind.startswith("images")}, key=_order)

@@ -17,6 +17,7 @@ from ..errors import BundleError, UsageError, suggest
 from ..options import opt
 from ._checks import hard_labels, labels_of
 from ._importer import Foreign
+from ._sidecar import described, read_sidecar
 from ._sources import Sources, shown
 
 __all__ = ["IMPORTER"]
@@ -26,6 +27,8 @@ MAX_ROWS = 10_000_000
 MAX_BYTES = 32 * 2**30
 """Of all columns, uncompressed, as the file declares."""
 MAX_CLASSES = 100_000
+EXPORT = b"ddset-export"
+"""Key of the schema under which `ddlabel export` describes its files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +67,7 @@ class Parquet:
             if nothing is not None or soft is None:
                 raise BundleError(f"{name}: column {ascii(column)[:60]} holds no lists of equal length")
         classes = _class_names(table.schema.metadata, label, name)
-        return Foreign(
+        foreign = Foreign(
             name=name,
             images=pictures,
             values=None,
@@ -74,6 +77,8 @@ class Parquet:
             by_name=classes is not None,
             said={"labels": name} | ({"classes": f"{name}, its features"} if classes else {}),
         )
+        export = (table.schema.metadata or {}).get(EXPORT)
+        return foreign if export is None else described(foreign, read_sidecar(export, name), name)
 
 
 def _table(data: bytes, name: str) -> Any:

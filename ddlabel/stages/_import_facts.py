@@ -141,6 +141,9 @@ def _settle_space(facts: Facts, foreign: Foreign, config: ImportConfig) -> list[
     whitened = config.space == "zca"
     if config.space is not None:
         facts.take("space", "zca" if whitened else "normalised", OPTION)
+    elif "space" in foreign.stated:
+        facts.take("space", foreign.stated["space"], foreign.said["space"])
+        whitened = facts.space == "zca"
     elif facts.values != "space":
         facts.take("space", "normalised", "default for pixels")
     else:
@@ -150,7 +153,7 @@ def _settle_space(facts: Facts, foreign: Foreign, config: ImportConfig) -> list[
             whitened = seen == "zca"
         else:
             return [_missing_space(foreign)]
-    if whitened and config.data is None:
+    if whitened and config.data is None and foreign.zca is None:
         more = (
             ", or import its images_zca_*.pt, which are not whitened, without --space"
             if foreign.twin is not None
@@ -186,6 +189,10 @@ def _settle_constants(facts: Facts, foreign: Foreign, config: ImportConfig) -> l
     if len(given) > 1:
         return [f"its constants are given twice, by --{given[0]} and --{given[1]}; expected one"]
     if not given:
+        if "mean" in foreign.stated:
+            for fact in ("mean", "std"):
+                facts.take(fact, foreign.stated[fact], foreign.said[fact])
+            return []
         if config.data is not None:
             return []
         sets = _likely(foreign)
@@ -232,6 +239,8 @@ def _settle_identity(facts: Facts, foreign: Foreign, config: ImportConfig) -> li
     problems = []
     if config.name is not None:
         facts.take("name", config.name, OPTION)
+    elif "name" in foreign.stated:
+        facts.take("name", foreign.stated["name"], foreign.said["name"])
     elif config.data is None:
         problems.append("which data set it was distilled from is not in the file; give --data SPEC, or --name NAME")
     if config.classes:
@@ -245,6 +254,8 @@ def _settle_identity(facts: Facts, foreign: Foreign, config: ImportConfig) -> li
             facts.take("classes", foreign.classes, foreign.said.get("classes", FILE))
     if config.mirror is not None:
         facts.take("flip", config.mirror == "yes", OPTION)
+    elif "flip" in foreign.stated:
+        facts.take("flip", foreign.stated["flip"], foreign.said["flip"])
     elif config.data is None:
         problems.append(
             "whether a mirrored image is still of its class is not in the file; give --data SPEC, or --mirror yes or no"

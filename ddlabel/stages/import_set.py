@@ -24,6 +24,7 @@ from ..importers._sources import Sources
 from ..options import as_dict, build_many, check
 from ..preprocess import describe_space, space_sections
 from ..space import Space
+from ..zca import Zca
 from ._import_facts import Facts, check_data, class_order, settle
 from ._import_labels import label_sections
 from ._stage import computing, redact
@@ -76,7 +77,7 @@ def run(
             facts.add_data(dataset)
             _check_classes(config, facts, dataset)
         foreign = _by_class(_in_our_order(foreign, facts), facts)
-        space = _space(facts, dataset, on_event)
+        space = _space(foreign, facts, dataset, on_event)
         for note in (*foreign.notes, *_doubts(foreign, facts)):
             on_event(Event(phase="import", message=f"note: {note}"))
         stored, metrics = _stored(foreign, facts, space, config)
@@ -192,12 +193,21 @@ def _hard(foreign: Foreign) -> Tensor:
     return foreign.soft.argmax(dim=1)
 
 
-def _space(facts: Facts, dataset: Dataset | None, on_event: OnEvent) -> Space:
+def _check_whitening(foreign: Foreign, zca: Zca) -> None:
+    wanted = foreign.images[0].numel()
+    if len(zca.matrix) != wanted:
+        raise BundleError(f"{foreign.name}: a whitening of {len(zca.matrix)} values, its images have {wanted}")
+
+
+def _space(foreign: Foreign, facts: Facts, dataset: Dataset | None, on_event: OnEvent) -> Space:
     """The input space; a ZCA is fitted on all training images, as the authors did."""
     if facts.mean is None or facts.std is None:
         raise ValueError("constants are settled before the space is made")
-    zca = None
-    if facts.space == "zca" and dataset is not None:
+    zca = foreign.zca if facts.space == "zca" else None
+    if zca is not None:
+        _check_whitening(foreign, zca)
+        facts.origins["zca"] = foreign.name
+    elif facts.space == "zca" and dataset is not None:
         on_event(Event(phase="fitting ZCA", done=0, total=1))
         zca = cached_zca(dataset.train.pixels, on_event)
         on_event(Event(phase="fitting ZCA", done=1, total=1))
