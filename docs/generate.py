@@ -34,6 +34,7 @@ TITLES = {
     "augment": "Augmentations",
     "data": "Data sets",
     "generators": "Generators",
+    "importers": "Formats that are read",
 }
 
 
