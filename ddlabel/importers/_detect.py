@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from .. import _plugins
-from ..errors import UsageError
+from ..errors import BundleError, UsageError
 from ._sources import Sources, shown
 
 __all__ = ["detect"]
@@ -16,8 +17,11 @@ def detect(sources: Sources) -> str:
 
     Raises:
         UsageError: none does, or several do.
-        BundleError: a folder that is not there.
+        BundleError: a file that is not there.
     """
+    for path in sources.paths:
+        if not os.path.lexists(path):
+            raise BundleError(f"{shown(path)}: no such file", hint="check the path")
     known = _plugins.names("importers")
     found = [name for name in known if _plugins.load("importers", name, "IMPORTER").recognises(sources)]
     if len(found) == 1:

@@ -96,6 +96,23 @@ def test_every_view_is_the_authors(tmp_path: Path, pictures, labels, imported, m
     assert bundle.manifest.history[0]["metrics"]["order_deviations"] > 4
 
 
+def test_views_follow_their_images_into_another_order_of_classes(tmp_path: Path, units, labels, imported) -> None:
+    names = ["ant", "bee", "cat", "dog"]
+    pictures = write_pictures(tmp_path / "pictures", units.repeat(4, 1, 1, 1), _many(labels), names)
+    write_records(tmp_path / "records", _many(labels), "cutmix")
+    given = (pictures, tmp_path / "records", "--name", "x", "--mirror", "no", *CONSTANTS, "--classes")
+    made = []
+    for classes in ("ant,bee,cat,dog", "dog,cat,bee,ant"):
+        bundle = imported(*given, classes)
+        found = read_labels(bundle, "fkd")
+        view = load_kind(found).view(read_distilled(bundle).images, torch.arange(32), torch.full((32,), 1))
+        made.append((view, found.values))
+    turned = torch.arange(32).reshape(4, 8).flip(0).flatten()
+
+    assert torch.equal(made[1][0], made[0][0][turned])
+    assert torch.equal(made[1][1], made[0][1][turned].flip(2))
+
+
 def test_only_the_first_epochs_can_be_taken(tmp_path: Path, pictures, labels, imported) -> None:
     write_records(tmp_path / "records", _many(labels), "none")
     bundle = imported(pictures, tmp_path / "records", *FACTS, *CONSTANTS, "--set", "views=2")

@@ -31,6 +31,8 @@ def test_all_problems_of_the_command_line_are_reported_together(run_cli) -> None
 def test_no_file_stdin_and_unknown_formats_are_refused(run_cli, tmp_path: Path, plain: Path) -> None:
     out = ("-o", tmp_path / "out.ddset")
 
+    missing = run_cli("import", tmp_path / "missing.pt", *out)
+    assert (missing.code, missing.err) == (3, "error: missing.pt: no such file; check the path\n")
     assert "no file given" in run_cli("import", *out).err
     assert "'-' is no file that can be read twice" in run_cli("import", "-", *out).err
     assert "did you mean 'mtt'" in run_cli("import", plain, "--format", "mtg", *out).err
