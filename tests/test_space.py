@@ -66,6 +66,7 @@ def test_large_images_are_not_whitened() -> None:
         fit_zca(torch.zeros(2, 3, 96, 96, dtype=torch.uint8))
 
 
+@pytest.mark.fault(72)
 def test_fault_72_a_transform_of_the_wrong_size_is_refused(run_cli, tiny, tmp_path) -> None:
     """The tensor and both shapes are named."""
     import dataclasses

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..bundle import Bundle
     from ..manifest import Manifest, Section
 
-__all__ = ["print_bundle", "print_diff"]
+__all__ = ["PRIVATE", "costs", "features", "holds", "print_bundle", "print_diff", "progress", "readable_flops"]
 
 PRIVATE = {
     "teacher": "holds teacher weights: they can reveal training data; publish without them where that matters",
@@ -30,12 +30,12 @@ def print_bundle(bundle: Bundle, *, verified: bool) -> None:
     out = console()
     manifest = bundle.manifest
     out.print(_headline(bundle, verified), style="bold", overflow="fold")
-    for line in [*_facts(manifest), *_progress(bundle)]:
+    for line in [*_facts(manifest), *progress(bundle)]:
         out.print("  " + printable(line), overflow="fold")
     out.print(plain_table("", *_byte_table(manifest)))
-    for line in _costs(manifest.storage):
+    for line in costs(manifest.storage):
         out.print("  " + line)
-    for line in _features(manifest):
+    for line in features(manifest):
         out.print("  " + printable(line), overflow="fold")
     out.print("  history: " + printable(" → ".join(_step(entry) for entry in manifest.history)), overflow="fold")
     for kind, warning in PRIVATE.items():
@@ -80,7 +80,7 @@ def _facts(manifest: Manifest) -> list[str]:
     return lines
 
 
-def _progress(bundle: Bundle) -> list[str]:
+def progress(bundle: Bundle) -> list[str]:
     """How far an unfinished run is."""
     if bundle.kind != "partial" or not bundle.has("state.progress"):
         return []
@@ -131,7 +131,7 @@ def _section_row(section: Section, storage: Mapping[str, Any]) -> tuple[str, ...
     bits = storage["bits_per_view"].get(section.name)
     return (
         section.name,
-        _holds(section) + (", STALE" if section.stale else ""),
+        holds(section) + (", STALE" if section.stale else ""),
         str((section.codec or {}).get("name", "")),
         readable_bytes(report["raw"]),
         readable_bytes(report["stored"]),
@@ -140,7 +140,8 @@ def _section_row(section: Section, storage: Mapping[str, Any]) -> tuple[str, ...
     )
 
 
-def _holds(section: Section) -> str:
+def holds(section: Section) -> str:
+    """What a section holds, in a few words."""
     shapes = [record.get("packed", record)["shape"] for record in section.tensors.values()]
     first = "x".join(str(size) for size in shapes[0]) if shapes else "-"
     if section.kind == "images":
@@ -166,7 +167,8 @@ def _share(stored: int, storage: Mapping[str, Any]) -> str:
     return f"{100 * stored / storage['total']:.1f} %"
 
 
-def _costs(storage: Mapping[str, Any]) -> list[str]:
+def costs(storage: Mapping[str, Any]) -> list[str]:
+    """What labels cost beside images, by three rules, and what else the bytes would buy."""
     overhead = storage["overhead"]
     lines = []
     if any(overhead[rule] is not None for rule in ("raw", "stored", "ladd_zip")):
@@ -179,7 +181,7 @@ def _costs(storage: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _features(manifest: Manifest) -> list[str]:
+def features(manifest: Manifest) -> list[str]:
     """Of feature and attention labels: what they are of, what they cost an image, and the plain images for that."""
     images = next((section for section in manifest.sections if section.name == "images"), None)
     if images is None or manifest.data is None:
@@ -211,11 +213,11 @@ def _step(entry: Mapping[str, Any]) -> str:
         named = ",".join(str(item) for item in named)
     flops = (entry["metrics"].get("flops") or {}) if isinstance(entry["metrics"].get("flops"), dict) else {}
     work = sum(value for key, value in flops.items() if key != "forward" and isinstance(value, int))
-    spent = f"{entry['time']['seconds']:.0f} s" + (f", {_readable_flops(work)}" if work else "")
+    spent = f"{entry['time']['seconds']:.0f} s" + (f", {readable_flops(work)}" if work else "")
     return f"{entry['stage']}{f' {named}' if named else ''} ({spent})"
 
 
-def _readable_flops(count: int) -> str:
+def readable_flops(count: int) -> str:
     """Floating point operations with a decimal unit: 2.15 TFLOP, 0.67 PFLOP."""
     power = min(max((len(str(count)) - 1) // 3, 2), 6)
     return f"{count / 1000**power:.3g} {'  MGTPE'[power]}FLOP"

@@ -32,6 +32,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=["data", "archive", "scores", "generator"],
 )
+@pytest.mark.fault(92)
 def test_fault_92_no_file_that_is_read_is_overwritten(run_cli, tmp_path: Path, command: list[str], force) -> None:
     """By any of its names, with and without --force."""
     file = tmp_path / ("file.py" if "glad" in command else "file")

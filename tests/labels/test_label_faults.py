@@ -55,6 +55,7 @@ def made(bundle: Bundle, values: Tensor, domain: str = "logit", codec=None) -> N
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=["NaN", "infinity"])
+@pytest.mark.fault(63)
 def test_fault_63_labels_that_are_not_finite_are_named(base: Bundle, value: float) -> None:
     """Of somebody else: exit 3, image and view."""
     values = torch.zeros(12, 1, 4)
@@ -63,6 +64,7 @@ def test_fault_63_labels_that_are_not_finite_are_named(base: Bundle, value: floa
         read_labels(forged(base, {"values": values}), "soft")
 
 
+@pytest.mark.fault(63)
 def test_fault_63_teachers_that_answer_nan_are_stopped(base: Bundle) -> None:
     """Of our own making: exit 5, image and view, before anything is written."""
     values = torch.zeros(12, 9, 4)
@@ -71,6 +73,7 @@ def test_fault_63_teachers_that_answer_nan_are_stopped(base: Bundle) -> None:
         made(base, values)
 
 
+@pytest.mark.fault(63)
 def test_fault_63_images_that_are_not_finite_are_refused(base: Bundle) -> None:
     """Float images of somebody else."""
     images = torch.full((12, 3, 8, 8), float("inf"))
@@ -89,6 +92,7 @@ NO_DISTRIBUTION = {
 
 @pytest.mark.parametrize("row", NO_DISTRIBUTION.values(), ids=NO_DISTRIBUTION)
 @pytest.mark.parametrize("codec", ["f32", "f16"])
+@pytest.mark.fault(64)
 def test_fault_64_rows_that_are_no_distribution_are_named(base: Bundle, codec: str, row: list[float]) -> None:
     """Image and view, whatever the codec: renormalising hides what rounding cannot explain."""
     values = torch.full((12, 1, 4), 0.25)
@@ -98,6 +102,7 @@ def test_fault_64_rows_that_are_no_distribution_are_named(base: Bundle, codec: s
         read_labels(forged(base, {"values": stored}, codec, domain="prob"), "soft")
 
 
+@pytest.mark.fault(64)
 def test_fault_64_quantised_rows_without_any_mass_are_named(base: Bundle) -> None:
     """Codes and scales of 0 would divide by 0."""
     parts = {"codes": torch.zeros(12, 1, 4, dtype=torch.uint8), "scale": torch.zeros(12, 1, 2).half()}
@@ -105,6 +110,7 @@ def test_fault_64_quantised_rows_without_any_mass_are_named(base: Bundle) -> Non
         read_labels(forged(base, parts, "q8", domain="prob"), "soft")
 
 
+@pytest.mark.fault(64)
 def test_fault_64_a_coarse_codec_may_not_lose_the_whole_row() -> None:
     """A bound of 0.5 per value explains any sum, but nothing can be divided by 0."""
     place, coarse = Place("a.ddset", "labels.soft"), torch.full((1, 1), 0.5)
@@ -113,12 +119,14 @@ def test_fault_64_a_coarse_codec_may_not_lose_the_whole_row() -> None:
         check_rows(place, torch.zeros(1, 1, 3), "prob", coarse)
 
 
+@pytest.mark.fault(64)
 def test_fault_64_rows_that_are_no_distribution_are_not_written(base: Bundle) -> None:
     """The same rule both ways."""
     with pytest.raises(BundleError, match="image 0, view 0 is no distribution: sum 2"):
         made(base, torch.full((12, 9, 4), 0.5), "prob")
 
 
+@pytest.mark.fault(64)
 def test_fault_64_refined_labels_have_length_one(base: Bundle) -> None:
     """What `unit` means."""
     with pytest.raises(BundleError, match="image 0, view 0 is no refined label: length 6"):
@@ -126,6 +134,7 @@ def test_fault_64_refined_labels_have_length_one(base: Bundle) -> None:
 
 
 @pytest.mark.parametrize("label", [4, 255], ids=["one too high", "far too high"])
+@pytest.mark.fault(65)
 def test_fault_65_hard_labels_outside_the_classes_are_named(base: Bundle, label: int) -> None:
     """Image and value."""
     labels = base.tensor("labels.hard")
@@ -138,12 +147,14 @@ def test_fault_65_hard_labels_outside_the_classes_are_named(base: Bundle, label:
 
 
 @pytest.mark.parametrize("shape", [(11, 1, 4), (13, 1, 4), (12, 2, 4)], ids=["too few", "too many", "more views"])
+@pytest.mark.fault(66)
 def test_fault_66_labels_for_another_number_of_images_or_views(base: Bundle, shape: tuple[int, ...]) -> None:
     """Both counts named."""
     with pytest.raises(BundleError, match="expected 12 images of 1 views"):
         forged(base, {"values": torch.zeros(*shape)})
 
 
+@pytest.mark.fault(66)
 def test_fault_66_views_that_the_parameters_do_not_make(base: Bundle) -> None:
     """Both numbers named: otherwise view 5 would carry the label of another window."""
     dense = forged(base, {"values": torch.zeros(12, 9, 4)}, role="dense", views=9, parameters=DENSE | {"grid": 2})
@@ -168,6 +179,7 @@ def test_fault_66_views_that_the_parameters_do_not_make(base: Bundle) -> None:
         ({"size": 16}, "made for images of 16 px, these have 8"),
     ],
 )
+@pytest.mark.fault(67)
 def test_fault_67_windows_that_cannot_be_made_again(base: Bundle, change: dict, message: str) -> None:
     """Parameters of somebody else go through the same checks as a command line, and must make the same views."""
     dense = forged(base, {"values": torch.zeros(12, 9, 4)}, role="dense", views=9, parameters=DENSE | change)
@@ -176,6 +188,7 @@ def test_fault_67_windows_that_cannot_be_made_again(base: Bundle, change: dict, 
 
 
 @pytest.mark.parametrize("name", ["f32", "f16", "q8"])
+@pytest.mark.fault(68)
 def test_fault_68_codec_parameters_that_the_codec_does_not_take(base: Bundle, name: str) -> None:
     """Named, exit 3."""
     broken = forged(base, {"values": torch.zeros(12, 1, 4)}, name, codec_parameters={"clip": 0})
@@ -198,6 +211,7 @@ FOREIGN_PARTS = [
 
 
 @pytest.mark.parametrize(("codec", "parts", "message"), FOREIGN_PARTS)
+@pytest.mark.fault(69)
 def test_fault_69_parts_that_the_codec_did_not_write(
     base: Bundle, codec: str, parts: dict[str, Tensor], message: str
 ) -> None:
@@ -256,6 +270,7 @@ def test_labels_that_do_not_say_whose_they_are_count_as_stale(base: Bundle) -> N
         ({"keep": 0.34, "total": 9, "values": "q1"}, 3, "unknown codec 'q1'"),
     ],
 )
+@pytest.mark.fault(66)
 def test_fault_66_pruned_labels_of_other_views(base: Bundle, parameters: dict, views: int, message: str) -> None:
     """What is kept follows from the parameters, so they must fit what is there; without drawing two billion views."""
     values = {"values": torch.zeros(12, views, 4).half()}

@@ -1,0 +1,158 @@
+"""Processes that do one job together, started by torchrun: who they are, and how they tell each other what they made.
+
+Work is shared by number: what a process does follows from its rank alone, so that the result is that of one process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .errors import ResourceError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["ALONE", "Team", "joined"]
+
+PATIENCE = timedelta(days=7)
+"""How long one process waits for the others: shares may be unequal, and a dead process is noticed at once."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Team:
+    """One process among `size` of them; alone, everything below is free and changes nothing."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    """Among the processes of this machine: the number of its GPU."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the result and talks to the user."""
+        return self.rank == 0
+
+    def mine(self, items: Sequence[_T]) -> list[_T]:
+        """The share of some work that is ours: every size-th item from the rank on."""
+        return list(items[self.rank :: self.size])
+
+    def exchange(self, own: bytes) -> list[bytes]:
+        """Give bytes to all, and take those of all, by rank; every process must call it.
+
+        Raises:
+            ResourceError: another process is gone.
+        """
+        if self.size == 1:
+            return [own]
+        import torch
+        from torch import distributed
+
+        with _peers():
+            lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+            distributed.all_gather(lengths, torch.tensor([len(own)]))
+            given = []
+            for rank, length in enumerate(lengths):
+                data = torch.empty(int(length), dtype=torch.uint8)
+                if rank == self.rank and own:
+                    data = torch.frombuffer(bytearray(own), dtype=torch.uint8)
+                if len(data):
+                    distributed.broadcast(data, src=rank)
+                given.append(data.numpy().tobytes())
+        return given
+
+    def exchange_json(self, own: Any) -> list[Any]:
+        """The same with what JSON can say; floats come back with the same bits.
+
+        Raises:
+            ResourceError: another process is gone.
+        """
+        return [json.loads(text) for text in self.exchange(json.dumps(own).encode())]
+
+    def exchange_tensors(self, own: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """The same with named tensors, which arrive on the CPU.
+
+        Raises:
+            ResourceError: another process is gone.
+        """
+        if self.size == 1:
+            return [dict(own)]
+        from safetensors.torch import load, save
+
+        packed = save({name: tensor.detach().cpu().contiguous() for name, tensor in own.items()})
+        return [load(data) for data in self.exchange(packed)]
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor of every process, the same bits in each of them.
+
+        Raises:
+            ResourceError: another process is gone.
+        """
+        if self.size == 1:
+            return tensor
+        from torch import distributed
+
+        total = tensor.detach().clone()
+        with _peers():
+            distributed.all_reduce(total)
+        return total
+
+
+ALONE = Team()
+"""Nobody else."""
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[Team]:
+    """The team that torchrun started this process in; `ALONE` where it did not.
+
+    Tensors on the CPU travel by gloo, those on a GPU by NCCL.
+
+    Raises:
+        UsageError: half of what torchrun sets is missing.
+        ResourceError: the other processes cannot be reached.
+    """
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size == "1":
+        yield ALONE
+        return
+    needed = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    missing = [name for name in needed if name not in os.environ]
+    if missing:
+        raise UsageError(
+            f"WORLD_SIZE is {size[:20]}, but {', '.join(missing)} is missing, expected what torchrun sets",
+            field="WORLD_SIZE",
+            hint="use torchrun --nproc-per-node N -m ddlabel ..., or unset WORLD_SIZE",
+        )
+    import torch
+    from torch import distributed
+
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    with _peers():
+        distributed.init_process_group(backend, timeout=PATIENCE)
+    try:
+        yield Team(distributed.get_rank(), distributed.get_world_size(), int(os.environ["LOCAL_RANK"]))
+    finally:
+        with contextlib.suppress(RuntimeError):
+            distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _peers() -> Iterator[None]:
+    """Word the failures of the others: torch tells them apart by text alone."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1][:200] if str(error).strip() else type(error).__name__
+        raise ResourceError(
+            f"another process of this run is gone or cannot be reached ({reason})",
+            field="torchrun",
+            hint="see its message, then run the same command with --resume",
+        ) from error
