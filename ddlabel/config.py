@@ -11,6 +11,7 @@ __all__ = [
     "DistillConfig",
     "EvaluateConfig",
     "ExportConfig",
+    "ImportConfig",
     "RefineConfig",
     "TrainTeacherConfig",
 ]
@@ -285,4 +286,43 @@ class ExportConfig:
     seeds: int = opt(3, "--measure: how many students, each from its own seed", min=1, max=10_000)
     seed: int = opt(0, "--measure: seed of every random draw", min=0)
     device: str = opt("auto", _DEVICE)
+    threads: int = opt(0, _THREADS, min=0, max=1024)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImportConfig:
+    """Read distilled sets of other tools; what their files do not say is given here."""
+
+    format: str = opt("auto", "format of the files ('ddlabel methods' lists them), or auto")
+    data: str | None = opt(
+        None, _DATA + " that the set was distilled from: says its name, classes, constants and fingerprint"
+    )
+    name: str | None = opt(None, "what the data set is called, without --data")
+    classes: tuple[str, ...] = opt(
+        (), "class names in label order, comma separated, or one text file with a name on each line"
+    )
+    values: str | None = opt(
+        None,
+        "what float images are: units (pixels from 0 to 1) or space (what nets were fed)",
+        choices=("units", "space"),
+    )
+    space: str | None = opt(
+        None,
+        "input space of the images: normalised, imagenet (normalised by ImageNet's constants) or zca (whitened; fitted "
+        "again on --data); for pixels auto is normalised",
+        choices=_SPACES,
+    )
+    constants: str | None = opt(None, "take mean and std of this published data set, such as cifar10")
+    mean: tuple[float, ...] = opt((), "mean of each channel in [0, 1] units, comma separated", min=0, max=1)
+    std: tuple[float, ...] = opt((), "standard deviation of each channel, comma separated", above=0, max=1)
+    domain: str | None = opt(None, "what soft labels are: logit or prob", choices=("logit", "prob"))
+    mirror: str | None = opt(
+        None, "whether a mirrored image is still of its class, without --data: yes or no", choices=("yes", "no")
+    )
+    accept_guess: bool = opt(False, "take what the pixels suggest where nothing is given; recorded as a guess")
+    pixels: str | None = opt(
+        None,
+        "how images are stored: uint8 or float32; auto is as in the files",
+        choices=("uint8", "float32"),
+    )
     threads: int = opt(0, _THREADS, min=0, max=1024)

@@ -35,6 +35,7 @@ TITLES = {
     "data": "Data sets",
     "generators": "Generators",
     "exporters": "Export formats",
+    "importers": "Formats that are read",
 }
 
 

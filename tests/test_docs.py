@@ -104,7 +104,7 @@ def test_the_chain_of_the_matching_page_runs_as_printed(
     assert ["train-teacher", "distill", "evaluate"] == [words[0] for words in chain]
 
 
-@pytest.mark.parametrize("name", ["privileged.md", "decoupled.md", "evaluating.md", "configuring.md"])
+@pytest.mark.parametrize("name", ["privileged.md", "decoupled.md", "evaluating.md", "configuring.md", "importing.md"])
 def test_commands_of_the_guides_exist(name: str) -> None:
     """Every option of every line, and every name that --set takes, is one that the reference explains."""
     by_name, methods = {command.name: command for command in COMMANDS}, generator().methods_page()

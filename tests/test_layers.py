@@ -18,7 +18,7 @@ FLOORS = (
     {"privileged"},
     {"labels", "training", "preprocess"},
     {"teachers", "distilled", "students", "epoch_dataset", "trajectories", "difficulty", "curriculum"},
-    {"distill", "protocols", "exporters"},
+    {"distill", "protocols", "importers", "exporters"},
     {"refine"},
     {"stages", "loaded", "loading"},
     {"cli"},

@@ -28,6 +28,7 @@ from .demo import COMMAND as DEMO
 from .distill import COMMAND as DISTILL
 from .evaluate import COMMAND as EVALUATE
 from .export_set import COMMAND as EXPORT
+from .import_set import COMMAND as IMPORT
 from .inspect import COMMAND as INSPECT
 from .methods import COMMAND as METHODS
 from .recipes import COMMAND as RECIPES
@@ -46,6 +47,7 @@ COMMANDS: tuple[Command, ...] = (
     EVALUATE,
     INSPECT,
     EXPORT,
+    IMPORT,
     REPORT,
     DEMO,
     METHODS,
