@@ -295,4 +295,5 @@ def _refuse_impossible(resolved: str, shown: str) -> None:
 
 
 def already_there(path: str) -> UsageError:
+    """What to say where an output exists and nobody said `--force`."""
     return UsageError(f"output '{path}' exists, expected a new name", field="output", hint="use --force to overwrite")
