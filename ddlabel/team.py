@@ -6,9 +6,10 @@ Work is shared by number: what a process does follows from its rank alone, so th
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -65,6 +66,11 @@ class Team:
         """The share of some work that is ours: every size-th item from the rank on."""
         return list(items[self.rank :: self.size])
 
+    def in_order(self, shares: Sequence[Sequence[_T]]) -> list[_T]:
+        """What all processes made of their shares, by rank, in the order of the whole work."""
+        total = sum(map(len, shares))
+        return [shares[number % self.size][number // self.size] for number in range(total)]
+
     def exchange(self, own: bytes) -> list[bytes]:
         """Give bytes to all, and take those of all, by rank; every process must call it.
 
@@ -109,6 +115,41 @@ class Team:
 
         packed = save({name: tensor.detach().cpu().contiguous() for name, tensor in own.items()})
         return [load(data) for data in self.exchange(packed)]
+
+    def send(self, parts: Iterable[bytes]) -> None:
+        """Give parts of any number to the first process, which must be receiving; another process calls it.
+
+        Raises:
+            ResourceError: the first process is gone.
+        """
+        import torch
+        from torch import distributed
+
+        for part in itertools.chain(parts, [None]):
+            with _peers():
+                distributed.send(torch.tensor([-1 if part is None else len(part)]), dst=0)
+                if part:
+                    distributed.send(torch.frombuffer(bytearray(part), dtype=torch.uint8), dst=0)
+
+    def receive(self, rank: int) -> Iterator[bytes]:
+        """The parts that another process sends, one in memory at a time; the first process calls it.
+
+        Raises:
+            ResourceError: that process is gone.
+        """
+        import torch
+        from torch import distributed
+
+        while True:
+            length = torch.zeros(1, dtype=torch.int64)
+            with _peers():
+                distributed.recv(length, src=rank)
+                if int(length) < 0:
+                    return
+                data = torch.empty(int(length), dtype=torch.uint8)
+                if len(data):
+                    distributed.recv(data, src=rank)
+            yield data.numpy().tobytes()
 
     def tell(self, text: str) -> None:
         """Leave word of a failure to the others; the first process calls it."""
