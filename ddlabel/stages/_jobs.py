@@ -106,6 +106,8 @@ class Jobs:
                 self._finished[job.key] = job.work(self._watch(job.key))
                 self._tell(None)
                 on_done(job, self._finished)
+        if self._team.size > 1:
+            self._progress.rest()
         done = {job.key: self._finished[job.key] for job in own}
         records = self._team.exchange_json({key: outcome.record for key, outcome in done.items()})
         named = {f"{key}:{name}": value for key, outcome in done.items() for name, value in outcome.tensors.items()}

@@ -15,7 +15,7 @@ from ..errors import UsageError
 from ..events import OnEvent, ignore
 from ..labels._labels import choose_kind, read_labels
 from ..options import as_dict, check
-from ..preprocess import data_of
+from ..preprocess import data_of, describe_space
 from ..protocols.ddranking import RankingOptions
 from ..team import ALONE, Team
 from ._diagnose import diagnose
@@ -86,7 +86,7 @@ def run(
     check(config)
     given = settings or {}
     ranking, settings = resolve_ranking(config, given)
-    with computing(config.device, config.threads) as clock:
+    with computing(config.device, config.threads, team) as clock:
         plan, increments = _resolve(bundle, config, settings, teachers, plain, clock, on_event)
         _check(plan, ranking)
         cam = _gradcam(plan, increments, on_overlays)
@@ -186,7 +186,7 @@ def _task(plan: Plan, increments: Increments | None, settings: Mapping[str, Any]
         config=_options(plan, increments) | {"set": {name: str(value) for name, value in settings.items()}},
         seed=plan.config.seed,
         inputs=[plan.bundle, *plan.teachers, *plan.plain],
-        data=dataset.manifest(),
+        data=dataset.manifest() | {"space": describe_space(plan.distilled.space)},
         splits=splits,
         unit="jobs",
     )
