@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Iterator
 
 from ..errors import DdlabelError, InterruptedRunError, UsageError
@@ -76,16 +77,25 @@ def joining() -> Iterator[Team]:
     with joined() as team:
         try:
             yield team
-        except DdlabelError as error:
+        except DdlabelError as failure:
+            error = _explained(failure, team)
             if team.leads:
                 team.tell(_reason(error))
-                raise
+                raise error from failure
             if team.told() != _reason(error):
                 from ..manifest import printable
 
                 for line in error.problems if isinstance(error, UsageError) else (str(error),):
                     say(f"{speaker()}error: {printable(line)}")
             raise Told(error) from error
+
+
+def _explained(error: DdlabelError, team: Team) -> DdlabelError:
+    """Why a process of several may have been told to stop."""
+    if team.size == 1 or not isinstance(error, InterruptedRunError) or error.signum != signal.SIGTERM:
+        return error
+    why = "stopped by SIGTERM, which torchrun sends when it is stopped or another process has died"
+    return InterruptedRunError(error.signum, error.message.replace("interrupted", why, 1), hint=error.hint)
 
 
 def _reason(error: DdlabelError) -> str:

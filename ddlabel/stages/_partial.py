@@ -22,7 +22,7 @@ from torch import Tensor
 from ..bundle import Bundle, NewSection, StageRecord
 from ..data._dataset import Split
 from ..data._stored_pixels import row_digests
-from ..errors import BundleError, ResourceError, UsageError
+from ..errors import BundleError, DdlabelError, ResourceError, UsageError
 from ..events import Event, OnEvent, ignore
 from ..team import ALONE, Team
 from ._differences import differences
@@ -149,13 +149,16 @@ class Progress:
             self._images = {name: _digest(split) for name, split in task.splits.items()} | dict(task.digests)
         if follows:
             self._save = None
+        saved, refusal = None, None
+        try:
+            saved = None if state is None else self._continued(task, state)
+        except DdlabelError as error:
+            refusal = error
+        self._agree(task, saved, refusal)
         if state is None:
             self._task = task
             if self._discard is not None:
                 self._discard()
-        saved = None if state is None else self._continued(task, state)
-        if task.alike:
-            self._meet(saved)
         return self._task or task, saved
 
     def _continued(self, task: Task, state: Bundle) -> Saved:
@@ -170,14 +173,22 @@ class Progress:
         self._on_event(Event(phase="resuming", message=message))
         return saved
 
-    def _meet(self, saved: Saved | None) -> None:
-        """Nobody replaces the state that all continue from before everybody has opened it.
+    def _agree(self, task: Task, saved: Saved | None, refusal: DdlabelError | None) -> None:
+        """Nobody begins where another process refuses to, nor replaces a state that others have not opened yet.
 
         Raises:
-            UsageError: some begin anew.
+            DdlabelError: our refusal.
+            UsageError: the refusal of another process; only some have the state that should be everybody's.
         """
-        steps = self._team.exchange_json(None if saved is None else saved.done)
-        if len(set(steps)) > 1:
+        word = (None if saved is None else saved.done, None if refusal is None else str(refusal))
+        words = self._team.exchange_json(word)
+        if refusal is not None:
+            raise refusal
+        for _done, text in words:
+            if text is not None:
+                raise UsageError(text, field="resume")
+        steps = [done for done, _text in words]
+        if task.alike and len(set(steps)) > 1:
             raise UsageError(
                 f"the processes would continue after {', '.join(map(str, steps))} steps, expected one state for all",
                 field="resume",
