@@ -116,6 +116,18 @@ class Team:
         packed = save({name: tensor.detach().cpu().contiguous() for name, tensor in own.items()})
         return [load(data) for data in self.exchange(packed)]
 
+    def fill(self, tensor: Tensor, rank: int) -> None:
+        """Overwrite a tensor, contiguous and on the CPU, with that of one process; every process must call it.
+
+        Raises:
+            ResourceError: another process is gone.
+        """
+        if self.size > 1 and tensor.numel():
+            from torch import distributed
+
+            with _peers():
+                distributed.broadcast(tensor, src=rank)
+
     def send(self, parts: Iterable[bytes]) -> None:
         """Give parts of any number to the first process, which must be receiving; another process calls it.
 
@@ -181,6 +193,19 @@ class Team:
         with _peers():
             distributed.all_reduce(total)
         return total
+
+    def merge(self, tensor: Tensor) -> Tensor:
+        """A tensor of which every process has made some numbers and left the others zero, put together: exact bits.
+
+        Raises:
+            ResourceError: another process is gone.
+        """
+        if self.size == 1:
+            return tensor
+        import torch
+
+        bits = {1: torch.uint8, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+        return self.add_up(tensor.contiguous().view(bits)).view(tensor.dtype)
 
 
 ALONE = Team()
