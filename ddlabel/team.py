@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -257,7 +258,8 @@ def _peers() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[-1][:200] if str(error).strip() else type(error).__name__
+        text = str(error).strip().splitlines() or [type(error).__name__]
+        reason = re.sub(r"^\[[^]]*\] ?", "", text[-1]).split(". ")[0][:120]  # without a file of torch's, and advice
         raise ResourceError(
             f"another process of this run is gone or cannot be reached ({reason})",
             field="torchrun",
