@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -116,6 +117,18 @@ class Team:
         packed = save({name: tensor.detach().cpu().contiguous() for name, tensor in own.items()})
         return [load(data) for data in self.exchange(packed)]
 
+    def fill(self, tensor: Tensor, rank: int) -> None:
+        """Overwrite a tensor, contiguous and on the CPU, with that of one process; every process must call it.
+
+        Raises:
+            ResourceError: another process is gone.
+        """
+        if self.size > 1 and tensor.numel():
+            from torch import distributed
+
+            with _peers():
+                distributed.broadcast(tensor, src=rank)
+
     def send(self, parts: Iterable[bytes]) -> None:
         """Give parts of any number to the first process, which must be receiving; another process calls it.
 
@@ -182,6 +195,19 @@ class Team:
             distributed.all_reduce(total)
         return total
 
+    def merge(self, tensor: Tensor) -> Tensor:
+        """A tensor of which every process has made some numbers and left the others zero, put together: exact bits.
+
+        Raises:
+            ResourceError: another process is gone.
+        """
+        if self.size == 1:
+            return tensor
+        import torch
+
+        bits = {1: torch.uint8, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+        return self.add_up(tensor.contiguous().view(bits)).view(tensor.dtype)
+
 
 ALONE = Team()
 """Nobody else."""
@@ -232,7 +258,8 @@ def _peers() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[-1][:200] if str(error).strip() else type(error).__name__
+        text = str(error).strip().splitlines() or [type(error).__name__]
+        reason = re.sub(r"^\[[^]]*\] ?", "", text[-1]).split(". ")[0][:120]  # without a file of torch's, and advice
         raise ResourceError(
             f"another process of this run is gone or cannot be reached ({reason})",
             field="torchrun",

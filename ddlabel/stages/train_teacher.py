@@ -63,7 +63,7 @@ def run(
         on_event: told of progress; every call is a safe point for an interrupt.
         progress: where states go, and one to continue from; the result has the same bits either way.
         team: processes that share the nets, those that score and those that are experts; all but the first return a
-            bundle of their own share.
+            bundle of kind `partial` with their own share.
 
     Returns:
         A bundle of kind `teacher`: one section per net and kept epoch, and one per net with its trajectory when
@@ -126,7 +126,11 @@ def run(
             made = [*difficulty.sections, *(section for number in sorted(experts) for section in experts[number])]
             record = _record(plan, difficulty, made)
             data = dataset.manifest() | {"space": describe_space(space)}
-            bundle = Bundle.create("teacher", data, record, [*space_sections(space), *made])
+            if team.leads:
+                bundle = Bundle.create("teacher", data, record, [*space_sections(space), *made])
+            else:
+                share = NewSection("state.share", "state", {}, parameters={"process": [team.rank, team.size]})
+                bundle = Bundle.create("partial", data, record, [share, *made])
             store.release()
             return bundle
 
