@@ -14,6 +14,37 @@ from ddlabel.errors import InterruptedRunError
 from ddlabel.stages import _rows, evaluate
 
 NET = "convnet-d1-w4"
+KILLS = """
+import os, random, signal, sys, time
+import torch._dynamo  # which torch imports when it first trains, seconds of every run
+import ddlabel.stages.evaluate, ddlabel.stages._jobs as jobs, ddlabel.stages._partial as partial
+from ddlabel.bundle import Bundle
+from ddlabel.cli.app import main
+
+moments, arguments, states = random.Random(1), sys.argv[1:], [(0, 0)]
+name = arguments[-1] + ".partial"
+for attempt in range(30):
+    child = os.fork()
+    if not child:
+        partial.INTERVAL_S, partial.SHARE, jobs.PAUSE_S, jobs.SHARE = 0.0, 1e9, 0.0, 1e9
+        os._exit(main([*arguments, "--resume"]))
+    before, until = os.path.exists(name) and os.stat(name).st_ino, time.monotonic() + 20
+    while attempt % 2 and time.monotonic() < until and (not os.path.exists(name) or os.stat(name).st_ino == before):
+        time.sleep(0.005)
+    time.sleep(moments.uniform(0.0, 0.1))
+    assert os.waitpid(child, os.WNOHANG) == (0, 0), "it ended before it was killed"
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    if os.path.exists(name):
+        left = Bundle.open(name, verify=True)
+        epoch = left.section("state.student").parameters["epoch"] if left.has("state.student") else 0
+        states.append((left.section("state.progress").parameters["done"], epoch))
+print(states, file=sys.stderr)
+assert states == sorted(states), "every run goes on from the one before"
+assert len(set(states)) > 10, "states are left"
+sys.exit(main([*arguments, "--resume"]))
+"""
+"""Starts a run 30 times, kills it at random moments, every second time after it went on, and lets it finish."""
 QUICK = ("--epochs", "2", "--seeds", "2", "--arch", f"mlp,{NET}", "--loss", "gift,native", "--threads", "1")
 
 
@@ -87,6 +118,24 @@ def test_an_interrupt_without_an_output_leaves_nothing(run_cli, files, monkeypat
 
     assert 130 == outcome.code
     assert "partial" not in outcome.err
+
+
+@pytest.mark.slow
+@pytest.mark.fault(114)
+def test_kills_at_random_moments_lose_nothing(run_cli, files, tmp_path: Path) -> None:
+    """SIGKILL, within students and between them, 30 times in one run."""
+    arguments = ["evaluate", files.base, "--data", files.data, "--epochs", "200", "--seeds", "3", "--arch", "mlp"]
+    arguments += ["--threads", "1", "--no-fsync", "-o"]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLS, *map(str, arguments), str(tmp_path / "k.ddset")],
+        capture_output=True, text=True, timeout=280, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    whole = run_cli(*arguments, tmp_path / "whole.ddset")
+
+    assert (0, 0) == (killed.returncode, whole.code), killed.stderr
+    assert Bundle.open(tmp_path / "k.ddset").content == Bundle.open(tmp_path / "whole.ddset").content
+    assert ["k.ddset", "whole.ddset"] == sorted(path.name for path in tmp_path.iterdir())
 
 
 @pytest.mark.slow
