@@ -43,7 +43,7 @@ CASES = {
         "soft",
         {"baselines": True, "arch": ("mlp", NET), "seeds": 1, "gradcam": "maps", "epochs": 2},
         teacher=True,
-        every=7,
+        every=9,
     ),
     "several looks, Adam and averages": Case(
         "dense",
@@ -52,8 +52,8 @@ CASES = {
         every=2,
     ),
     "equal bytes": Case("dense", {"equal_bytes": True, "seeds": 1}, every=5),
-    "incremental": Case("soft", {"incremental": (3,), "orders": 2, "seeds": 1, "epochs": 2}, every=6),
-    "ranking": Case("base", {"protocol": "ddranking", "epochs": 1}, {"rates": "1e30,0.1", "real_epochs": 1}, every=5),
+    "incremental": Case("soft", {"incremental": (3,), "orders": 2, "seeds": 1, "epochs": 2}, every=7),
+    "ranking": Case("base", {"protocol": "ddranking", "epochs": 1}, {"rates": "1e30,0.1", "real_epochs": 1}, every=9),
     "live teacher": Case("soft", {"labels": "online", "seeds": 1}, {"self_test": 0}, teacher=True, every=3),
 }
 
