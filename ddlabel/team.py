@@ -6,10 +6,12 @@ Work is shared by number: what a process does follows from its rank alone, so th
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,13 +19,32 @@ from .errors import ResourceError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch._C._distributed_c10d import Store
 
-__all__ = ["ALONE", "Team", "joined"]
+__all__ = ["ALONE", "Team", "joined", "place"]
 
 PATIENCE = timedelta(days=7)
 """How long one process waits for the others: shares may be unequal, and a dead process is noticed at once."""
 
+_LAST_WORDS = timedelta(seconds=3)
+"""How long a process that failed waits to learn whether the first one failed for the same reason."""
+_TOLD = "told"
+
 _T = TypeVar("_T")
+
+
+def place() -> tuple[int, int]:
+    """Rank and number of processes as torchrun tells them, (0, 1) without it: before anything is imported.
+
+    Raises:
+        UsageError: they are no such numbers.
+    """
+    texts = {name: os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))}
+    for name, text in texts.items():
+        if not (text.isascii() and text.isdecimal() and len(text) < 10):
+            raise UsageError(f"{name} is '{text[:20]}', expected a number as torchrun sets it", field=name)
+    size = int(texts["WORLD_SIZE"])
+    return (int(texts["RANK"]) if size > 1 else 0), size
 
 
 @dataclass(frozen=True)
@@ -34,6 +55,8 @@ class Team:
     size: int = 1
     local_rank: int = 0
     """Among the processes of this machine: the number of its GPU."""
+    board: Store | None = field(default=None, compare=False, repr=False)
+    """Where the first process leaves word for the others, also when it ends."""
 
     @property
     def leads(self) -> bool:
@@ -43,6 +66,11 @@ class Team:
     def mine(self, items: Sequence[_T]) -> list[_T]:
         """The share of some work that is ours: every size-th item from the rank on."""
         return list(items[self.rank :: self.size])
+
+    def in_order(self, shares: Sequence[Sequence[_T]]) -> list[_T]:
+        """What all processes made of their shares, by rank, in the order of the whole work."""
+        total = sum(map(len, shares))
+        return [shares[number % self.size][number // self.size] for number in range(total)]
 
     def exchange(self, own: bytes) -> list[bytes]:
         """Give bytes to all, and take those of all, by rank; every process must call it.
@@ -89,6 +117,69 @@ class Team:
         packed = save({name: tensor.detach().cpu().contiguous() for name, tensor in own.items()})
         return [load(data) for data in self.exchange(packed)]
 
+    def fill(self, tensor: Tensor, rank: int) -> None:
+        """Overwrite a tensor, contiguous and on the CPU, with that of one process; every process must call it.
+
+        Raises:
+            ResourceError: another process is gone.
+        """
+        if self.size > 1 and tensor.numel():
+            from torch import distributed
+
+            with _peers():
+                distributed.broadcast(tensor, src=rank)
+
+    def send(self, parts: Iterable[bytes]) -> None:
+        """Give parts of any number to the first process, which must be receiving; another process calls it.
+
+        Raises:
+            ResourceError: the first process is gone.
+        """
+        import torch
+        from torch import distributed
+
+        for part in itertools.chain(parts, [None]):
+            with _peers():
+                distributed.send(torch.tensor([-1 if part is None else len(part)]), dst=0)
+                if part:
+                    distributed.send(torch.frombuffer(bytearray(part), dtype=torch.uint8), dst=0)
+
+    def receive(self, rank: int) -> Iterator[bytes]:
+        """The parts that another process sends, one in memory at a time; the first process calls it.
+
+        Raises:
+            ResourceError: that process is gone.
+        """
+        import torch
+        from torch import distributed
+
+        while True:
+            length = torch.zeros(1, dtype=torch.int64)
+            with _peers():
+                distributed.recv(length, src=rank)
+                if int(length) < 0:
+                    return
+                data = torch.empty(int(length), dtype=torch.uint8)
+                if len(data):
+                    distributed.recv(data, src=rank)
+            yield data.numpy().tobytes()
+
+    def tell(self, text: str) -> None:
+        """Leave word of a failure to the others; the first process calls it."""
+        if self.board is not None:
+            with contextlib.suppress(RuntimeError):
+                self.board.set(_TOLD, text)
+
+    def told(self) -> str | None:
+        """Why the first process failed; None when it has not, or died without a word."""
+        if self.board is None:
+            return None
+        try:
+            self.board.wait([_TOLD], _LAST_WORDS)
+            return self.board.get(_TOLD).decode()
+        except RuntimeError:
+            return None
+
     def add_up(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor of every process, the same bits in each of them.
 
@@ -103,6 +194,19 @@ class Team:
         with _peers():
             distributed.all_reduce(total)
         return total
+
+    def merge(self, tensor: Tensor) -> Tensor:
+        """A tensor of which every process has made some numbers and left the others zero, put together: exact bits.
+
+        Raises:
+            ResourceError: another process is gone.
+        """
+        if self.size == 1:
+            return tensor
+        import torch
+
+        bits = {1: torch.uint8, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+        return self.add_up(tensor.contiguous().view(bits)).view(tensor.dtype)
 
 
 ALONE = Team()
@@ -119,26 +223,30 @@ def joined() -> Iterator[Team]:
         UsageError: half of what torchrun sets is missing.
         ResourceError: the other processes cannot be reached.
     """
-    size = os.environ.get("WORLD_SIZE", "1")
-    if size == "1":
+    size = place()[1]
+    if size == 1:
         yield ALONE
         return
     needed = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     missing = [name for name in needed if name not in os.environ]
     if missing:
         raise UsageError(
-            f"WORLD_SIZE is {size[:20]}, but {', '.join(missing)} is missing, expected what torchrun sets",
+            f"WORLD_SIZE is {size}, but {', '.join(missing)} is missing, expected what torchrun sets",
             field="WORLD_SIZE",
             hint="use torchrun --nproc-per-node N -m ddlabel ..., or unset WORLD_SIZE",
         )
     import torch
     from torch import distributed
+    from torch._C._distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
 
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _peers():
-        distributed.init_process_group(backend, timeout=PATIENCE)
+        store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+        own = PrefixStore("ddlabel", store)
+        distributed.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=PATIENCE)
     try:
-        yield Team(distributed.get_rank(), distributed.get_world_size(), int(os.environ["LOCAL_RANK"]))
+        yield Team(rank, size, int(os.environ["LOCAL_RANK"]), own)
     finally:
         with contextlib.suppress(RuntimeError):
             distributed.destroy_process_group()
@@ -150,7 +258,8 @@ def _peers() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[-1][:200] if str(error).strip() else type(error).__name__
+        text = str(error).strip().splitlines() or [type(error).__name__]
+        reason = re.sub(r"^\[[^]]*\] ?", "", text[-1]).split(". ")[0][:120]  # without a file of torch's, and advice
         raise ResourceError(
             f"another process of this run is gone or cannot be reached ({reason})",
             field="torchrun",

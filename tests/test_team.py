@@ -25,6 +25,17 @@ with joined() as team:
     both = team.exchange_tensors({f"t{team.rank}": torch.full((2, 3), team.rank / 7)})
     assert both[1]["t1"].equal(torch.full((2, 3), 1 / 7)) and list(both[0]) == ["t0"]
     assert team.add_up(torch.tensor([0.5, team.rank])).tolist() == [1.0, 1.0]
+    whole = team.merge(torch.tensor([-0.0, 0.1] if team.rank else [0.0, 0.0]))
+    assert whole.signbit().tolist() == [True, False] and whole[1] == torch.tensor(0.1)
+    row = torch.full((3,), float(team.rank))
+    team.fill(row, 1)
+    assert row.tolist() == [1.0, 1.0, 1.0]
+    if team.rank:
+        team.send(iter([b"one", b"", b"two"]))
+        assert team.told() == "first"
+    else:
+        assert list(team.receive(1)) == [b"one", b"", b"two"]
+        team.tell("first")
     if team.rank == 1:
         sys.exit(9)
     try:
@@ -39,6 +50,7 @@ def test_shares_are_whole_and_disjoint() -> None:
     shares = [Team(rank, 3).mine(range(8)) for rank in range(3)]
 
     assert [[0, 3, 6], [1, 4, 7], [2, 5]] == shares
+    assert list(range(8)) == Team(0, 3).in_order(shares)
 
 
 def test_alone_nothing_is_exchanged() -> None:
@@ -49,6 +61,8 @@ def test_alone_nothing_is_exchanged() -> None:
     assert [{"a": 1}] == ALONE.exchange_json({"a": 1})
     assert values["a"] is ALONE.exchange_tensors(values)[0]["a"]
     assert values["a"] is ALONE.add_up(values["a"])
+    assert values["a"] is ALONE.merge(values["a"])
+    assert ALONE.told() is None
 
 
 def test_half_of_what_torchrun_sets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,16 @@
-"""`OUTPUT.partial`: the state of a stage that is not finished, kept beside its output until that is written."""
+"""`OUTPUT.partial`: the state of a stage that is not finished, kept beside its output until that is written.
+
+Of several processes the first one keeps `OUTPUT.partial`, process R > 0 `OUTPUT.partial-R`: each its own share.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import (
@@ -18,6 +22,7 @@ from ..errors import (
     UsageError,
 )
 from ..fsio import exclusive, is_stream, remove_output
+from ..team import ALONE, Team, place
 from ._options import Output, Resume, Talk
 from ._report import say
 
@@ -25,9 +30,10 @@ if TYPE_CHECKING:
     from ..bundle import Bundle
     from ..stages._partial import Progress
 
-__all__ = ["SUFFIX", "PartialFile", "alone", "check_partial", "partial_name"]
+__all__ = ["SUFFIX", "PartialFile", "alone", "check_partial", "is_partial", "partial_name"]
 
 SUFFIX = ".partial"
+_ENDING = re.compile(re.escape(SUFFIX) + r"(-[0-9]+)?\Z")
 LONGEST = 200
 """Bytes of the name of a state from which its lock has a short name of its own."""
 
@@ -37,6 +43,28 @@ def partial_name(output: str | None) -> str | None:
     if output is None or is_stream(output) or os.path.isdir(output):
         return None
     return output + SUFFIX
+
+
+def is_partial(name: str) -> bool:
+    """Whether a file is named as the states of unfinished runs are."""
+    return _ENDING.search(name) is not None
+
+
+def _of_rank(name: str, rank: int) -> str:
+    """The state of one of several processes, by the first one's."""
+    return f"{name}-{rank}" if rank else name
+
+
+def _others(name: str) -> dict[int, str]:
+    """The states of all processes but the first that lie beside its own, by rank."""
+    folder, base = os.path.split(name)
+    found = {}
+    with contextlib.suppress(OSError):
+        for entry in sorted(os.listdir(folder or ".")):
+            rank = entry.removeprefix(f"{base}-")
+            if rank != entry and rank.isascii() and rank.isdecimal() and str(int(rank)) == rank != "0":
+                found[int(rank)] = os.path.join(folder, entry)
+    return found
 
 
 def check_partial(output: Output, resume: Resume) -> None:
@@ -54,44 +82,66 @@ def check_partial(output: Output, resume: Resume) -> None:
                 f"option 'resume' needs a file to continue, '{output.output}' keeps no state", field="resume"
             )
         return
-    if os.path.exists(name) and not os.path.isfile(name):
-        what = "a folder" if os.path.isdir(name) else "no regular file"
-        raise UsageError(f"'{name}' is {what}, expected to keep the state of the run there", field="output")
-    if os.path.lexists(_lock_name(name)):
+    rank, size = place()
+    others = _others(name)
+    for each in (name, *others.values()):
+        if os.path.exists(each) and not os.path.isfile(each):
+            what = "a folder" if os.path.isdir(each) else "no regular file"
+            raise UsageError(f"'{each}' is {what}, expected to keep the state of the run there", field="output")
+    if rank == 0 and os.path.lexists(_lock_name(name)):
         with alone(name):
             pass
-    if not os.path.lexists(name) or resume.resume:
+    found = [each for each in (name, *others.values()) if os.path.lexists(each)]
+    if resume.resume:
+        _check_size(others, size)
         return
-    kind = _kind_of(name)
-    if kind not in {None, "partial"}:
+    for each in found:
+        kind = _kind_of(each)
+        if kind not in {None, "partial"}:
+            raise UsageError(
+                f"'{each}' is a finished bundle of kind '{kind}', expected to keep the state of the run there",
+                field="output",
+                hint="move it elsewhere, or give another output",
+            )
+    if found and not output.force:
         raise UsageError(
-            f"'{name}' is a finished bundle of kind '{kind}', expected to keep the state of the run there",
-            field="output",
-            hint="move it elsewhere, or give another output",
-        )
-    if not output.force:
-        raise UsageError(
-            f"'{name}' holds the state of an unfinished run",
+            f"'{found[0]}' holds the state of an unfinished run",
             field="resume",
             hint="use --resume to continue it, or --force to start over",
         )
 
 
+def _check_size(others: Mapping[int, str], size: int) -> None:
+    """Refuse to continue without processes that have done a share."""
+    last = max(others, default=0)
+    if last >= size:
+        raise UsageError(
+            f"'{others[last]}' is the state of process {last} of a run of {last + 1} or more, this run has {size}",
+            field="resume",
+            hint="use as many processes as it was started with, or --force to start over",
+        )
+
+
 @contextlib.contextmanager
-def alone(name: str) -> Iterator[None]:
+def alone(name: str, team: Team = ALONE) -> Iterator[None]:
     """Keep other runs from the same state, and so from the same output, while inside.
+
+    Args:
+        name: of the first process's state; each locks its own.
+        team: who works together.
 
     Raises:
         ResourceError: another run is at work.
     """
+    own = _of_rank(name, team.rank)
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(exclusive(_lock_name(name)))
+            stack.enter_context(exclusive(_lock_name(own)))
         except ResourceError as error:
             if "another run" not in error.message:
                 raise
             raise ResourceError(
-                f"another run keeps its state in '{name}' and will write '{name.removesuffix(SUFFIX)}'",
+                f"another run keeps its state in '{own}' and will write '{name.removesuffix(SUFFIX)}'",
                 field="output",
                 hint="wait until it ends, or give another output",
             ) from None
@@ -128,20 +178,25 @@ def _open_state(name: str) -> Bundle:
 class PartialFile:
     """Connects the progress of one stage with its file."""
 
-    def __init__(self, name: str, output: Output, resume: Resume, talk: Talk) -> None:
+    def __init__(self, name: str, output: Output, resume: Resume, talk: Talk, team: Team = ALONE) -> None:
         from ..stages._partial import Progress
 
-        self.name = name
+        self._first = name
+        self.name = _of_rank(name, team.rank)
+        self._team = team
         self._durable = not output.no_fsync
-        self._quiet = talk.quiet
-        found = os.path.lexists(name)
+        self._quiet = talk.quiet or not team.leads
+        found = os.path.lexists(self.name)
         if resume.resume and not found and not self._quiet:
             say(f"no {name}, starting from the beginning")
+        leading = not team.leads and resume.resume and os.path.lexists(name)
         self.progress: Progress = Progress(
-            saved=_open_state(name) if resume.resume and found else None,
+            saved=_open_state(self.name) if resume.resume and found else None,
+            leading=_open_state(name) if leading else None,
             save=self._save,
-            discard=self.remove,
+            discard=self._discard,
             free_bytes=shutil.disk_usage(os.path.dirname(os.path.realpath(name))).free,
+            team=team,
         )
 
     @contextlib.contextmanager
@@ -163,6 +218,14 @@ class PartialFile:
     def remove(self) -> None:
         """Take the file away, if there is one."""
         remove_output(self.name)
+
+    def _discard(self) -> None:
+        """Take the state of another run away, of which every process has its own; the first sees to those of no one."""
+        self.remove()
+        if self._team.leads:
+            for rank, name in _others(self._first).items():
+                if rank >= self._team.size:
+                    remove_output(name)
 
     def _save(self, bundle: Bundle) -> None:
         bundle.save(self.name, force=True, durable=self._durable)

@@ -12,8 +12,9 @@ from ..errors import UsageError
 from ..events import Event
 from ._options import Invocation, Output, Resume, Talk
 from ._report import Reporter, print_json, say
-from ._resume import SUFFIX, PartialFile, alone, check_partial, partial_name
+from ._resume import SUFFIX, PartialFile, alone, check_partial, is_partial, partial_name
 from ._signals import Interrupts, listening
+from ._team import check_inputs, joining
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
@@ -72,24 +73,31 @@ def run_stage(
     if output.output == "-" and talk.json:
         raise UsageError("'--output -' and '--json' both write to stdout, expected one of them", field="output")
     name = partial_name(output.output) if Resume in invocation.command.records else None
-    with listening() as interrupts, contextlib.nullcontext() if name is None else alone(name):
+    with joining() as team, listening() as interrupts, contextlib.nullcontext() if name is None else alone(name, team):
         with interrupts.deferred():  # an import that is broken off leaves halves of modules
             run = stage()
         bundles = _open(invocation.files)
-        more = {
+        more: dict[str, Any] = {
             name: _open(invocation.lists.get(option, ()))
             for name, option in BUNDLES.items()
             if name in run.__annotations__
         }
-        partial = None if name is None else PartialFile(name, output, resume, talk)
-        reporter = Reporter(quiet=talk.quiet, verbose=talk.verbose)
+        if "team" in run.__annotations__:
+            more["team"] = team
+        elif team.size > 1:
+            raise UsageError(f"'{invocation.command.name}' is for one process, this is one of {team.size}")
+        partial = None if name is None else PartialFile(name, output, resume, talk, team)
+        reporter = Reporter(quiet=talk.quiet or not team.leads, verbose=talk.verbose)
         with contextlib.nullcontext() if partial is None else partial.keeping():
             follow = {} if partial is None else {"progress": partial.progress}
             result = _compute(run, bundles, record, settings, {**more, **follow}, reporter, interrupts)
-            if output.output is not None:
+            if output.output is not None and team.leads:
                 result.save(output.output, force=output.force, durable=not output.no_fsync)
+            team.exchange(b"")  # nobody gives a state up before the result is written
         if partial is not None:
             partial.remove()
+        if not team.leads:
+            return
     if draw is not None:
         draw(result)
     if talk.json:
@@ -138,6 +146,7 @@ def _check_files(
     if output is None:
         return
     inputs = (*files, *(file for option in BUNDLES.values() for file in invocation.lists.get(option, ())))
+    invocation.attempt(lambda: check_inputs(inputs))
     if inputs.count("-") > 1:
         problems.append("two inputs are '-', expected stdin at most once")
     if output.output is None:
@@ -147,7 +156,7 @@ def _check_files(
     from ..fsio import check_output
 
     target = output.output
-    if target.endswith(SUFFIX):
+    if is_partial(target):
         problems.append(f"output '{target}' ends with {SUFFIX} as states of unfinished runs do; give another name")
     read = (*inputs, *_other_files(invocation.texts, settings))
     invocation.attempt(lambda: check_output(target, force=output.force, inputs=read))

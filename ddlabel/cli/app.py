@@ -21,6 +21,7 @@ from ._options import Command, Line, split_unknown
 from ._register import ReaderGone, register
 from ._report import say
 from ._signals import listening
+from ._team import Told, check_command, only_first_speaks, speaker
 from .augment_labels import COMMAND as AUGMENT_LABELS
 from .config import COMMAND as CONFIG
 from .config import dump, dumped_stage
@@ -118,6 +119,7 @@ def dispatch(arguments: list[str]) -> None:
     problems: list[str] = []
     name = arguments[0]
     if name in by_name:
+        check_command(name)
         rest, problems = split_unknown(by_name[name], arguments[1:])
         arguments = [name, *rest]
     elif name == "--version":
@@ -155,12 +157,14 @@ def _fail(error: DdlabelError, arguments: Sequence[str]) -> int:
     code = 128 + error.signum if isinstance(error, InterruptedRunError) else error.exit_code
     if "--debug" in arguments:
         traceback.print_exception(error)
-    if "--json" in arguments:
+    if only_first_speaks(error):
+        return error.code if isinstance(error, Told) else code
+    if "--json" in arguments and not speaker():
         body = {"code": code, "message": error.message, "field": error.field, "hint": error.hint}
         print(json.dumps({"schema": "ddlabel.error", "version": 1, "error": body}, sort_keys=True, indent=2))
     if not (isinstance(error, CheckFailedError) and "--json" in arguments):
         for line in error.problems if isinstance(error, UsageError) else (str(error),):
-            say(f"error: {_printable(line)}")
+            say(f"{speaker()}error: {_printable(line)}")
     return code
 
 

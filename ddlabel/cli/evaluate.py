@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..config import EvaluateConfig
 from ..errors import UsageError
 from ._gradcam import check_folder, remembering, write_overlays
-from ._options import Command, ConfigFile, Invocation, Output, Talk
+from ._options import Command, ConfigFile, Invocation, Output, Resume, Talk
 from ._stage import SET_HELP, Stage, run_stage
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def run(invocation: Invocation) -> None:
         named = (*_inputs(invocation), *output, *pictures.values())
         invocation.attempt(lambda: check_folder(folder, force=force, files=named))
     invocation.attempt(lambda: _check_orders(invocation))
+    invocation.attempt(lambda: _check_resume(invocation))
 
     def draw(bundle: Bundle) -> None:
         _draw(bundle, pictures, force=force)
@@ -82,6 +83,14 @@ def _check_orders(invocation: Invocation) -> None:
             "option 'orders' is of classes that come in steps",
             field="orders",
             hint="add --incremental 5 or --protocol continual",
+        )
+
+
+def _check_resume(invocation: Invocation) -> None:
+    """States lie beside the output: without one there is none."""
+    if invocation.flags.get("resume") and "output" not in invocation.texts:
+        raise UsageError(
+            "option 'resume' needs an output: without one no state is kept", field="resume", hint="add -o FILE"
         )
 
 
@@ -138,7 +147,7 @@ def _stage() -> Stage:
 COMMAND = Command(
     name="evaluate",
     run=run,
-    records=(EvaluateConfig, ConfigFile, Output, Talk),
+    records=(EvaluateConfig, ConfigFile, Output, Resume, Talk),
     files="BUNDLE",
     lists={
         "teacher": "teacher that made the labels, for --baselines; alone, a live one for every batch; repeatable",

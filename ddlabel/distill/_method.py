@@ -21,7 +21,9 @@ from ..options import describe
 from ..selection import check_budget
 from ..space import Space
 from ..teachers import Teacher
+from ..team import ALONE, Team
 from ._canvas import PIXELS, Canvas
+from ._team import check_share, group, merge, steps
 
 __all__ = [
     "Distilled",
@@ -103,6 +105,8 @@ class Problem:
     """How the distilled images are parametrised."""
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     """Difficulty (n,) that was recorded when the teacher was trained, by name; higher is harder."""
+    team: Team = ALONE
+    """Processes that share the steps, or the work of each."""
 
     def members(self, label: int) -> Tensor:
         """Indices of the real images of one class, ascending."""
@@ -208,6 +212,11 @@ class Method(Protocol):
     the first step; `memory(problem)`, the bytes that a step takes at most beside the data set; `memory_knobs`, names
     of the options that lower them; and `reads`, names of difficulty scores that it takes from the teacher's bundle
     where they were recorded.
+
+    Several processes share what one of two further members allows, and are refused without: `group(problem)`, how many
+    steps in a row belong together and need nothing that other steps leave (of a class, of a batch of images; 0: they
+    do), or `shares_steps(problem)`, whether a step shares its work by `problem.team` and leaves all with the same
+    state.
     """
 
     needs: ClassVar[frozenset[str]]
@@ -238,6 +247,7 @@ def run(
     start: tuple[int, State] | None = None,
     on_event: OnEvent = ignore,
     on_checkpoint: Callable[[int, State], None] | None = None,
+    on_wait: Callable[[], None] = lambda: None,
 ) -> Distilled:
     """Drive a method to its end.
 
@@ -247,7 +257,9 @@ def run(
         start: steps done and the state after them; continuing gives the same bits as never having stopped, because
             step i draws from the stream ("distill", "step", i) of the seed alone.
         on_event: told of every step, after `on_checkpoint`; what it raises stops the run.
-        on_checkpoint: given (steps done, state) after every step whose state is finite.
+        on_checkpoint: given (steps done, state) after every step whose state is finite. Of several processes each
+            counts its own steps.
+        on_wait: called before the other processes are waited for.
 
     Raises:
         UsageError: a budget below one image; no teacher or recorded scores for a method that needs them.
@@ -255,21 +267,28 @@ def run(
         DivergedError: a loss or a state became non-finite, naming step and option.
     """
     check(method, problem)
-    total = method.total_steps(problem)
+    own = steps(method, problem)
+    total = len(own)
     for note in getattr(method, "notes", _no_notes)(problem):
         on_event(Event(phase="distilling", message=note))
-    if start is None:
-        start = (0, method.prepare(problem, seeding.generator(problem.seed, "distill", "prepare")))
-    done, state = start
+    shared = problem.team.size > 1 and group(method, problem) > 0
+    first: State = {}
+    if start is None or shared:
+        first = method.prepare(problem, seeding.generator(problem.seed, "distill", "prepare"))
+    done, state = start or (0, first)
     state = {name: tensor.to(problem.device) for name, tensor in state.items()}
-    for index in range(done, total):
+    for position in range(done, total):
+        index = own[position]
         generator = seeding.generator(problem.seed, "distill", "step", index)
         before = state
         state, metrics = method.step(problem, before, index, generator)
-        _check_finite(method, _changed(before, state), metrics, f"step {index + 1} of {total}")
+        _check_finite(method, _changed(before, state), metrics, f"step {index + 1} of {method.total_steps(problem)}")
         if on_checkpoint is not None:
-            on_checkpoint(index + 1, state)
-        on_event(Event(phase="distilling", done=index + 1, total=total, metrics=metrics))
+            on_checkpoint(position + 1, state)
+        on_event(Event(phase="distilling", done=position + 1, total=total, metrics=metrics))
+    if shared:
+        on_wait()
+        state = merge(method, problem, first, state)
     return method.finish(problem, state)
 
 
@@ -290,6 +309,7 @@ def check(method: Method, problem: Problem) -> None:
     for name in sorted(need.removeprefix("scores.") for need in method.needs if need.startswith("scores.")):
         if name not in problem.scores:
             raise missing_scores("this method", name)
+    check_share(method, problem)
     getattr(method, "check", _nothing)(problem)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ __all__ = [
     "first_images",
     "images_per_pass",
     "largest_map",
+    "match_by_class",
     "net_on_meta",
     "random_net",
 ]
@@ -38,16 +40,50 @@ class RealBatches:
 
     def draw(self, label: int) -> tuple[Tensor, tuple[Step, ...]]:
         """Augmented real images of a class (at most the class, without repetition), and the augmentation."""
-        images = self.plain(label, self.batch)
-        height, width = images.shape[2:]
-        steps = self.augmentation.draw(1, height, width, self.generator, siamese=True)
-        return apply(images, steps), steps
+        chosen, steps = self.skip(label)
+        return apply(encoded(self.problem, chosen), steps), steps
+
+    def skip(self, label: int) -> tuple[Tensor, tuple[Step, ...]]:
+        """Which images (m,) of a class `draw` gives, and the augmentation: all that it takes from the generator."""
+        chosen = self._chosen(label, self.batch)
+        height, width = self.problem.pixels.shape[2:]
+        return chosen, self.augmentation.draw(1, height, width, self.generator, siamese=True)
 
     def plain(self, label: int, count: int) -> Tensor:
         """Real images of a class as they are: `count` of them, or the whole class when it is smaller."""
+        return encoded(self.problem, self._chosen(label, count))
+
+    def _chosen(self, label: int, count: int) -> Tensor:
         members = self.problem.members(label)
-        chosen = members[torch.randperm(len(members), generator=self.generator)[:count]]
-        return encoded(self.problem, chosen)
+        return members[torch.randperm(len(members), generator=self.generator)[:count]]
+
+
+Match = Callable[[int, Tensor, tuple[Step, ...], Tensor], tuple[float, Tensor]]
+"""Of a class its label, augmented real images, the augmentation and the distilled images (ipc, c, h, w): the distance
+and its gradient by those."""
+
+
+def match_by_class(batches: RealBatches, images: Tensor, match: Match) -> tuple[float, Tensor]:
+    """The sum of the distances of all classes, and its gradient by the distilled images (k*ipc, c, h, w).
+
+    Of several processes each matches its share of the classes; all draw the same numbers and get the same result.
+    """
+    problem = batches.problem
+    count = len(problem.classes)
+    ours = problem.team.mine(range(count))
+    gradient = torch.zeros_like(images)
+    losses = torch.zeros(count, dtype=torch.float64)
+    for label in range(count):
+        if label not in ours:
+            batches.skip(label)
+            continue
+        real, steps = batches.draw(label)
+        rows = slice(label * problem.ipc, (label + 1) * problem.ipc)
+        losses[label], gradient[rows] = match(label, real, steps, images[rows])
+    total = 0.0
+    for loss in problem.team.merge(losses).tolist():
+        total += loss
+    return total, problem.team.merge(gradient)
 
 
 def encoded(problem: Problem, indices: Tensor) -> Tensor:

@@ -91,6 +91,10 @@ class Recovery(ABC):
         """T: steps of a batch."""
         return self.preset(problem).steps if self.steps is None else self.steps
 
+    def group(self, problem: Problem) -> int:
+        """The steps of a batch need nothing of another."""
+        return self.length(problem)
+
     def check(self, problem: Problem) -> None:
         """Refuse whitened images: their box of possible pixels is none.
 

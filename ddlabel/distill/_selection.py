@@ -44,6 +44,11 @@ class Selection(ABC):
         """One class per step."""
         return len(problem.classes)
 
+    def group(self, problem: Problem) -> int:
+        """Classes need nothing of each other."""
+        del problem
+        return 1
+
     def prepare(self, problem: Problem, generator: Generator) -> State:
         """Nothing chosen: `indices` (k, ipc) of training images, all -1."""
         del generator

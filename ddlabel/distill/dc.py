@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 from torch.optim import SGD
 
-from ..augment._augment import Augmentation, apply
+from ..augment._augment import Augmentation, Step, apply
 from ..augment._augment import build as build_augmentation
 from ..errors import UsageError
 from ..nets._net import Net, calibrate_norms, mixes_samples
@@ -18,7 +18,7 @@ from ..options import opt
 from ._gradients import DISTANCES, class_gradients, match_gradients, matched
 from ._memory import first_order_bytes, net_bytes, real_bytes, second_order_bytes, set_bytes
 from ._method import Distilled, Problem, State
-from ._real import RealBatches, class_labels, first_images, images_per_pass, net_on_meta, random_net
+from ._real import RealBatches, class_labels, first_images, images_per_pass, match_by_class, net_on_meta, random_net
 
 __all__ = ["LOOPS", "METHOD", "GradientMatching", "calibrate", "loops"]
 
@@ -131,6 +131,11 @@ class GradientMatching:
         graph = max(real, distilled, training * trains)
         return set_bytes(problem) + net_bytes(problem, 4) + real_bytes(problem, self.batch_real) + graph * 3 // 2
 
+    def shares_steps(self, problem: Problem) -> bool:
+        """Processes match classes of their own; the net between loops is trained by each of them."""
+        del problem
+        return True
+
     def notes(self, problem: Problem) -> tuple[str, ...]:
         """What a user should know before the first step."""
         found: list[str] = []
@@ -155,15 +160,12 @@ class GradientMatching:
             calibrate(net, batches)
         compared = matched(net, self.distance, self.mask_shallow)
         chunk = images_per_pass(problem)
-        gradient = torch.empty_like(images)
-        total = 0.0
-        for label in range(len(problem.classes)):
-            real, steps = batches.draw(label)
+
+        def match_class(label: int, real: Tensor, steps: tuple[Step, ...], own: Tensor) -> tuple[float, Tensor]:
             target = class_gradients(net, real, label, compared.parameters, chunk)
-            rows = slice(label * problem.ipc, (label + 1) * problem.ipc)
-            loss, gradient[rows] = match_gradients(
+            return match_gradients(
                 net,
-                images[rows],
+                own,
                 label,
                 steps,
                 target,
@@ -171,8 +173,8 @@ class GradientMatching:
                 kind=self.distance,
                 microbatch=self.microbatch or chunk,
             )
-            total += loss
-        return total, gradient
+
+        return match_by_class(batches, images, match_class)
 
     def _train(
         self,

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from ..augment._augment import apply
+from ..augment._augment import Step, apply
 from ..augment._augment import build as build_augmentation
 from ..errors import UsageError
 from ..nets._net import mixes_samples
@@ -16,7 +16,7 @@ from ..options import opt
 from ._means import Outputs, deepest, distance_of_means, match_means, mean_outputs
 from ._memory import embedding_bytes, map_bytes, net_bytes, real_bytes, set_bytes
 from ._method import Distilled, Problem, State
-from ._real import RealBatches, class_labels, first_images, images_per_pass, net_on_meta, random_net
+from ._real import RealBatches, class_labels, first_images, images_per_pass, match_by_class, net_on_meta, random_net
 
 __all__ = ["METHOD"]
 
@@ -123,6 +123,10 @@ class DistributionMatching:
         work = max(real * maps, min(own, self.microbatch or own) * per_image * 3 // 2)
         return set_bytes(problem) + net_bytes(problem, 0) + classes * real_bytes(problem, self.batch_real) + work
 
+    def shares_steps(self, problem: Problem) -> bool:
+        """Processes match classes of their own, unless batch norm sees all of them at once."""
+        return not mixes_samples(net_on_meta(problem))
+
     def notes(self, problem: Problem) -> tuple[str, ...]:
         """What a user should know before the first step."""
         rate = self._rate(problem)
@@ -149,17 +153,13 @@ class DistributionMatching:
     def _match_by_class(
         self, problem: Problem, outputs: Outputs, images: Tensor, batches: RealBatches
     ) -> tuple[float, Tensor]:
-        gradient = torch.empty_like(images)
-        total = 0.0
         chunk = images_per_pass(problem)
         microbatch = self.microbatch or (None if problem.ipc <= AT_ONCE else chunk)
-        for label in range(len(problem.classes)):
-            real, steps = batches.draw(label)
-            targets = mean_outputs(outputs, real, chunk)
-            rows = slice(label * problem.ipc, (label + 1) * problem.ipc)
-            loss, gradient[rows] = match_means(outputs, images[rows], steps, targets, microbatch)
-            total += loss
-        return total, gradient
+
+        def match(_label: int, real: Tensor, steps: tuple[Step, ...], own: Tensor) -> tuple[float, Tensor]:
+            return match_means(outputs, own, steps, mean_outputs(outputs, real, chunk), microbatch)
+
+        return match_by_class(batches, images, match)
 
     def _match_jointly(
         self, problem: Problem, outputs: Outputs, images: Tensor, batches: RealBatches

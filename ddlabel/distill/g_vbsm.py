@@ -119,6 +119,10 @@ class GeneralisedMatching(Recovery):
         """As published for the size."""
         return Preset(self.steps, self.chosen(problem).lr_images)
 
+    def group(self, problem: Problem) -> int:
+        """The steps of a batch, unless running averages go on from batch to batch."""
+        return 0 if self.compat else super().group(problem)
+
     def batches(self, problem: Problem) -> list[Tensor]:
         """Classes one after the other, `per_class` images of each at a time, cut into batches."""
         own = self.chosen(problem)

@@ -43,8 +43,9 @@ RATES = {
     "trajectories": {"f": 1e4, "w": 10.0},
 }
 """Published step sizes by name of latent."""
-ABOUT = ("check", "memory", "notes")
-"""Optional methods of hosts: what cannot work, what a problem needs in bytes, what a user should know first."""
+ABOUT = ("check", "memory", "notes", "shares_steps")
+"""Optional methods of hosts: what cannot work, what a problem needs in bytes, what a user should know first, whether
+processes share a step."""
 REPLACED = {"init"}
 """Options of hosts that have no meaning here: latents start from the generator."""
 

@@ -60,6 +60,11 @@ class Rded:
         """One class per step."""
         return len(problem.classes)
 
+    def group(self, problem: Problem) -> int:
+        """Classes need nothing of each other."""
+        del problem
+        return 1
+
     def check(self, problem: Problem) -> None:
         """Refuse what gives no mosaics.
 

@@ -22,6 +22,7 @@ from ..nets._net import canonical, default_arch
 from ..options import as_dict, build_many
 from ..schedules import Recipe
 from ..space import Space
+from ..team import ALONE, Team
 from ._score_files import open_scores, read_scores, score_source
 from ._scores import Difficulty, ScoredNet, ScoreOptions, score_training_split, scoring_recipe
 
@@ -151,8 +152,9 @@ def prepare(
     *,
     before: Sequence[ScoredNet] = (),
     on_net: Callable[[Sequence[ScoredNet]], None] | None = None,
+    team: Team = ALONE,
 ) -> Prepared:
-    """Compute or read the scores, and make the curriculum; `before` and `on_net` as in `score_training_split`.
+    """Compute or read the scores, and make the curriculum; the last three as in `score_training_split`.
 
     Raises:
         UsageError, BundleError, DataError: scores that cannot be read or are of other images; an impossible curriculum.
@@ -179,6 +181,7 @@ def prepare(
             on_event=on_event,
             before=before,
             on_net=on_net,
+            team=team,
         )
         difficulty, checkpoints, flops = scored.difficulty, scored.checkpoints, scored.flops
     else:

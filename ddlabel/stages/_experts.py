@@ -163,11 +163,14 @@ class Store:
         buffers = self._tensor(recorder.buffers) if recorder.buffers[0].numel() else None
         return trajectory_section(expert, recorder.epochs, rows, buffers, **about)
 
-    def _tensor(self, rows: list[Tensor]) -> RawTensor | FileTensor:
-        shape = (len(rows), rows[0].numel())
+    def tensor(self, dtype: str, shape: tuple[int, ...], parts: Iterator[bytes]) -> RawTensor | FileTensor:
+        """A tensor from its bytes in order, put away."""
         if self._spool is None:
-            return RawTensor("F32", shape, b"".join(_drain(rows)))
-        return self._spool.tensor("F32", shape, _drain(rows))
+            return RawTensor(dtype, shape, b"".join(parts))
+        return self._spool.tensor(dtype, shape, parts)
+
+    def _tensor(self, rows: list[Tensor]) -> RawTensor | FileTensor:
+        return self.tensor("F32", (len(rows), rows[0].numel()), _drain(rows))
 
 
 def _drain(rows: list[Tensor]) -> Iterator[bytes]:

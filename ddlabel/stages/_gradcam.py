@@ -7,7 +7,7 @@ Explanation of Black-box Models", BMVC 2018.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +69,7 @@ OnOverlays = Callable[[Overlays], None]
 
 
 class GradCam:
-    """Collects the maps of an evaluation: gives them away and keeps their numbers."""
+    """Makes the maps of students, wherever they are trained; afterwards gives them away and keeps their numbers."""
 
     def __init__(
         self, dataset: Dataset, space: Space, *, seed: int, on_overlays: OnOverlays | None, on_event: OnEvent
@@ -92,36 +92,48 @@ class GradCam:
                 hint="add a convolutional net to --arch, such as convnet",
             )
 
-    def look(self, net: Net, arch: str) -> None:
-        """Take the maps of a trained student; a net without maps is skipped, and that is said and recorded."""
+    def look(self, net: Net, arch: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The record of a trained student, and what `show` needs beside it: `raw`, its maps as the layer gives them.
+
+        A net without maps is skipped, and that is said and recorded.
+        """
         if not has_maps(arch, self.dataset.info):
             self.on_event(Event(phase="gradcam", message=f"gradcam: {arch} is skipped, it has no maps before its end"))
-            self.record.append({"arch": arch, "skipped": "no maps (b, c, h, w) before its end"})
-            return
-        split = self.dataset.test
+            return {"arch": arch, "skipped": "no maps (b, c, h, w) before its end"}, {}
         device = next(net.parameters()).device
-        pixels, labels = split.pixels[self.indices], split.labels[self.indices]
+        pixels, labels = self._images()
         images, targets = self.space.on(device).encode(pixels.to(device)), labels.to(device)
-        raw, logits = (found.cpu() for found in class_maps(net, images, targets))
+        raw, logits = (found.cpu().contiguous() for found in class_maps(net, images, targets))
         large = enlarge(raw, images.shape[2:])
         maps, shares, predicted = stretch(large), centre_share(large), logits.argmax(dim=1)
         insertion, deletion = faithfulness(net, images, targets, maps.to(device))
         seen = shares[~shares.isnan()]
-        self.record.append(
-            {
-                "arch": arch,
-                "indices": self.indices.tolist(),
-                "map": list(raw.shape[1:]),
-                "predicted": predicted.tolist(),
-                "without_evidence": int(shares.isnan().sum()),
-                "centre_share": float(seen.mean()) if len(seen) else None,
-                "insertion_auc": float(insertion.mean()),
-                "deletion_auc": float(deletion.mean()),
-            }
-        )
-        if self.on_overlays is not None:
-            classes = self.dataset.info.classes
-            self.on_overlays(Overlays(arch, classes, self.indices, pixels, labels, predicted, raw, maps))
+        record = {
+            "arch": arch,
+            "indices": self.indices.tolist(),
+            "map": list(raw.shape[1:]),
+            "predicted": predicted.tolist(),
+            "without_evidence": int(shares.isnan().sum()),
+            "centre_share": float(seen.mean()) if len(seen) else None,
+            "insertion_auc": float(insertion.mean()),
+            "deletion_auc": float(deletion.mean()),
+        }
+        return record, {"raw": raw}
+
+    def show(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Keep the record of one student, and give its maps away."""
+        self.record.append(dict(record))
+        if self.on_overlays is None or "raw" not in tensors:
+            return
+        pixels, labels = self._images()
+        raw = tensors["raw"].clone()  # in memory of its own, aligned as torch does: kernels round by it
+        maps, predicted = stretch(enlarge(raw, tuple(pixels.shape[2:]))), torch.tensor(record["predicted"])
+        info = self.dataset.info
+        self.on_overlays(Overlays(record["arch"], info.classes, self.indices, pixels, labels, predicted, raw, maps))
+
+    def _images(self) -> tuple[Tensor, Tensor]:
+        split = self.dataset.test
+        return split.pixels[self.indices], split.labels[self.indices]
 
 
 def has_maps(arch: str, info: DatasetInfo) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from ..nets._net import Net
 from ..preprocess import data_of
 from ..privileged._form import Form
 from ..teachers import Checkpoint, Teacher, combine
+from ..team import ALONE, Team
 from ._partial import Progress, Saved, state_section
 from ._stage import Clock
 
@@ -43,6 +45,8 @@ class Keeping:
     progress: Progress | None = None
     saved: Saved | None = None
     """Answers of a run that was interrupted, to go on from."""
+    team: Team = ALONE
+    """Who else asks: each its share of the steps, and all get all answers."""
 
     def collect(self, total: int, step: int, answer: Answer, on_event: OnEvent, phase: str) -> Tensor:
         """All answers, asked for in steps of fixed places, so that continued runs round as uninterrupted ones do.
@@ -60,33 +64,50 @@ class Keeping:
         Raises:
             BundleError: the state is not of such answers.
         """
-        values, done = self._restored(total, step)
-        for rows in _chunks(total, step):
-            if rows.stop <= done:
-                continue
+        every = list(_chunks(total, step))
+        own = self.team.mine(every)
+        values, finished = self._restored(total, own)
+        count = sum(rows.stop - rows.start for rows in own)
+        done = sum(rows.stop - rows.start for rows in own[:finished])
+        for number, rows in enumerate(own[finished:], start=finished + 1):
             part = answer(rows.start, rows.stop)
             values = torch.empty(total, *part.shape[1:]) if values is None else values
             if part.shape[1:] != values.shape[1:]:
                 raise _other_state(self.saved)
             values[rows] = part
+            done += len(part)
             if self.progress is not None:
-                self.progress.reached(rows.stop, total, _section_taker(values[: rows.stop]))
-            on_event(Event(phase=phase, done=rows.stop, total=total))
-        if values is None:
+                self.progress.reached(done, count, _section_taker(values, own[:number]))
+            on_event(Event(phase=phase, done=done, total=count))
+        return self._gathered(values, every)
+
+    def _gathered(self, values: Tensor | None, every: Sequence[slice]) -> Tensor:
+        """The answers of all processes."""
+        if self.team.size > 1 and self.progress is not None:
+            self.progress.rest()
+        shapes = self.team.exchange_json(None if values is None else list(values.shape))
+        shape = next((shape for shape in shapes if shape is not None), None)
+        if shape is None:
             raise ValueError("nothing was asked")
+        values = torch.empty(shape) if values is None else values
+        for number, rows in enumerate(every):
+            self.team.fill(values[rows], number % self.team.size)
         return values
 
-    def _restored(self, total: int, step: int) -> tuple[Tensor | None, int]:
-        """The answers of an earlier run with room for the others, and how many there are."""
+    def _restored(self, total: int, own: Sequence[slice]) -> tuple[Tensor | None, int]:
+        """Our answers of an earlier run with room for all others, and how many of our chunks they are."""
         if self.saved is None:
             return None, 0
         found, done = self.saved.state(STATE).get("values"), self.saved.done
+        lengths = [rows.stop - rows.start for rows in own]
+        finished = next((number for number in range(len(own) + 1) if sum(lengths[:number]) == done), None)
         whole = found is not None and found.dtype == torch.float32 and found.ndim >= 2 and len(found) == done
-        if found is None or not whole or self.saved.total != total or (done % step and done != total):
+        if found is None or not whole or self.saved.total != sum(lengths) or finished is None:
             raise _other_state(self.saved)
         values = torch.empty(total, *found.shape[1:])
-        values[:done] = found
-        return values, done
+        for rows, part in zip(own[:finished], found.split(lengths[:finished]), strict=True):
+            values[rows] = part
+        return values, finished
 
 
 @dataclass(frozen=True)
@@ -231,9 +252,15 @@ def _chunks(total: int, step: int) -> Iterator[slice]:
     return (slice(start, min(start + step, total)) for start in range(0, total, step))
 
 
-def _section_taker(values: Tensor) -> Callable[[], list[NewSection]]:
-    """Takes answers that will not change any more."""
-    return lambda: [state_section(STATE, {"values": values})]
+def _section_taker(values: Tensor, done: Sequence[slice]) -> Callable[[], list[NewSection]]:
+    """Takes answers that will not change any more; without a copy where they stand together."""
+
+    def take() -> list[NewSection]:
+        together = all(one.stop == next_one.start for one, next_one in pairwise(done))
+        found = values[done[0].start : done[-1].stop] if together else torch.cat([values[rows] for rows in done])
+        return [state_section(STATE, {"values": found})]
+
+    return take
 
 
 def _other_state(saved: Saved | None) -> BundleError:

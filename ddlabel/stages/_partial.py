@@ -22,8 +22,9 @@ from torch import Tensor
 from ..bundle import Bundle, NewSection, StageRecord
 from ..data._dataset import Split
 from ..data._stored_pixels import row_digests
-from ..errors import BundleError, ResourceError, UsageError
+from ..errors import BundleError, DdlabelError, ResourceError, UsageError
 from ..events import Event, OnEvent, ignore
+from ..team import ALONE, Team
 from ._differences import differences
 from ._stage import Clock
 
@@ -58,6 +59,8 @@ class Task:
     """sha256 of what else is read, by what it is called."""
     unit: str = "steps"
     """What is counted."""
+    alike: bool = False
+    """Of several processes all have the same state: the first one keeps it, and all continue from it."""
 
     def record(self, metrics: Mapping[str, Any]) -> StageRecord:
         """The history entry."""
@@ -98,6 +101,8 @@ class Progress:
         save: stores a partial bundle, whole or not at all, in place of the one before.
         discard: removes the state of another run; called when this one begins anew.
         free_bytes: what is free where the result will be written, when known.
+        team: whose processes each have a `Progress`.
+        leading: the first process's state, where that is another one.
     """
 
     def __init__(
@@ -107,11 +112,14 @@ class Progress:
         save: Callable[[Bundle], None] | None = None,
         discard: Callable[[], None] | None = None,
         free_bytes: int | None = None,
+        team: Team = ALONE,
+        leading: Bundle | None = None,
     ) -> None:
         self.free_bytes = free_bytes
         self.kept: tuple[int, int, str] | None = None
         """Done, total and unit of the state that is stored."""
         self._saved, self._save, self._discard = saved, save, discard
+        self._team, self._leading = team, leading
         self._task: Task | None = None
         self._images: dict[str, str] = {}
         self._newest: tuple[int, int, Sections] | None = None
@@ -135,21 +143,57 @@ class Progress:
             BundleError: it is of another stage, other inputs, images or versions; or damaged.
         """
         self._on_event, self._last = on_event, time.monotonic()
-        if self._save is not None or self._saved is not None:
+        follows = task.alike and not self._team.leads
+        state = self._leading if follows else self._saved
+        if self._save is not None or state is not None:
             self._images = {name: _digest(split) for name, split in task.splits.items()} | dict(task.digests)
-        if self._saved is None:
+        if follows:
+            self._save = None
+        saved, refusal = None, None
+        try:
+            saved = None if state is None else self._continued(task, state)
+        except DdlabelError as error:
+            refusal = error
+        self._agree(task, saved, refusal)
+        if state is None:
             self._task = task
             if self._discard is not None:
                 self._discard()
-            return task, None
-        saved = _read(self._saved)
+        return self._task or task, saved
+
+    def _continued(self, task: Task, state: Bundle) -> Saved:
+        """A saved state that is of this task, whose clock goes on from it."""
+        saved = _read(state)
         self._refuse_differences(task, saved)
         seconds = float(saved.bundle.manifest.history[-1]["time"]["seconds"])
         clock = dataclasses.replace(task.clock, ticks=task.clock.ticks - seconds)
         self._task = dataclasses.replace(task, clock=clock)
         self.kept = (saved.done, saved.total, task.unit)
-        on_event(Event(phase="resuming", message=f"continuing after {saved.done} of {saved.total} {task.unit}"))
-        return self._task, saved
+        message = f"continuing after {saved.done} of {saved.total} {task.unit}"
+        self._on_event(Event(phase="resuming", message=message))
+        return saved
+
+    def _agree(self, task: Task, saved: Saved | None, refusal: DdlabelError | None) -> None:
+        """Nobody begins where another process refuses to, nor replaces a state that others have not opened yet.
+
+        Raises:
+            DdlabelError: our refusal.
+            UsageError: the refusal of another process; only some have the state that should be everybody's.
+        """
+        word = (None if saved is None else saved.done, None if refusal is None else str(refusal))
+        words = self._team.exchange_json(word)
+        if refusal is not None:
+            raise refusal
+        for _done, text in words:
+            if text is not None:
+                raise UsageError(text, field="resume")
+        steps = [done for done, _text in words]
+        if task.alike and len(set(steps)) > 1:
+            raise UsageError(
+                f"the processes would continue after {', '.join(map(str, steps))} steps, expected one state for all",
+                field="resume",
+                hint="use --force to start over",
+            )
 
     def reached(self, done: int, total: int, sections: Sections) -> None:
         """A safe point: remember it, and store it when it is time to.
@@ -163,6 +207,10 @@ class Progress:
         self._newest = (done, total, sections)
         if time.monotonic() - self._last < max(INTERVAL_S, self._cost / SHARE):
             return
+        self.rest()
+
+    def rest(self) -> None:
+        """Store the newest state, for now there is time: it is done, or the others have to be waited for."""
         try:
             self.keep()
         except ResourceError as error:
@@ -180,6 +228,8 @@ class Progress:
         done, total, sections = self._newest
         started = time.monotonic()
         parameters = {"done": done, "total": total, "unit": self._task.unit, "images": self._images}
+        if self._team.size > 1:
+            parameters["process"] = [self._team.rank, self._team.size]
         own = NewSection(PROGRESS, "state", {}, parameters=parameters)
         self._save(Bundle.create("partial", self._task.data, self._task.record({}), [own, *sections()]))
         self._newest, self.kept = None, (done, total, self._task.unit)
@@ -187,7 +237,15 @@ class Progress:
         self._cost = self._last - started
 
     def _refuse_differences(self, task: Task, saved: Saved) -> None:
-        images = saved.bundle.section(PROGRESS).parameters.get("images", {})
+        parameters = saved.bundle.section(PROGRESS).parameters
+        images, process = parameters.get("images", {}), parameters.get("process", [0, 1])
+        here = [0 if task.alike else self._team.rank, self._team.size]
+        if process != here:
+            raise UsageError(
+                f"{saved.bundle.name} is the state of {_said(process)}, this is {_said(here)}",
+                field="resume",
+                hint="use as many processes as it was started with, or --force to start over",
+            )
         theirs = {"data": saved.bundle.manifest.data, "images": images, **saved.bundle.manifest.history[-1]}
         files = [bundle.name for bundle in task.inputs]
         ours = {"data": task.data, "images": self._images, "files": files, **task.record({}).entry()}
@@ -205,6 +263,13 @@ class Progress:
             raise UsageError.collect([*problems, f"this run cannot continue from {name}; {advice}"])
         if files:
             raise BundleError("; ".join(problems), field="resume", hint=advice)
+
+
+def _said(process: Any) -> str:
+    if not (isinstance(process, list) and len(process) == 2):
+        return ascii(process)[:40]
+    rank, size = process
+    return "one process alone" if size == 1 else f"process {rank} of {size}"
 
 
 def state_section(name: str, state: Mapping[str, Tensor], **parameters: Any) -> NewSection:

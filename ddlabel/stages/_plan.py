@@ -15,6 +15,7 @@ from ..data._dataset import Dataset
 from ..distilled import DistilledSet
 from ..events import Event, OnEvent
 from ..labels._labels import LabelSet
+from ..nets._flops import TRAINING_STEP, forward_flops
 from ..students import StudentData
 from ..training import Recipe, Respond
 from ._baselines import (
@@ -29,6 +30,7 @@ from ._baselines import (
     relabel_features,
     spent_bytes,
 )
+from ._jobs import Jobs
 from ._online import ONLINE, LiveTeacher
 from ._recipe import archs_of, automatic_protocol, recipe_and_loss, student_of
 from ._stage import Clock
@@ -65,6 +67,7 @@ class Plan:
     dataset: Dataset
     teachers: tuple[Bundle, ...]
     plain: tuple[Bundle, ...]
+    """The plain baseline, if there is one: given, or distilled by `ready`."""
     clock: Clock
     on_event: OnEvent
     live: LiveTeacher | None = None
@@ -131,23 +134,9 @@ class Plan:
         return min(self.equal_ipc, int(torch.bincount(self.dataset.train.labels, minlength=classes).min()))
 
     @cached_property
-    def plain_baseline(self) -> Bundle:
-        """The plain baseline, given or distilled now."""
-        config = self.config
-        return self.plain[0] if self.plain else plain_bundle(
-            self.bundle,
-            config.data,
-            self.equal_ipc,
-            self.teachers,
-            self.on_event,
-            device=config.device,
-            threads=config.threads,
-        )  # fmt: skip
-
-    @cached_property
     def plain_set(self) -> DistilledSet:
         """The images of the plain baseline."""
-        return check_plain(self.bundle, self.plain_baseline, self.equal_ipc)
+        return check_plain(self.bundle, self.plain[0], self.equal_ipc)
 
     def recipe_and_loss(self, arch: str, trial: Trial, *, stored_images: int | None = None) -> tuple[Recipe, Any]:
         """The recipe of a net and the loss of a row, as `recipe_and_loss` says, for all images or so many of them."""
@@ -156,8 +145,23 @@ class Plan:
         student = student_of(self.bundle, arch, online=online, stored_images=stored_images)
         return recipe_and_loss(self.protocol, student, trial, self.settings, epochs=self.config.epochs, options=options)
 
-    def ready(self) -> Plan:
+    def cost(self, arch: str, recipe: Recipe, images: int, *, tested: int, looks: int = 1, views: int = 0) -> float:
+        """How long a student takes, in FLOPs: for sharing out, so that nothing depends on it but the time.
+
+        Args:
+            arch, recipe: of the student.
+            images, views: that it sees in an epoch, and of each of them beside it.
+            tested: images that it is scored on at each look.
+            looks: how often.
+        """
+        info = self.dataset.info
+        forward = forward_flops(arch, channels=info.channels, size=info.height, classes=len(info.classes))
+        return float(forward * (TRAINING_STEP * recipe.rounds * images * (1 + views) + looks * tested))
+
+    def ready(self, jobs: Jobs) -> Plan:
         """With all that takes time before the first student: a live teacher's test, weights of labels, plain baseline.
+
+        Every process tests and weighs for itself; the plain baseline is distilled once.
 
         Raises:
             UsageError: labels that do not pull at any weight; a plain baseline that cannot be distilled.
@@ -177,11 +181,25 @@ class Plan:
             )
             plan = dataclasses.replace(self, use=weighed)
         if plan.config.equal_bytes:
+            if not plan.plain:
+                plan = dataclasses.replace(plan, plain=(jobs.bundle("plain", plan._distil_plain),))
             _ = plan.plain_set
-            if is_tuned(self.bundle) and not is_tuned(plan.plain_baseline):
+            if is_tuned(self.bundle) and not is_tuned(plan.plain[0]):
                 message = f"the bundle's images were tuned beside its labels, those of {PLAIN_EQUAL} were not: {TUNE}"
                 self.on_event(Event(phase="baselines", message=message))
         return plan
+
+    def _distil_plain(self) -> Bundle:
+        config = self.config
+        return plain_bundle(
+            self.bundle,
+            config.data,
+            self.equal_ipc,
+            self.teachers,
+            self.on_event,
+            device=config.device,
+            threads=config.threads,
+        )
 
     def student_data(self, trial: Trial, index: int) -> StudentData:
         """What student `index` of a row trains on; rows of equal bytes see as many samples as the bundle's."""
@@ -217,7 +235,7 @@ class Plan:
         """`images_tuned` of a plain row beside a bundle whose images were tuned with its labels; else nothing."""
         if trial.images != PLAIN_EQUAL or not is_tuned(self.bundle):
             return {}
-        return {"images_tuned": is_tuned(self.plain_baseline)}
+        return {"images_tuned": is_tuned(self.plain[0])}
 
     def stored_bytes(self, trial: Trial) -> int:
         """Bytes of the row's images and labels in a bundle like this one, and of a live teacher; none of adapters."""

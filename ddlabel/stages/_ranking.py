@@ -22,15 +22,14 @@ from ..scores import (
 from ..training import encoder
 from ._baselines import check_teachers
 from ._gradcam import GradCam
+from ._jobs import Jobs
 from ._plan import Plan
-from ._ranking_students import REAL, Cell, Students
+from ._ranking_students import REAL, Cell, Rows, Students
 from ._trials import BUNDLE, RANDOM, SUITS, Trial
 
 __all__ = ["PROTOCOL", "check_ranking", "rank", "resolve_ranking", "scores"]
 
 PROTOCOL = "ddranking"
-Rows = dict[str, dict[str, Any]]
-"""Rows by what they are in the scores: `real_hard`, and `bundle` and `random`, each `_any`, `_plain` and `_hard`."""
 
 
 def resolve_ranking(
@@ -90,8 +89,12 @@ def check_ranking(plan: Plan, options: RankingOptions) -> None:
         check_teachers(plan.use.kind, plan.use.stored.section, plan.teachers)
 
 
-def rank(plan: Plan, options: RankingOptions, cam: GradCam | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def rank(
+    plan: Plan, options: RankingOptions, jobs: Jobs, cam: GradCam | None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Train everything; the rows of all nets, and one record of scores for each.
+
+    First the first students at all learning rates, then the other students at those that are chosen.
 
     A record's `accuracies` are by comparison and seed; `rates` says what was chosen from which accuracies on held-out
     images. `selection` counts what students that were not chosen cost; they are in no row.
@@ -100,15 +103,20 @@ def rank(plan: Plan, options: RankingOptions, cam: GradCam | None) -> tuple[list
         DivergedError: at every learning rate.
     """
     encode = encoder(plan.dataset.train.pixels, plan.distilled.space, plan.clock.device)
+    nets = [Students(plan, options, arch, encode, _cells(plan, arch), cam) for arch in plan.archs]
+    first = jobs.run([job for net in nets for job in net.candidates()])
+    for net in nets:
+        net.choose(first)
+    done = first | jobs.run([job for net in nets for job in net.others()])
     results: list[dict[str, Any]] = []
     records = []
-    for arch in plan.archs:
-        students = Students(plan, options, arch, encode)
-        rows = _train(students, cam)
+    for net in nets:
+        rows = net.rows(done)
+        _add_differences(rows)
         results += rows.values()
         accuracies = {name: row["accuracy"]["values"] for name, row in rows.items()}
-        record = {"arch": arch, **scores(accuracies, options), "rates": students.choices, "options": as_dict(options)}
-        spent = {"samples_seen": students.spent, "flops": students.flops(students.spent)}
+        record = {"arch": net.arch, **scores(accuracies, options), "rates": net.choices, "options": as_dict(options)}
+        spent = {"samples_seen": net.spent, "flops": net.flops(net.spent)}
         records.append({**record, "selection": spent})
     return results, records
 
@@ -136,32 +144,39 @@ def scores(accuracies: Mapping[str, list[float]], options: RankingOptions) -> di
     return {"hlr": summarise(hlr), "ior": summarise(ior), "lrs": summarise(lrs), "ars": ars, "accuracies": found}
 
 
-def _train(students: Students, cam: GradCam | None) -> Rows:
-    """All rows of a net, those of the bundle as it is evaluated first."""
-    plan = students.plan
+def _cells(plan: Plan, arch: str) -> dict[str, Cell]:
+    """What students of a net train on, those of the bundle as it is evaluated first."""
     ours = plan.trials[0]
-    rows = _pair(students, "any", ours, cam=cam)
-    if students.recipe_and_loss(ours)[0].augment != "none":
-        rows |= _pair(students, "plain", ours, augmented=False)
+    cells = _pair("any", ours)
+    if plan.recipe_and_loss(arch, ours)[0].augment != "none":
+        cells |= _pair("plain", ours, augmented=False)
     else:
         plan.on_event(
             Event(phase="ranking", message=f"no ARS: students of {ours.label_kinds} labels are not augmented")
         )
     hard = Trial(BUNDLE, "hard", SUITS["hard"])
     if ours != hard:
-        rows |= _pair(students, "hard", hard)
-    real = Cell(dataclasses.replace(hard, images=REAL))
-    (row,) = students.rows(REAL, [real], None)
-    row["bundle_minus_this"] = _difference(rows.get("bundle_hard", rows["bundle_any"]), row)
-    return rows | {"real_hard": row}
+        cells |= _pair("hard", hard)
+    return cells | {"real_hard": Cell(REAL, dataclasses.replace(hard, images=REAL))}
 
 
-def _pair(students: Students, name: str, trial: Trial, *, augmented: bool = True, cam: GradCam | None = None) -> Rows:
-    """The rows of the images and of random ones, treated alike."""
-    cells = [Cell(trial, augmented), Cell(dataclasses.replace(trial, images=RANDOM), augmented)]
-    ours, theirs = students.rows("hard" if name == "hard" else "any", cells, cam)
-    theirs["bundle_minus_this"] = _difference(ours, theirs)
-    return {f"{BUNDLE}_{name}": ours, f"{RANDOM}_{name}": theirs}
+def _pair(name: str, trial: Trial, *, augmented: bool = True) -> dict[str, Cell]:
+    """The images and random ones, treated alike."""
+    mode = "hard" if name == "hard" else "any"
+    return {
+        f"{BUNDLE}_{name}": Cell(mode, trial, augmented),
+        f"{RANDOM}_{name}": Cell(mode, dataclasses.replace(trial, images=RANDOM), augmented),
+    }
+
+
+def _add_differences(rows: Rows) -> None:
+    """The images less random ones, and less real data with the same labels, hard ones."""
+    for name, row in rows.items():
+        images, _, how = name.partition("_")
+        if images == RANDOM:
+            row["bundle_minus_this"] = _difference(rows[f"{BUNDLE}_{how}"], row)
+        elif images == REAL:
+            row["bundle_minus_this"] = _difference(rows.get("bundle_hard", rows["bundle_any"]), row)
 
 
 def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import hashlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,9 @@ from ..nets._net import Net, build, canonical, default_arch
 from ..options import opt
 from ..space import Space
 from ..teachers import Checkpoint, checkpoint_section
+from ..team import ALONE, Team
 from ..training import TEST_BATCH, Encoder, Recipe, accuracy, encoder, minibatches, train
+from ._sharing import exchange_sections
 
 __all__ = [
     "ROLE",
@@ -158,6 +161,7 @@ def score_training_split(
     on_event: OnEvent,
     before: Sequence[ScoredNet] = (),
     on_net: Callable[[Sequence[ScoredNet]], None] | None = None,
+    team: Team = ALONE,
 ) -> Scored:
     """Train a few nets and let them say how hard every training image is (PAD, arXiv:2408.03360, section 3.2).
 
@@ -173,8 +177,9 @@ def score_training_split(
         device: where the nets are trained.
         keep_nets: also return them as checkpoints.
         on_event: told of progress.
-        before: the first nets, where an earlier run trained them.
-        on_net: given all nets so far, after each.
+        before: the first of our nets, where an earlier run trained them.
+        on_net: given all our nets so far, after each.
+        team: processes that share the nets; of checkpoints the first one has all, the others their own.
 
     Raises:
         UsageError: a net that does not fit the images.
@@ -186,7 +191,7 @@ def score_training_split(
     arch, encode = options.arch(dataset.info.height), encoder(dataset.train.pixels, space, device)
     job = _Job(name, options, dataset, space, encode, seed, device, arch, on_event)
     nets = list(before)
-    for member in range(len(nets), options.score_nets):
+    for member in team.mine(range(options.score_nets))[len(nets) :]:
         net, scores = _score_by_one(job, member)
         said = _accuracies(net, dataset, space)
         told = ", ".join(f"{key} {value:.1%}" for key, value in said.items() if value is not None)
@@ -196,6 +201,7 @@ def score_training_split(
         nets.append(ScoredNet(scores, said, kept))
         if on_net is not None:
             on_net(tuple(nets))
+    nets = _everybodys(nets, team) if team.size > 1 else nets
     values = [net.values for net in nets]
     parameters = identity(dataset) | {
         "nets": options.score_nets,
@@ -209,6 +215,18 @@ def score_training_split(
     mean = torch.stack(values).mean(dim=0)
     check_finite(mean, f"scores '{name}'")
     return Scored(Difficulty(name, mean.float(), parameters), _kept(nets), _flops(job))
+
+
+def _everybodys(own: Sequence[ScoredNet], team: Team) -> list[ScoredNet]:
+    """The nets of all processes, in order."""
+    values = team.exchange_tensors({str(number): net.values for number, net in enumerate(own)})
+    said = team.exchange_json([dict(net.accuracy) for net in own])
+    kept = exchange_sections(team, _kept(own))
+    shares = []
+    for each, about, sections in zip(values, said, kept, strict=True):
+        rows = [each[str(number)] for number in range(len(each))]
+        shares.append([ScoredNet(*net) for net in zip_longest(rows, about, sections)])
+    return team.in_order(shares)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from ..events import Event, OnEvent
 from ..memory import keep_freed_memory
 from ..preprocess import data_of
 from ..space import Space
+from ..team import ALONE, Team
 
 __all__ = ["Clock", "computing", "fit_space", "load_like", "redact"]
 
@@ -68,8 +69,10 @@ class Clock:
 
 
 @contextlib.contextmanager
-def computing(device: str, threads: int) -> Iterator[Clock]:
+def computing(device: str, threads: int, team: Team = ALONE) -> Iterator[Clock]:
     """Choose device and thread count for a stage, and give the thread count back afterwards.
+
+    Of several processes each has a GPU of its own.
 
     Inside, CUDA multiplies float32 numbers as such: TF32, which torch lets convolutions use, rounds them to 10 bits,
     too few for second derivatives through tens of steps.
@@ -78,7 +81,7 @@ def computing(device: str, threads: int) -> Iterator[Clock]:
         UsageError: no such device on this machine.
         ResourceError: the device or the machine ran out of memory.
     """
-    chosen = _choose_device(device)
+    chosen = _own_gpu(_choose_device(device), team)
     keep_freed_memory()
     before = torch.get_num_threads()
     if threads:
@@ -187,6 +190,27 @@ def _choose_device(name: str) -> torch.device:
     if device.type not in {"cpu", "cuda", "mps"}:
         raise UsageError(f"device '{name}' is not supported, expected auto, cpu, cuda, cuda:N or mps", field="device")
     return device
+
+
+def _own_gpu(device: torch.device, team: Team) -> torch.device:
+    """The GPU of one of several processes, where no number was typed.
+
+    Raises:
+        UsageError: all of them would share one, or there are more processes than GPUs.
+    """
+    if team.size == 1 or device.type != "cuda":
+        return device
+    count = torch.cuda.device_count()
+    if device.index is not None or team.local_rank >= count:
+        problem = f"device '{device}' is one GPU" if device.index is not None else f"this machine has {count} GPUs"
+        raise UsageError(
+            f"{problem}, process {team.rank} of {team.size} has no GPU of its own",
+            field="device",
+            hint=f"use --device auto and at most {count} processes on this machine, or --device cpu",
+        )
+    own = torch.device("cuda", team.local_rank)
+    torch.cuda.set_device(own)
+    return own
 
 
 def _device_name(device: torch.device) -> str:

@@ -22,6 +22,7 @@ from ..labels._privileged import PRIVILEGED, PrivilegedKind
 from ..options import as_dict, build_many, check
 from ..preprocess import check_agreement, data_of
 from ..teachers import Teacher
+from ..team import ALONE, Team
 from ._checkpoints import GUIDED, choose_checkpoints
 from ._feature_labels import build_privileged, label_privileged
 from ._labelling import Keeping, Labelling, label_views, settle_codec, teacher_nets
@@ -43,6 +44,7 @@ def run(
     teachers: Sequence[Bundle],
     on_event: OnEvent = ignore,
     progress: Progress | None = None,
+    team: Team = ALONE,
 ) -> Bundle:
     """Add one section of labels: what all chosen checkpoints say of every image.
 
@@ -55,6 +57,7 @@ def run(
         teachers: one or more teacher bundles; several are combined over logits as `config.ensemble` says.
         on_event: told of progress.
         progress: where states go, and one to continue from; the result has the same bits either way.
+        team: processes that share the batches of views.
 
     Returns:
         The bundle with section `labels.<kind>`, replaced if it was there.
@@ -75,7 +78,7 @@ def run(
     _check_data(config)
     if config.checkpoint == DEFAULT:
         config = dataclasses.replace(config, checkpoint=_default_checkpoint(kind, teachers))
-    with computing(config.device, config.threads) as clock:
+    with computing(config.device, config.threads, team) as clock:
         for teacher in teachers:
             check_agreement(teacher, bundle)
         images = read_stored(bundle)
@@ -97,7 +100,7 @@ def run(
             | {"data": redact(config.data) if config.data else None, "checkpoints": list(picked.sections)}
             | {"options": as_dict(kind) | ({} if codec is None else as_dict(codec))}
         )
-        labelling = _follow(labelling, progress or Progress(), said)
+        labelling = _follow(labelling, progress or Progress(), said, team)
         if isinstance(kind, PrivilegedKind):
             section, codec, metrics = label_privileged(labelling, kind, codec)
         else:
@@ -139,7 +142,7 @@ def _self_test(labelling: Labelling) -> None:
         check_recorded(labelling.checkpoints, nets, *some, classes, *said)
 
 
-def _follow(labelling: Labelling, progress: Progress, said: Mapping[str, Any]) -> Labelling:
+def _follow(labelling: Labelling, progress: Progress, said: Mapping[str, Any], team: Team) -> Labelling:
     """The same with a clock that counts earlier runs, and with what is kept on the way."""
     task, saved = progress.begin(
         Task(
@@ -153,7 +156,7 @@ def _follow(labelling: Labelling, progress: Progress, said: Mapping[str, Any]) -
         ),
         labelling.on_event,
     )
-    return dataclasses.replace(labelling, clock=task.clock, keeping=Keeping(progress, saved))
+    return dataclasses.replace(labelling, clock=task.clock, keeping=Keeping(progress, saved, team))
 
 
 def _label_classes(labelling: Labelling, kind: Kind, codec: Codec | None) -> tuple[NewSection, Codec, dict[str, Any]]:

@@ -17,6 +17,7 @@ from ..data._dataset import Dataset, Split, load
 from ..distill._method import Distilled, Problem, State
 from ..distill._method import check as check_method
 from ..distill._method import run as run_method
+from ..distill._team import group, steps
 from ..distilled import hard_section, image_section
 from ..errors import BundleError, UsageError
 from ..events import OnEvent, ignore
@@ -26,6 +27,7 @@ from ..options import as_dict, build_many, check
 from ..preprocess import data_of, describe_space, space_sections
 from ..space import Space
 from ..teachers import Teacher
+from ..team import ALONE, Team
 from ..trajectories import Trajectories
 from ._distill_teachers import backbones_of, check_teacher_fits, check_teachers, experts_of
 from ._estimate import check_memory
@@ -44,6 +46,7 @@ def run(
     teachers: Sequence[Bundle] = (),
     on_event: OnEvent = ignore,
     progress: Progress | None = None,
+    team: Team = ALONE,
 ) -> Bundle:
     """Make a distilled bundle from real data.
 
@@ -53,6 +56,7 @@ def run(
         teachers: teacher bundles, for methods that need features or trajectories.
         on_event: told of progress.
         progress: where states go, and one to continue from; the result has the same bits either way.
+        team: processes that share the classes, or the batches of images.
 
     Returns:
         A bundle of kind `distilled` with sections `images`, `labels.hard`, what the input space needs,
@@ -86,7 +90,7 @@ def run(
         )
     if config.filter is not None:
         parse_filter(config.filter)
-    with computing(config.device, config.threads) as clock:
+    with computing(config.device, config.threads, team) as clock:
         dataset = load(config.data, size=config.size, validation=config.validation, on_event=on_event)
         experts = experts_of(config, teachers) if "trajectories" in method.needs else []
         trajectories = Trajectories(experts) if experts else None
@@ -98,17 +102,18 @@ def run(
         if config.filter is not None:
             pool, kept = filter_training(config.filter, teachers, dataset, config.ipc)
         scores = recorded_scores(getattr(method, "reads", ()), teachers, dataset, kept)
-        problem = _problem(config, pool, space, teacher, trajectories, scores, clock)
+        problem = dataclasses.replace(_problem(config, pool, space, teacher, trajectories, scores, clock), team=team)
         if "backbones" in method.needs:
             chosen, nets = backbones_of(config, teachers, clock)
             check_backbones(chosen, nets, dataset, space, config.self_test, on_event)
             problem = dataclasses.replace(problem, backbones=nets, arch=chosen[0].arch, filtered=kept is not None)
         check_method(method, problem)
         check_memory(method, problem, on_event)
-        clock, start, reached = _follow(
-            progress or Progress(), config, method, problem, dataset, clock, teachers, on_event
+        progress = progress or Progress()
+        clock, start, reached = _follow(progress, config, method, problem, dataset, clock, teachers, on_event)
+        distilled = run_method(
+            method, problem, start=start, on_event=on_event, on_checkpoint=reached, on_wait=progress.rest
         )
-        distilled = run_method(method, problem, start=start, on_event=on_event, on_checkpoint=reached)
         if kept is not None and distilled.indices is not None:
             distilled = dataclasses.replace(distilled, indices=kept[distilled.indices])
         if kept is not None and distilled.patches is not None:
@@ -143,10 +148,11 @@ def _follow(
             inputs=teachers,
             data=dataset.manifest() | {"space": describe_space(problem.space)},
             splits={"training images": Split(problem.pixels, problem.labels)},
+            alike=not group(method, problem),
         ),
         on_event,
     )
-    total = method.total_steps(problem)
+    total = len(steps(method, problem))
 
     def reached(done: int, state: State) -> None:
         progress.reached(done, total, lambda: [state_section("state.method", state)])

@@ -16,6 +16,7 @@ from ..nets._flops import TRAINING_STEP, forward_flops
 from ..nets._net import Net, on_meta
 from ..options import as_dict, check
 from ..preprocess import describe_space, space_sections
+from ..team import ALONE, Team
 from ..tensors import RawTensor
 from ..training import Recipe, Sampler, encoded_bytes, minibatches
 from ._difficulty import Prepared, Request, prepare, read_request
@@ -25,6 +26,7 @@ from ._experts import PRESETS, Store, choose_epochs
 from ._ledger import Ledger
 from ._partial import Progress, Saved, Task
 from ._scores import scoring_recipe
+from ._sharing import hand_over, take_over
 from ._stage import computing, fit_space
 from ._weights import check_untrained, read_weights
 
@@ -51,6 +53,7 @@ def run(
     *,
     on_event: OnEvent = ignore,
     progress: Progress | None = None,
+    team: Team = ALONE,
 ) -> Bundle:
     """Train `config.experts` nets and return a teacher bundle.
 
@@ -59,6 +62,8 @@ def run(
         settings: overrides of `Recipe` fields (`--set`), as texts or typed values.
         on_event: told of progress; every call is a safe point for an interrupt.
         progress: where states go, and one to continue from; the result has the same bits either way.
+        team: processes that share the nets, those that score and those that are experts; all but the first return a
+            bundle of kind `partial` with their own share.
 
     Returns:
         A bundle of kind `teacher`: one section per net and kept epoch, and one per net with its trajectory when
@@ -79,12 +84,13 @@ def run(
     request = replace(request, recipe=recipe)
     kept, recorded = choose_epochs(config, recipe.rounds)
     weights = None if config.weights is None else read_weights(config.weights)
-    with computing(config.device, config.threads) as clock:
+    with computing(config.device, config.threads, team) as clock:
         dataset = load(config.data, size=config.size, validation=config.validation, on_event=on_event)
         arch = request.arch(config, dataset.info.height)
         space = fit_space(dataset, config.space, on_event)
+        ours = team.mine(numbers(config))
         plan = TeacherPlan(config, recipe, kept, recorded, arch, dataset, space, None, clock, on_event, weights)
-        progress = progress or Progress()
+        progress, held = progress or Progress(), numbers(config) if team.leads else ours
         blank = on_meta(arch, **shape(dataset))
         if weights is not None:
             weights.check(blank, arch)
@@ -94,34 +100,54 @@ def run(
             _batch_shape(plan),
             clock.device,
             on_event,
-            experts=len(numbers(config)) if recipe.rounds else 0,
-            trajectories=_trajectory_bytes(plan),
+            experts=len(held) if recipe.rounds else 0,
+            trajectories=_trajectory_bytes(plan, held),
             disk=progress.free_bytes,
             data=dataset.train.pixels.nbytes,
             encoded=encoded_bytes(dataset.train.pixels, space, clock.device),
             scoring=_scoring(plan, request),
         )
-        known = None if request.score_epochs else prepare(request, config, dataset, space, clock.device, on_event)
+        asked = (request, config, dataset, space, clock.device, on_event)
+        known = None if request.score_epochs else prepare(*asked)
         task, saved = progress.begin(_task(plan, request, known), on_event)
-        ledger = _ledger(plan, request, progress, saved)
-        difficulty = known or prepare(
-            request, config, dataset, space, clock.device, on_event, before=ledger.nets, on_net=ledger.scored
-        )
+        ledger = _ledger(plan, request, progress, saved, team)
+        difficulty = known or prepare(*asked, before=ledger.nets, on_net=ledger.scored, team=team)
         plan = replace(plan, subset=difficulty.subset, clock=task.clock)
-        with Store(_trajectory_bytes(plan), hold=progress.keeps) as store:
+        with Store(_trajectory_bytes(plan, held), hold=progress.keeps) as store:
             sampler = _sampler(plan)
-            made = [*difficulty.sections]
-            for number in numbers(config):
+            experts: dict[int, Sequence[NewSection]] = {}
+            for number in ours:
                 finished = ledger.sections_of(number)
                 if finished is None:
                     finished = tuple(train_expert(plan, number, sampler, store, ledger))
                     ledger.finish(number, finished)
-                made += finished
+                experts[number] = finished
+            _gather(plan, experts, store, progress, team)
+            made = [*difficulty.sections, *(section for number in sorted(experts) for section in experts[number])]
             record = _record(plan, difficulty, made)
             data = dataset.manifest() | {"space": describe_space(space)}
-            bundle = Bundle.create("teacher", data, record, [*space_sections(space), *made])
+            if team.leads:
+                bundle = Bundle.create("teacher", data, record, [*space_sections(space), *made])
+            else:
+                share = NewSection("state.share", "state", {}, parameters={"process": [team.rank, team.size]})
+                bundle = Bundle.create("partial", data, record, [share, *made])
             store.release()
             return bundle
+
+
+def _gather(
+    plan: TeacherPlan, experts: dict[int, Sequence[NewSection]], store: Store, progress: Progress, team: Team
+) -> None:
+    """Give our experts to the first process, or, as that one, take those of the others."""
+    if team.size > 1:
+        progress.rest()
+    for index, number in enumerate(numbers(plan.config)):
+        owner = index % team.size
+        if team.leads and owner:
+            plan.on_event(Event(phase="gathering experts", done=index, total=len(numbers(plan.config))))
+            experts[number] = take_over(team, owner, store.tensor)
+        elif owner == team.rank and not team.leads:
+            hand_over(team, experts[number])
 
 
 def _task(plan: TeacherPlan, request: Request, known: Prepared | None) -> Task:
@@ -141,10 +167,11 @@ def _task(plan: TeacherPlan, request: Request, known: Prepared | None) -> Task:
     )
 
 
-def _ledger(plan: TeacherPlan, request: Request, progress: Progress, saved: Saved | None) -> Ledger:
-    """What is done, of the nets that score and those that are experts."""
+def _ledger(plan: TeacherPlan, request: Request, progress: Progress, saved: Saved | None, team: Team) -> Ledger:
+    """What is done, of our nets that score and those that are experts."""
     rounds, scoring = plan.recipe.rounds, request.score_epochs
-    total = scoring * request.options.score_nets + rounds * len(numbers(plan.config))
+    nets, experts = team.mine(range(request.options.score_nets)), team.mine(numbers(plan.config))
+    total = scoring * len(nets) + rounds * len(experts)
     return Ledger(progress, saved, score_epochs=scoring, rounds=rounds, total=total)
 
 
@@ -199,11 +226,11 @@ def _batch_shape(plan: TeacherPlan) -> tuple[int, ...]:
     return min(plan.recipe.batch, len(plan.dataset.train)), *plan.dataset.train.pixels.shape[1:]
 
 
-def _trajectory_bytes(plan: TeacherPlan) -> int:
-    """Of all trajectories of the run, without buffers."""
+def _trajectory_bytes(plan: TeacherPlan, held: Sequence[int]) -> int:
+    """Of the trajectories of the experts that this process holds in the end, without buffers."""
     net = on_meta(plan.arch, **shape(plan.dataset))
     row = sum(parameter.numel() for parameter in net.parameters()) * torch.float32.itemsize
-    return row * len(plan.recorded) * len(numbers(plan.config))
+    return row * len(plan.recorded) * len(held)
 
 
 def _defaults(config: TrainTeacherConfig) -> dict[str, Any]:

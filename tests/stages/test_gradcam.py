@@ -306,7 +306,7 @@ def test_students_of_tokens_are_skipped_and_it_is_said(arch: str) -> None:
         on_overlays=None,
         on_event=lambda event: said.append(event.message),
     )
-    cam.look(on_meta(arch, channels=3, size=16, classes=2), arch)
+    cam.show(*cam.look(on_meta(arch, channels=3, size=16, classes=2), arch))
 
     assert said == [f"gradcam: {arch} is skipped, it has no maps before its end"]
     assert [(entry["arch"], list(entry)) for entry in cam.record] == [(arch, ["arch", "skipped"])]
