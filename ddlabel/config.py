@@ -16,7 +16,7 @@ __all__ = [
     "TrainTeacherConfig",
 ]
 
-_DATA = "data set, NAME or NAME:PATH ('digits', 'cifar10:DIR', 'folder:DIR', 'npz:FILE')"
+_DATA = "data set, NAME or NAME:PATH ('digits', 'cifar10:DIR', 'imagenet-nette:DIR', 'folder:DIR', 'npz:FILE')"
 _DEVICE = "where to compute: auto, cpu, cuda, cuda:N or mps"
 _THREADS = "CPU threads; 0 leaves torch's choice"
 _SIZE = "side of the images in pixels; auto keeps the size of the data"

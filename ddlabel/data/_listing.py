@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from ..errors import DataError
 from ._images import EXTENSIONS, Picture
 
-__all__ = ["TEST_NAMES", "Entry", "list_pictures", "read_pictures", "shown"]
+__all__ = ["TEST_NAMES", "Entry", "class_pictures", "list_pictures", "read_pictures", "shown"]
 
 TEST_NAMES = ("test", "val")
 MAX_PICTURE_BYTES = 256 * 2**20
@@ -58,6 +58,20 @@ def list_pictures(sources: Iterable[Path]) -> tuple[list[Entry], list[Entry]]:
         _check_once(members)
         splits[split] += members
     return splits["train"], splits["test"]
+
+
+def class_pictures(root: Path, *folders: str) -> list[Entry]:
+    """Pictures of one folder of a directory, such as train/CLASS, by the bytes of their names.
+
+    Raises:
+        DataError: it is missing or empty, hostile links: with the path.
+    """
+    folder = root
+    for name in folders:
+        folder = folder / name
+        if not _is_directory(folder, root):
+            raise DataError(f"{folder}: no such folder, expected images in it", field="data")
+    return sorted(_walk_class(root, folders[0], folder), key=lambda entry: os.fsencode(entry.file))
 
 
 def read_pictures(entries: Iterable[Entry], path: str) -> Iterator[Picture]:

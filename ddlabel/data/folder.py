@@ -20,7 +20,7 @@ from ._decoded import VERSION, Decoded, Source, cached, decoded
 from ._images import decode
 from ._listing import TEST_NAMES, list_pictures, read_pictures, shown
 
-__all__ = ["DATASET", "load_folder"]
+__all__ = ["DATASET", "load_folder", "readable", "source_key", "sources_of"]
 
 
 class Folder:
@@ -43,9 +43,9 @@ def load_folder(path: str, size: int | None, on_event: OnEvent, *, name: str) ->
     Raises:
         DataError: missing folders, empty classes, unreadable pictures, mixed sizes, hostile archives: with the path.
     """
-    with _readable(path):
-        sources = _sources(Path(path))
-        key = _cache_key(sources, size)
+    with readable(path):
+        sources = sources_of(Path(path))
+        key = source_key(sources, size)
         found = cached(key) or _cached_at_own_size(sources, size)
         if found is None:
             source = _source(sources, size, path, key)
@@ -67,7 +67,7 @@ def load_folder(path: str, size: int | None, on_event: OnEvent, *, name: str) ->
 
 
 @contextlib.contextmanager
-def _readable(path: str) -> Iterator[None]:
+def readable(path: str) -> Iterator[None]:
     """Words the failures of looking through folders."""
     try:
         yield
@@ -78,11 +78,11 @@ def _readable(path: str) -> Iterator[None]:
 
 def _cached_at_own_size(sources: list[Path], size: int | None) -> Decoded | None:
     """Pictures decoded without resizing, when they have the size that is asked for."""
-    found = None if size is None else cached(_cache_key(sources, None))
+    found = None if size is None else cached(source_key(sources, None))
     return found if found is not None and tuple(found.pixels.shape[2:]) == (size, size) else None
 
 
-def _sources(path: Path) -> list[Path]:
+def sources_of(path: Path) -> list[Path]:
     """The directory or the tar files that a path means."""
     if path.is_dir():
         tars = [path / "train.tar", *(path / f"{name}.tar" for name in TEST_NAMES)]
@@ -104,7 +104,7 @@ def _sources(path: Path) -> list[Path]:
     )
 
 
-def _cache_key(sources: list[Path], size: int | None) -> str:
+def source_key(sources: list[Path], size: int | None) -> str:
     """What the decoded images depend on: names, sizes and times of the sources, never where they lie."""
     digest = hashlib.sha256(f"{VERSION} {size}".encode())
     for source in sources:
@@ -148,8 +148,8 @@ def _source(sources: list[Path], size: int | None, path: str, key: str) -> Sourc
     def images(start: int) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
         for picture in read_pictures(ordered[start:], path):
             yield picture.name, decode(picture, size)
-        with _readable(path):
-            now = _cache_key(sources, size)
+        with readable(path):
+            now = source_key(sources, size)
         if now != key:
             raise DataError(f"{path}: changed while it was read", field="data", hint="run again when it is complete")
 
