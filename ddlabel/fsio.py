@@ -159,10 +159,10 @@ def remove_output(path: str) -> None:
 
 def _stream_to(descriptor: int, shown: str) -> Iterator[OutputFile]:
     refuse_terminal(descriptor)
-    if descriptor == 1:
-        sys.stdout.flush()
-        descriptor = sys.stdout.fileno()
     with os_errors(shown):
+        if descriptor == 1:
+            sys.stdout.flush()
+            descriptor = sys.stdout.fileno()
         yield OutputFile(descriptor, shown)
 
 

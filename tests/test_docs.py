@@ -227,7 +227,7 @@ def test_the_readme_has_its_two_one_line_commands() -> None:
 
     assert 2 == len(lines)
     assert lines[0].endswith("ddlabel demo")
-    assert lines[1].endswith("pytest")
+    assert lines[1].endswith("pytest -n 2")
 
 
 @pytest.mark.slow
