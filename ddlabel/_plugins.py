@@ -1,7 +1,8 @@
 """The module is the plugin: a room is a package, each public module in it defines one agreed name.
 
 Rooms: `nets` (NET), `augment` (AUGMENT), `losses` (LOSS), `codecs` (CODEC), `data` (DATASET), `labels` (KIND),
-`distill` (METHOD), `refine` (REFINEMENT), `protocols` (PROTOCOL), `generators` (GENERATOR).
+`distill` (METHOD), `refine` (REFINEMENT), `protocols` (PROTOCOL), `generators` (GENERATOR), `importers` (IMPORTER),
+`exporters` (EXPORTER).
 Listing a room imports none of its modules.
 """
 
@@ -29,6 +30,8 @@ _NOUN = {
     "refine": "refinement",
     "protocols": "protocol",
     "generators": "generator",
+    "exporters": "format",
+    "importers": "format",
 }
 
 

@@ -16,7 +16,7 @@ from . import digests, storage
 from .digests import canonical_json
 from .errors import BundleError, UsageError
 from .fsio import atomic_output
-from .header import Header, TensorEntry
+from .header import Header, TensorEntry, misaligned
 from .manifest import Manifest, Section, normalise
 from .manifest_rules import FORMAT, is_padding_name, required_features, section_features, understands
 from .packing import Packed, unpack
@@ -35,12 +35,19 @@ class Bundle:
     """A `.ddset` file, or one about to be written. Immutable; tensors are read when asked for."""
 
     def __init__(
-        self, manifest: Manifest, sources: Mapping[str, Source], name: str, padding: Sequence[FileTensor] = ()
+        self,
+        manifest: Manifest,
+        sources: Mapping[str, Source],
+        name: str,
+        padding: Sequence[FileTensor] = (),
+        misaligned: Sequence[str] = (),
     ) -> None:
         self.manifest = manifest
         self.name = name
         self._sources = dict(sources)
         self._padding = tuple(padding)
+        self.misaligned = tuple(misaligned)
+        """Tensors that start at no multiple of their element size in the file; reading and copying align them."""
         self._sections = {section.name: section for section in manifest.sections}
         self._section_of = {tensor: section for section in manifest.sections for tensor in section.tensors}
 
@@ -66,7 +73,7 @@ class Bundle:
             for entry in header.entries.values()
             if is_padding_name(entry.name)
         ]
-        bundle = cls(manifest, sources, name, padding)
+        bundle = cls(manifest, sources, name, padding, [one.name for one in header.entries.values() if misaligned(one)])
         problems = bundle.verify() if verify else []
         if problems:
             raise BundleError("; ".join(problems[:5]))

@@ -10,6 +10,8 @@ __all__ = [
     "AugmentLabelsConfig",
     "DistillConfig",
     "EvaluateConfig",
+    "ExportConfig",
+    "ImportConfig",
     "RefineConfig",
     "TrainTeacherConfig",
 ]
@@ -254,4 +256,73 @@ class EvaluateConfig:
     recipe: str | None = opt(None, _RECIPE)
     seed: int = opt(0, "seed of every random draw", min=0)
     device: str = opt("auto", _DEVICE)
+    threads: int = opt(0, _THREADS, min=0, max=1024)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write a distilled bundle in a format of others."""
+
+    format: str | None = opt(
+        None,
+        "folder (PNG by class), npz, mtt (.pt files), dc (one .pt), parquet (Hugging Face), webdataset (tar) or scores "
+        "(CSV); auto goes by the end of OUTPUT: .npz, .pt, .parquet, .tar, .csv",
+    )
+    labels: tuple[str, ...] = opt(
+        (), "label kinds to export, comma separated, or hard for no others; none takes all that the format holds"
+    )
+    view: str = opt(
+        "clip",
+        "pictures of float images: clip (values cut to [0, 1], colours are true) or contrast (mean +- 2.5 standard "
+        "deviations of the set stretched to [0, 1], as MTT draws them)",
+        choices=("clip", "contrast"),
+    )
+    measure: bool = opt(
+        False, "train students on the bundle and on what its pictures still hold, on --data, and report the difference"
+    )
+    data: str | None = opt(None, _DATA + ", for --measure")
+    arch: str | None = opt(None, "--measure: student net; auto takes the ConvNet that suits the images")
+    epochs: int | None = opt(None, "--measure: epochs of the students; auto takes the protocol's", min=1, max=1_000_000)
+    seeds: int = opt(3, "--measure: how many students, each from its own seed", min=1, max=10_000)
+    seed: int = opt(0, "--measure: seed of every random draw", min=0)
+    device: str = opt("auto", _DEVICE)
+    threads: int = opt(0, _THREADS, min=0, max=1024)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImportConfig:
+    """Read distilled sets of other tools; what their files do not say is given here."""
+
+    format: str = opt("auto", "format of the files ('ddlabel methods' lists them), or auto")
+    data: str | None = opt(
+        None, _DATA + " that the set was distilled from: says its name, classes, constants and fingerprint"
+    )
+    name: str | None = opt(None, "what the data set is called, without --data")
+    classes: tuple[str, ...] = opt(
+        (), "class names in label order, comma separated, or one text file with a name on each line"
+    )
+    values: str | None = opt(
+        None,
+        "what float images are: units (pixels from 0 to 1) or space (what nets were fed)",
+        choices=("units", "space"),
+    )
+    space: str | None = opt(
+        None,
+        "input space of the images: normalised, imagenet (normalised by ImageNet's constants) or zca (whitened; fitted "
+        "again on --data); for pixels auto is normalised",
+        choices=_SPACES,
+    )
+    constants: str | None = opt(None, "take mean and std of this published data set, such as cifar10")
+    mean: tuple[float, ...] = opt((), "mean of each channel in [0, 1] units, comma separated", min=0, max=1)
+    std: tuple[float, ...] = opt((), "standard deviation of each channel, comma separated", above=0, max=1)
+    domain: str | None = opt(None, "what soft labels are: logit or prob", choices=("logit", "prob"))
+    mirror: str | None = opt(
+        None, "whether a mirrored image is still of its class, without --data: yes or no", choices=("yes", "no")
+    )
+    accept_guess: bool = opt(False, "take what the pixels suggest where nothing is given; recorded as a guess")
+    pixels: str | None = opt(
+        None,
+        "how images are stored: uint8 or float32; auto is as in the files",
+        choices=("uint8", "float32"),
+    )
     threads: int = opt(0, _THREADS, min=0, max=1024)

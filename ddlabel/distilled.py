@@ -18,6 +18,7 @@ __all__ = ["DistilledSet", "StoredSet", "hard_section", "image_section", "read_d
 
 IMAGES = "images.pixels"
 HARD = "labels.hard"
+_WHOLE = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ def read_stored(bundle: Bundle) -> StoredSet:
     """The images of a bundle as they are stored, and its hard labels.
 
     Raises:
-        BundleError: not a distilled bundle; images of another shape than its record says; labels outside [0, k).
+        BundleError: not a distilled bundle; images of another shape than its record says, or neither uint8 nor
+            float32; labels that are no whole numbers in [0, k).
     """
     if bundle.kind != "distilled":
         raise BundleError(
@@ -132,6 +134,8 @@ def read_stored(bundle: Bundle) -> StoredSet:
             f"{bundle.name}: '{IMAGES}' holds {tuple(pixels.shape[1:])} images, its data record says {shape}",
             field=IMAGES,
         )
+    if pixels.dtype not in {torch.uint8, torch.float32}:
+        raise BundleError(f"{bundle.name}: '{IMAGES}' is {pixels.dtype}, expected uint8 or float32", field=IMAGES)
     return StoredSet(pixels, _read_hard(bundle, len(data["classes"])), tuple(data["classes"]), space, bundle.name)
 
 
@@ -140,7 +144,14 @@ def _largest(labels: Tensor, classes: int) -> int:
 
 
 def _read_hard(bundle: Bundle, classes: int) -> Tensor:
-    labels = bundle.tensor(HARD).long()
+    stored = bundle.tensor(HARD)
+    if stored.dtype not in _WHOLE or stored.ndim != 1:
+        raise BundleError(
+            f"{bundle.name}: '{HARD}' is {stored.dtype} of shape {tuple(stored.shape)}, expected one whole number per "
+            "image",
+            field=HARD,
+        )
+    labels = stored.long()
     outside = (labels < 0) | (labels >= classes)
     if bool(outside.any()):
         index = int(outside.nonzero()[0])

@@ -1,7 +1,7 @@
 """The guarded zstd reader: the only way compressed bytes enter ddlabel.
 
 A frame must say its size, carry a checksum, use a small window and no dictionary, and decompress to exactly the size
-it promised; output is never produced beyond that size. The manifest's frame may be followed by one skippable frame.
+it promised; output is never produced beyond that size. It may be followed by one skippable frame of zeros.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def read_frame(data: bytes, cap: int, what: str = "zstd frame") -> bytes:
     """Decompress a frame that may be hostile.
 
     Args:
-        data: one frame, and at most one well-formed skippable frame behind it.
+        data: one frame, and at most one skippable frame of zeros behind it.
         cap: largest content accepted, in bytes.
         what: name of the frame in messages.
 
@@ -76,6 +76,8 @@ def read_frame(data: bytes, cap: int, what: str = "zstd frame") -> bytes:
     content, rest = _decompress(data, size, what)
     if rest and not _is_one_skippable_frame(rest):
         raise _bad(what, f"is followed by {len(rest)} bytes that do not belong to it")
+    if any(rest[SKIPPABLE_HEADER:]):
+        raise _bad(what, "is padded with something else than zeros")
     return content
 
 

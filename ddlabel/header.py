@@ -22,6 +22,7 @@ __all__ = [
     "TensorEntry",
     "build_header",
     "check_size",
+    "is_impossible",
     "misaligned",
     "parse_header",
     "strict_json",
@@ -36,6 +37,8 @@ MAX_TENSORS = 65_536
 MAX_NAME_BYTES = 255
 MAX_RANK = 8
 MAX_JSON_DEPTH = 32
+MAX_BITS = 2**51
+"""Bits of the largest tensor, 256 TiB: all that today's machines can address."""
 MAX_DIGITS = 20
 """Digits of the largest integer a header or manifest may hold: 2^63 has 19."""
 
@@ -47,6 +50,8 @@ DTYPE_BITS = {
 """Bits per element of every dtype of safetensors 0.8."""
 
 _NAME = re.compile(r"[a-z0-9._-]+\Z")
+_BRACKETS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|([\[{])|([\]}])', re.DOTALL)
+"""Strings, finished or not, opening and closing brackets. Nothing is tried twice: time is linear in the text."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ def parse_header(read_exactly: Callable[[int], bytes], size: int | None, source:
     parsed = strict_json(stripped, source, "header")
     if not isinstance(parsed, dict):
         _fail(source, "header is no JSON object")
-    metadata = _metadata(parsed.pop("__metadata__", None), "__metadata__" in parsed, source)
+    metadata = _metadata(parsed.pop("__metadata__", None), source)
     if len(parsed) > MAX_TENSORS:
         _fail(source, f"{len(parsed)} tensors, expected at most {MAX_TENSORS}")
     entries = sorted((_entry(name, record, source) for name, record in parsed.items()), key=_by_offset)
@@ -131,6 +136,11 @@ def check_size(header: Header, size: int, source: str) -> None:
         _fail(source, f"file is {size} bytes long, its header promises {expected}; it was cut off", "copy it again")
     if size > expected:
         _fail(source, f"{size - expected} bytes follow the last tensor, expected none")
+
+
+def is_impossible(dtype: str, shape: Sequence[int]) -> bool:
+    """Whether no address space holds such a tensor; sides beside a zero count too, because strides are made of them."""
+    return math.prod(max(1, side) for side in shape) * DTYPE_BITS[dtype] >= MAX_BITS
 
 
 def misaligned(entry: TensorEntry) -> bool:
@@ -182,7 +192,7 @@ def strict_json(data: bytes, source: str, what: str) -> Any:
         raise BundleError(f"{source}: {what} is not UTF-8 (byte {error.start})", field=what) from None
     if not text.startswith("{"):
         _fail(source, f"{what} does not start with '{{'")
-    if _depth(text) > MAX_JSON_DEPTH:
+    if _too_deep(text):
         _fail(source, f"{what} is nested deeper than {MAX_JSON_DEPTH}")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -211,8 +221,8 @@ def strict_json(data: bytes, source: str, what: str) -> Any:
         document = json.loads(
             text, object_pairs_hook=unique, parse_float=finite, parse_int=short, parse_constant=constant
         )
-        text.encode("utf-8")
-        json.dumps(document, ensure_ascii=False).encode("utf-8")
+        if "\\u" in text:  # only an escape spells half a character: the text itself was UTF-8
+            json.dumps(document, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         _fail(source, f"{what} holds half a character (a lone surrogate)")
     except ValueError as error:
@@ -232,21 +242,17 @@ def _read_in_pieces(read_exactly: Callable[[int], bytes], length: int) -> bytes:
     return b"".join(parts)
 
 
-def _depth(text: str) -> int:
-    """Deepest nesting of brackets outside strings."""
-    deepest = depth = 0
-    for part in re.finditer(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', text):
-        token = part.group()
-        if token in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif token in "]}":
-            depth -= 1
-    return deepest
+def _too_deep(text: str) -> bool:
+    """Whether brackets outside strings are nested deeper than `MAX_JSON_DEPTH`."""
+    depth = 0
+    for part in _BRACKETS.finditer(text):
+        depth += (part.lastindex == 1) - (part.lastindex == 2)
+        if depth > MAX_JSON_DEPTH:
+            return True
+    return False
 
 
-def _metadata(record: Any, left_over: bool, source: str) -> dict[str, str]:
-    del left_over
+def _metadata(record: Any, source: str) -> dict[str, str]:
     if not isinstance(record, dict) or not all(isinstance(value, str) for value in record.values()):
         _fail(source, "no '__metadata__' of texts; a safetensors file perhaps, but not a ddset")
     if FORMAT_KEY not in record:
@@ -276,9 +282,9 @@ def _entry(name: str, record: Any, source: str) -> TensorEntry:
         _fail(source, f"tensor '{shown}' has no valid shape, expected at most {MAX_RANK} whole numbers")
     if not _whole_numbers(offsets) or len(offsets) != 2 or offsets[1] < offsets[0]:
         _fail(source, f"tensor '{shown}' has no valid data_offsets, expected [start, end]")
-    bits = math.prod(shape) * DTYPE_BITS[dtype]
-    if bits >= 2**66 or max(shape, default=0) >= 2**48:
+    if is_impossible(dtype, shape):
         _fail(source, f"tensor '{shown}' has an impossible shape {tuple(shape)}")
+    bits = math.prod(shape) * DTYPE_BITS[dtype]
     if bits % 8 or bits // 8 != offsets[1] - offsets[0]:
         _fail(source, f"tensor '{shown}' has {offsets[1] - offsets[0]} bytes, its shape and dtype need {bits / 8:g}")
     return TensorEntry(name, dtype, tuple(shape), offsets[0], offsets[1])

@@ -13,7 +13,7 @@ from typing import Any
 
 from . import _plugins
 from .digests import images_digest
-from .header import DTYPE_BITS, MANIFEST, MAX_TENSORS
+from .header import DTYPE_BITS, MANIFEST, MAX_TENSORS, is_impossible
 from .schema import Anything, Array, Choice, Map, Nullable, Number, Record, Text, Truth, Whole
 
 __all__ = [
@@ -111,8 +111,8 @@ _DATA = Record(
         "channels": Whole(1, 4096),
         "height": Whole(1, 2**16),
         "width": Whole(1, 2**16),
-        "train_images": Whole(),
-        "fingerprint": _DIGEST,
+        "train_images": Nullable(Whole()),
+        "fingerprint": Nullable(_DIGEST),
         "validation": Record({"fraction": Number()}),
         "flip": Truth(),
         "space": _SPACE,
@@ -264,7 +264,10 @@ def _packed_problems(sections: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             packed = tensor.get("packed")
             if packed is None or packed["method"] != "zstd":
                 continue
-            bits = math.prod(packed["shape"]) * DTYPE_BITS.get(packed["dtype"], 0)
+            if packed["dtype"] not in DTYPE_BITS or is_impossible(packed["dtype"], packed["shape"]):
+                yield f"tensor '{name}' unpacks to an impossible {packed['dtype']} of shape {tuple(packed['shape'])}"
+                continue
+            bits = math.prod(packed["shape"]) * DTYPE_BITS[packed["dtype"]]
             if bits != 8 * packed["bytes"] or packed["bytes"] > MAX_PACKED_BYTES:
                 yield f"tensor '{name}' unpacks to {packed['bytes']} bytes, its shape and dtype need {bits / 8:g}"
             if tensor["dtype"] != "U8" or len(tensor["shape"]) != 1 or packed["length"] > tensor["bytes"]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
+from . import seeding
 from .bundle import Bundle, NewSection
 from .errors import BundleError
 from .space import Space
@@ -13,6 +16,9 @@ from .zca import Zca
 __all__ = ["ZCA_SECTION", "check_agreement", "describe_space", "read_space", "space_sections"]
 
 ZCA_SECTION = "transform.zca"
+CLOSE = 1e-2
+"""How near images in [0, 1] must come back from whitening."""
+_WRITE_AGAIN = "write the bundle again from the data it was made of"
 
 
 def describe_space(space: Space) -> dict[str, Any]:
@@ -47,8 +53,16 @@ def read_space(bundle: Bundle) -> Space:
     data = data_of(bundle)
     record = data["space"]
     mean, std = tuple(record["mean"]), tuple(record["std"])
+    if not len(mean) == len(std) == data["channels"] or min(std) <= 0:
+        raise BundleError(
+            f"{bundle.name}: 'data.space' has mean {_short(mean)} and std {_short(std)}, expected {data['channels']} "
+            "of each and every std above 0",
+            field="data.space",
+        )
     if record["kind"] != "zca":
         return Space(kind="normalised", mean=mean, std=std, zca=None)
+    if not {"section", "epsilon"} <= record.keys():
+        raise BundleError(f"{bundle.name}: 'data.space' of kind 'zca' needs section and epsilon", field="data.space")
     name = record["section"]
     size = data["channels"] * data["height"] * data["width"]
     parts = {part: bundle.tensor(f"{name}.{part}") for part in ("mean", "matrix", "inverse")}
@@ -58,9 +72,28 @@ def read_space(bundle: Bundle) -> Space:
             raise BundleError(
                 f"{bundle.name}: '{name}.{part}' has shape {tuple(parts[part].shape)}, expected {shape} for its images",
                 field=f"{name}.{part}",
-                hint="write the bundle again from the data it was made of",
+                hint=_WRITE_AGAIN,
             )
-    return Space(kind="zca", mean=mean, std=std, zca=Zca(**parts, epsilon=record["epsilon"]))
+    zca = Zca(**parts, epsilon=record["epsilon"])
+    if not _is_invertible(zca):
+        raise BundleError(
+            f"{bundle.name}: '{name}.matrix' is singular, or '{name}.inverse' is not its inverse",
+            field=f"{name}.matrix",
+            hint=_WRITE_AGAIN,
+        )
+    return Space(kind="zca", mean=mean, std=std, zca=zca)
+
+
+def _is_invertible(zca: Zca) -> bool:
+    """Whether whitening can be undone, by two drawn images: a full product would cost d^3.
+
+    With float32 tensors, as `fit_zca` makes them, two images come back within some 1e-5.
+    """
+    if any(part.dtype != torch.float32 for part in (zca.mean, zca.matrix, zca.inverse)):
+        return False
+    drawn = torch.rand(2, zca.mean.shape[1], 1, 1, generator=seeding.generator(0, "whitening"))
+    error = (zca.unwhiten(zca.whiten(drawn)) - drawn).abs().amax()
+    return bool(error <= CLOSE)  # not a number is not close
 
 
 def data_of(bundle: Bundle) -> Mapping[str, Any]:

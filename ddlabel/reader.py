@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from .errors import BundleError
-from .frame import SKIPPABLE_HEADER, SKIPPABLE_MAGIC, read_frame
+from .frame import read_frame
 from .fsio import open_input, scratch
 from .header import ALIGNMENT, MANIFEST, Header, TensorEntry, parse_header
 from .manifest import Manifest
@@ -61,10 +61,7 @@ def read_manifest(stream: BinaryIO, size: int | None = None, name: str = "<stdin
         )
     for _piece in _pieces(stream.read, entry.start):
         pass
-    frame = read(entry.nbytes)
-    manifest = Manifest.parse(read_frame(frame, MAX_MANIFEST_BYTES, f"{name}: manifest"), name)
-    if _is_padded_with_rubbish(frame):
-        raise BundleError(f"{name}: manifest is padded with something else than zeros", field=MANIFEST)
+    manifest = Manifest.parse(read_frame(read(entry.nbytes), MAX_MANIFEST_BYTES, f"{name}: manifest"), name)
     _check_tensors(header, manifest, name)
     _check_padding(header, name)
     _check_storage(header, manifest, name)
@@ -86,14 +83,6 @@ def _pieces(read: Callable[[int], bytes], count: int) -> Iterator[bytes]:
     while count > 0 and (piece := read(min(count, _PIECE_BYTES))):
         yield piece
         count -= len(piece)
-
-
-def _is_padded_with_rubbish(frame: bytes) -> bool:
-    """Whether a skippable frame at the end has a body that is not zero; a reader cannot see it otherwise."""
-    start = frame.rfind(SKIPPABLE_MAGIC)
-    body = frame[start + SKIPPABLE_HEADER :]
-    declared = int.from_bytes(frame[start + 4 : start + SKIPPABLE_HEADER], "little")
-    return start > 0 and declared == len(body) and any(body)
 
 
 def _check_tensors(header: Header, manifest: Manifest, name: str) -> None:

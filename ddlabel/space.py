@@ -32,6 +32,13 @@ class Space:
         mean, std = self._constants(units)
         return units.sub_(mean).div_(std)
 
+    def from_units(self, units: Tensor) -> Tensor:
+        """Images of [0, 1] units, both (n, c, h, w) float32; units outside that range too."""
+        if self.zca is not None:
+            return self.zca.whiten(units)
+        mean, std = self._constants(units)
+        return (units - mean) / std
+
     def decode(self, images: Tensor) -> Tensor:
         """Images back in [0, 1] units, not clamped."""
         if self.zca is not None:

@@ -19,9 +19,9 @@ from .distilled import DistilledSet
 from .labels._labels import LabelSet, load_kind
 from .labels._privileged import PrivilegedSet
 from .losses._loss import Targets
-from .training import Batch, Sampler
+from .training import Batch
 
-__all__ = ["StudentData", "make_sampler"]
+__all__ = ["EpochSampler", "Pick", "Samples", "StudentData", "make_sampler"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class StudentData:
     """Whole images in an epoch, when not each once: sets of other sizes are compared at equal samples seen."""
 
 
-def make_sampler(data: StudentData, *, batch: int, estimator: str, seed: int) -> Sampler:
+def make_sampler(data: StudentData, *, batch: int, estimator: str, seed: int) -> EpochSampler:
     """The sampler of one student.
 
     Args:
@@ -51,12 +51,11 @@ def make_sampler(data: StudentData, *, batch: int, estimator: str, seed: int) ->
         seed: of the student; the visiting order is a pure function of it and the epoch.
 
     Returns:
-        A function of the epoch. Except for `full`, an epoch is ceil(m/B) batches and m samples for every estimator,
-        so that all labels are compared at an equal number of samples seen.
+        Called with an epoch and its generator. Except for `full`, an epoch is ceil(m/B) batches and m samples for every
+        estimator, so that all labels are compared at an equal number of samples seen.
     """
     if data.samples is not None:
         return _Walk(data, batch, seed)
-    views = 0 if data.labels is None else data.labels.values.shape[1]
     if data.labels is None or data.labels.kind == "soft":
         return _SingleView(data, batch, seed)
     if estimator == "views" and load_kind(data.labels).in_turn:
@@ -65,7 +64,7 @@ def make_sampler(data: StudentData, *, batch: int, estimator: str, seed: int) ->
         return _EveryView(data, batch, seed)
     if estimator == "balanced":
         return _Balanced(data, batch, seed)
-    return _Pool(data, batch, seed, globals_too=estimator == "pool", views=views)
+    return _Pool(data, batch, seed, globals_too=estimator == "pool")
 
 
 Pick = Callable[[Tensor], Tensor | None]
@@ -90,32 +89,83 @@ class _Privileged:
         return lambda image: values[image, torch.randint(values.shape[1], image.shape, generator=draws)]
 
 
-class _SingleView:
-    """Each image once per epoch, in random order."""
+class Samples:
+    """Samples by (image, slot), slot an index into the stored label values; -1 is the whole image with its hard label.
+
+    Without labels, and with one label of the whole image, every sample is a whole image and slots are not looked at.
+    """
+
+    def __init__(self, data: StudentData) -> None:
+        self.distilled, self.labels = data.distilled, data.labels
+        self.kind = None if data.labels is None or data.labels.kind == "soft" else load_kind(data.labels)
+        kept = None if data.labels is None else data.labels.view_ids
+        self.view_ids: Tensor | None = None if kept is None else kept.long()
+
+    def batch(self, image: Tensor, slot: Tensor, pick: Pick) -> Batch:
+        """Materialise samples: (b, c, h, w) images and their targets.
+
+        Views carry the feature or attention label of their whole image, which only whole images may be compared with.
+        """
+        hard, labels = self.distilled.labels[image], self.labels
+        if labels is None:
+            return self.distilled.images[image], Targets(hard, None, None, None, pick(image))
+        if self.kind is None:
+            soft = labels.values[image, 0]
+            return self.distilled.images[image], Targets(hard, soft, labels.domain, None, pick(image))
+        local = slot >= 0
+        pair = image[local], slot[local]
+        views = self.kind.view(
+            self.distilled.images, pair[0], pair[1] if self.view_ids is None else self.view_ids[pair]
+        )
+        images = views
+        if not bool(local.all()):
+            images = self.distilled.images[image]
+            images[local] = views
+        return images, Targets(hard, labels.values[image, slot.clamp(min=0)], labels.domain, local, pick(image))
+
+
+class EpochSampler:
+    """Batches of an epoch, by the samples that it visits."""
 
     def __init__(self, data: StudentData, batch: int, seed: int) -> None:
-        self.data, self.batch, self.privileged = data, batch, _Privileged(data, seed)
+        self.samples, self.privileged = Samples(data), _Privileged(data, seed)
+        self.batch, self.seed, self.images = batch, seed, len(data.distilled.labels)
+
+    def visits(self, epoch: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Image and slot of every sample of an epoch in order, (m,) int64 each, as `Samples.batch` takes them."""
+        raise NotImplementedError
 
     def __call__(self, epoch: int, generator: Generator) -> Iterator[Batch]:
-        distilled, labels, pick = self.data.distilled, self.data.labels, self.privileged(epoch)
-        order = torch.randperm(len(distilled.labels), generator=generator)
-        for index in order.split(self.batch):
-            soft = None if labels is None else labels.values[index, 0]
-            domain = None if labels is None else labels.domain
-            yield distilled.images[index], Targets(distilled.labels[index], soft, domain, None, pick(index))
+        """The batches of an epoch."""
+        image, slot = self.visits(epoch, generator)
+        pick = self.privileged(epoch)
+        for chosen in zip(image.split(self.batch), slot.split(self.batch), strict=True):
+            yield self.samples.batch(*chosen, pick)
 
 
-class _Walk:
+class _SingleView(EpochSampler):
+    """Each image once per epoch, in random order."""
+
+    def visits(self, epoch: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """A permutation of the whole images."""
+        del epoch
+        order = torch.randperm(self.images, generator=generator)
+        return order, torch.zeros_like(order)
+
+
+class _Walk(EpochSampler):
     """Whole images with hard labels, `samples` of them per epoch from an endless sequence of permutations."""
 
     def __init__(self, data: StudentData, batch: int, seed: int) -> None:
-        self.distilled, self.batch, self.samples = data.distilled, batch, data.samples or 0
-        self.order = _Permutations(len(data.distilled.labels), seed, "walk")
+        super().__init__(StudentData(data.distilled, None), batch, seed)
+        self.count = data.samples or 0
+        self.order = _Permutations(self.images, seed, "walk")
 
-    def __call__(self, epoch: int, generator: Generator) -> Iterator[Batch]:
+    def visits(self, epoch: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """The next whole images of the walk."""
         del generator
-        for index in self.order.take(epoch * self.samples, self.samples).split(self.batch):
-            yield self.distilled.images[index], Targets(self.distilled.labels[index], None, None, None)
+        image = self.order.take(epoch * self.count, self.count)
+        return image, torch.full_like(image, -1)
 
 
 class _Permutations:
@@ -139,89 +189,58 @@ class _Permutations:
         return torch.randperm(self.size, generator=seeding.generator(self.seed, self.stream, index))
 
 
-class _Views:
-    """Samples given by (image, slot) indices into the stored values; slot -1 is the whole image with its hard label."""
-
-    def __init__(self, data: StudentData, seed: int) -> None:
-        if data.labels is None:
-            raise ValueError("views need labels")
-        self.labels, self.privileged = data.labels, _Privileged(data, seed)
-        self.distilled = data.distilled
-        self.kind = load_kind(data.labels)
-        kept = data.labels.view_ids
-        self.view_ids: Tensor | None = None if kept is None else kept.long()
-
-    def batch(self, image: Tensor, slot: Tensor, pick: Pick) -> Batch:
-        """Materialise samples: (b, c, h, w) images and their targets.
-
-        Views carry the feature or attention label of their whole image, which only whole images may be compared with.
-        """
-        local = slot >= 0
-        pair = image[local], slot[local]
-        views = self.kind.view(
-            self.distilled.images, pair[0], pair[1] if self.view_ids is None else self.view_ids[pair]
-        )
-        images = views
-        if not bool(local.all()):
-            images = self.distilled.images[image]
-            images[local] = views
-        soft = self.labels.values[image, slot.clamp(min=0)]
-        return images, Targets(self.distilled.labels[image], soft, self.labels.domain, local, pick(image))
-
-
-class _InTurn:
+class _InTurn(EpochSampler):
     """Each image once per epoch, in random order: its stored view e mod v in epoch e."""
 
     def __init__(self, data: StudentData, batch: int, seed: int) -> None:
-        self.views = _Views(data, seed)
-        self.batch, self.images, self.count = batch, len(data.distilled.labels), _view_count(data)
+        super().__init__(data, batch, seed)
+        self.views = _view_count(data)
 
-    def __call__(self, epoch: int, generator: Generator) -> Iterator[Batch]:
-        order, pick = torch.randperm(self.images, generator=generator), self.views.privileged(epoch)
-        for image in order.split(self.batch):
-            yield self.views.batch(image, torch.full_like(image, epoch % self.count), pick)
+    def visits(self, epoch: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """A permutation of the images, all in the same view."""
+        order = torch.randperm(self.images, generator=generator)
+        return order, torch.full_like(order, epoch % self.views)
 
 
-class _Pool:
+class _Pool(EpochSampler):
     """Walks through random permutations of all pairs, m of them per epoch."""
 
-    def __init__(self, data: StudentData, batch: int, seed: int, *, globals_too: bool, views: int) -> None:
-        self.views = _Views(data, seed)
-        self.batch = batch
-        self.seed = seed
+    def __init__(self, data: StudentData, batch: int, seed: int, *, globals_too: bool) -> None:
+        super().__init__(data, batch, seed)
         self.first = -1 if globals_too else 0
-        self.width = views - self.first
-        self.images = len(data.distilled.labels)
+        self.width = _view_count(data) - self.first
         self.order = _Permutations(self.images * self.width, seed, "pool")
 
-    def __call__(self, epoch: int, generator: Generator) -> Iterator[Batch]:
+    def visits(self, epoch: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """The next pairs."""
         del generator
-        pairs, pick = self.order.take(epoch * self.images, self.images), self.views.privileged(epoch)
-        for chunk in pairs.split(self.batch):
-            yield self.views.batch(chunk // self.width, chunk % self.width + self.first, pick)
+        return self.take(epoch * self.images, self.images)
+
+    def take(self, start: int, count: int) -> tuple[Tensor, Tensor]:
+        """Image and slot of pairs start to start + count of the walk."""
+        pairs = self.order.take(start, count)
+        return pairs // self.width, pairs % self.width + self.first
 
 
-class _Balanced:
+class _Balanced(EpochSampler):
     """Half of each batch whole images, half views."""
 
     def __init__(self, data: StudentData, batch: int, seed: int) -> None:
-        self.pool = _Pool(data, batch, seed, globals_too=False, views=_view_count(data))
-        self.views, self.batch, self.images = self.pool.views, batch, self.pool.images
+        super().__init__(data, batch, seed)
+        self.pool = _Pool(data, batch, seed, globals_too=False)
 
-    def __call__(self, epoch: int, generator: Generator) -> Iterator[Batch]:
+    def visits(self, epoch: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Whole images and views in turns."""
         del generator
-        whole, local = self._whole(epoch), self.pool.order.take(self._local_start(epoch), self._local_count(epoch))
         slots = torch.arange(self.images)
         image, view = torch.empty_like(slots), torch.full_like(slots, -1)
         is_local = (slots + epoch * self.images) % 2 == 1
-        image[~is_local] = whole[: int((~is_local).sum())]
-        image[is_local], view[is_local] = local // self.pool.width, local % self.pool.width
-        pick = self.views.privileged(epoch)
-        for chunk in slots.split(self.batch):
-            yield self.views.batch(image[chunk], view[chunk], pick)
+        image[~is_local] = self._whole(epoch)[: int((~is_local).sum())]
+        image[is_local], view[is_local] = self.pool.take(self._local_start(epoch), self._local_count(epoch))
+        return image, view
 
     def _whole(self, epoch: int) -> Tensor:
-        return torch.randperm(self.images, generator=seeding.generator(self.pool.seed, "balanced", epoch))
+        return torch.randperm(self.images, generator=seeding.generator(self.seed, "balanced", epoch))
 
     def _local_start(self, epoch: int) -> int:
         return epoch * self.images // 2
@@ -230,18 +249,18 @@ class _Balanced:
         return (epoch + 1) * self.images // 2 - epoch * self.images // 2
 
 
-class _EveryView:
+class _EveryView(EpochSampler):
     """Every image with all its views in each batch: Eq. 5 itself, 1 + v times the cost."""
 
     def __init__(self, data: StudentData, batch: int, seed: int) -> None:
-        self.views = _Views(data, seed)
-        self.batch, self.images, self.count = batch, len(data.distilled.labels), _view_count(data)
+        self.views = _view_count(data)
+        super().__init__(data, batch * (1 + self.views), seed)
 
-    def __call__(self, epoch: int, generator: Generator) -> Iterator[Batch]:
-        order, pick = torch.randperm(self.images, generator=generator), self.views.privileged(epoch)
-        view = torch.arange(-1, self.count)
-        for index in order.split(self.batch):
-            yield self.views.batch(index.repeat_interleave(len(view)), view.repeat(len(index)), pick)
+    def visits(self, epoch: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """A permutation of the images, each whole and then in all its views."""
+        del epoch
+        order, view = torch.randperm(self.images, generator=generator), torch.arange(-1, self.views)
+        return order.repeat_interleave(len(view)), view.repeat(self.images)
 
 
 def _view_count(data: StudentData) -> int:

@@ -34,6 +34,8 @@ TITLES = {
     "augment": "Augmentations",
     "data": "Data sets",
     "generators": "Generators",
+    "exporters": "Export formats",
+    "importers": "Formats that are read",
 }
 
 

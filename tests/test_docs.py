@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from ddlabel import _plugins
 from ddlabel.cli._options import split_unknown
 from ddlabel.cli.app import COMMANDS
+from ddlabel.cli.config import dumped_stage
 from ddlabel.cli.demo import PIPELINE
 from ddlabel.cli.methods import ROOMS
 from ddlabel.nets._net import on_meta
@@ -102,14 +104,15 @@ def test_the_chain_of_the_matching_page_runs_as_printed(
     assert ["train-teacher", "distill", "evaluate"] == [words[0] for words in chain]
 
 
-@pytest.mark.parametrize("name", ["privileged.md", "decoupled.md", "evaluating.md"])
+@pytest.mark.parametrize("name", ["privileged.md", "decoupled.md", "evaluating.md", "configuring.md", "importing.md"])
 def test_commands_of_the_guides_exist(name: str) -> None:
     """Every option of every line, and every name that --set takes, is one that the reference explains."""
     by_name, methods = {command.name: command for command in COMMANDS}, generator().methods_page()
     lines = commands_of(page(name))
 
     assert len(lines) > 5
-    for command, *words in lines:
+    for line in lines:
+        command, *words = dumped_stage(line, COMMANDS) or line
         _, problems = split_unknown(by_name[command], words)
         assert not problems, (words, problems)
         settings = [word.split("=")[0] for before, word in itertools.pairwise(words) if before == "--set"]
@@ -180,11 +183,35 @@ def test_bytes_of_privileged_labels_are_as_printed() -> None:
 def test_python_examples_of_the_readme_run(files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """In a folder where the pipeline left its files."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "base.ddset").write_bytes(files.base.read_bytes())
+    for file in (files.base, files.dense):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
     for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(compile(block, "README.md", "exec"), {})
 
     assert "torch.Size([12, 3, 8, 8])" in capsys.readouterr().out
+
+
+def test_python_blocks_of_the_guide_run_as_printed(
+    run_cli, files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """One after the other, in one interpreter; only epochs are cut, and the data are the tiny ones."""
+    monkeypatch.chdir(tmp_path)
+    for file in (files.soft, files.dense):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    labels = ("--teacher", files.teacher, "--kind")
+    assert 0 == run_cli("augment-labels", files.base, *labels, "fkd", "--set", "views=3", "-o", "fkd.ddset").code
+    assert 0 == run_cli("augment-labels", files.soft, *labels, "feature", "-o", "feature.ddset").code
+    names: dict[str, object] = {}
+    blocks = re.findall(r"```python\n(.*?)```", page("python.md"), re.DOTALL)
+    for block in blocks:
+        shorter = block.replace("range(300)", "range(2)").replace("range(recipe.rounds)", "range(2)")
+        exec(compile(shorter.replace("digits", files.data), "python.md", "exec"), names)
+    printed = capsys.readouterr().out
+
+    assert len(blocks) > 6
+    assert re.search(r"^\d+\.\d%$", printed, re.MULTILINE)
+    assert "kl kl adamw" in printed
+    assert "LoadedBundle(<distill>: images 4 x 3 x 8 x 8, 4 classes, hard labels)" in printed
 
 
 def test_the_demo_shows_every_stage() -> None:
@@ -201,3 +228,13 @@ def test_the_readme_has_its_two_one_line_commands() -> None:
     assert 2 == len(lines)
     assert lines[0].endswith("ddlabel demo")
     assert lines[1].endswith("pytest")
+
+
+@pytest.mark.slow
+def test_the_estimate_is_what_its_script_says(capsys: pytest.CaptureFixture[str]) -> None:
+    """Run `PYTHONPATH=. python docs/estimate.py` when this fails, and put its tables into the page."""
+    runpy.run_path(str(ROOT / "docs" / "estimate.py"), run_name="__main__")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+
+    assert 25 < len(lines)
+    assert [] == [line for line in lines if line not in page("imagenet.md")]

@@ -9,17 +9,18 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "ddlabel"
 FLOORS = (
-    {"__init__", "errors", "events", "config", "options", "fsio", "seeding", "_plugins", "header", "frame", "memory",
-     "schema", "manifest", "manifest_rules", "digests", "storage", "scores", "recipes", "philox", "crops", "team"},
+    {"__init__", "errors", "events", "config", "options", "fsio", "filesystem", "inputs", "streams", "folders",
+     "seeding", "_plugins", "header", "frame", "memory", "schema", "manifest", "manifest_rules", "digests", "storage",
+     "scores", "recipes", "philox", "crops", "team"},
     {"bundle", "reader", "writer", "tensors", "packing", "sections"},
     {"zca", "space", "schedules", "sharpness", "selection", "gradients", "refinement", "data", "nets", "augment",
      "losses", "codecs", "generators"},
     {"privileged"},
     {"labels", "training", "preprocess"},
-    {"teachers", "distilled", "students", "trajectories", "difficulty", "curriculum"},
-    {"distill", "protocols"},
+    {"teachers", "distilled", "students", "epoch_dataset", "trajectories", "difficulty", "curriculum"},
+    {"distill", "protocols", "importers", "exporters"},
     {"refine"},
-    {"stages"},
+    {"stages", "loaded", "loading"},
     {"cli"},
     {"__main__"},
 )  # fmt: skip

@@ -113,16 +113,19 @@ class TestBudget:
     """`check_budget`: fault 73."""
 
     @pytest.mark.parametrize("ipc", [0, -1], ids=["fault 73: ipc is 0", "fault 73: ipc is negative"])
+    @pytest.mark.fault(73)
     def test_a_budget_below_one_image_is_a_usage_error(self, ipc: int) -> None:
         """Exit code 2."""
         with pytest.raises(UsageError, match=f"option 'ipc' is {ipc}, expected at least 1"):
             check_budget(torch.tensor([0, 1]), ["cat", "dog"], ipc)
 
+    @pytest.mark.fault(73)
     def test_fault_73_a_class_with_fewer_images_than_ipc_is_named(self) -> None:
         """Exit code 4, with the class, what it has and what was asked."""
         with pytest.raises(DataError, match=r"class 'dog' has 1 training images, --ipc asks for 2"):
             check_budget(torch.tensor([0, 0, 0, 1]), ["cat", "dog"], 2)
 
+    @pytest.mark.fault(73)
     def test_fault_73_a_class_without_images_is_named(self) -> None:
         """A class at the end of the list without any image is not overlooked."""
         with pytest.raises(DataError, match=r"class 'elk' has 0 training images"):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import pytest
 import torch
 
+from ddlabel.bundle import Bundle, StageRecord
 from ddlabel.errors import BundleError, UsageError
+from ddlabel.manifest import Manifest
+from ddlabel.preprocess import read_space, space_sections
 from ddlabel.space import Space
-from ddlabel.zca import MAX_FEATURES, fit_zca
+from ddlabel.zca import MAX_FEATURES, Zca, fit_zca
+
+RECORD = StageRecord("distill", {}, 0, [], {}, 0.0, 0.0, {})
 
 PIXELS = torch.randint(0, 256, (60, 2, 3, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 NORMALISED = Space("normalised", (0.4, 0.5), (0.2, 0.3))
@@ -66,18 +74,62 @@ def test_large_images_are_not_whitened() -> None:
         fit_zca(torch.zeros(2, 3, 96, 96, dtype=torch.uint8))
 
 
-def test_fault_72_a_transform_of_the_wrong_size_is_refused(run_cli, tiny, tmp_path) -> None:
-    """The tensor and both shapes are named."""
-    import dataclasses
+@pytest.fixture(scope="module")
+def white(run_cli, tiny, tmp_path_factory) -> Bundle:
+    """A bundle in a whitened space."""
+    path = tmp_path_factory.mktemp("white") / "z.ddset"
+    assert (
+        0 == run_cli("distill", "--data", tiny, "--method", "random", "--ipc", "1", "--space", "zca", "-o", path).code
+    )
+    return Bundle.open(path)
 
-    from ddlabel.bundle import Bundle, StageRecord
-    from ddlabel.preprocess import read_space, space_sections
 
-    path = tmp_path / "z.ddset"
-    run_cli("distill", "--data", tiny, "--method", "random", "--ipc", "1", "--space", "zca", "-o", path)
-    bundle = Bundle.open(path)
-    good = read_space(bundle)
-    small = dataclasses.replace(good, zca=dataclasses.replace(good.zca, matrix=good.zca.matrix[:5, :5]))
-    record = StageRecord("distill", {}, 0, [], {}, 0.0, 0.0, {})
-    with pytest.raises(BundleError, match=r"matrix' has shape \(5, 5\), expected \(192, 192\)"):
-        read_space(bundle.with_stage(record, add=space_sections(small)))
+def _zero_row(zca: Zca) -> Zca:
+    matrix = zca.matrix.clone()
+    matrix[5] = 0
+    return dataclasses.replace(zca, matrix=matrix)
+
+
+@pytest.mark.fault(72)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda zca: dataclasses.replace(zca, matrix=zca.matrix[:5, :5]),
+            r"matrix' has shape \(5, 5\), expected \(192, 192\)",
+        ),
+        (lambda zca: dataclasses.replace(zca, mean=zca.mean[:, :5]), r"mean' has shape \(1, 5\), expected \(1, 192\)"),
+        (lambda zca: dataclasses.replace(zca, matrix=torch.zeros_like(zca.matrix)), "is singular"),
+        (_zero_row, "is singular"),
+        (lambda zca: dataclasses.replace(zca, inverse=zca.matrix), "is singular, or .* not its inverse"),
+        (lambda zca: dataclasses.replace(zca, matrix=zca.matrix * math.nan), "is singular"),
+        (lambda zca: dataclasses.replace(zca, matrix=zca.matrix.double()), "is singular"),
+    ],
+    ids=["small matrix", "small mean", "zero", "a row of zeros", "no inverse", "not numbers", "double"],
+)
+def test_transforms_that_cannot_be_undone_are_refused(white: Bundle, change, message: str) -> None:
+    """The tensor is named; with both shapes where it is of another size."""
+    good = read_space(white)
+    broken = dataclasses.replace(good, zca=change(good.zca))
+    with pytest.raises(BundleError, match=rf"z\.ddset: 'transform\.zca\.{message}" if " has" in message else message):
+        read_space(white.with_stage(RECORD, add=space_sections(broken)))
+
+
+@pytest.mark.fault(72)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"section": None}, "needs section and epsilon"),
+        ({"section": "transform.other"}, r"no tensor 'transform\.other\.mean'"),
+        ({"mean": [0.5]}, "expected 3 of each and every std above 0"),
+        ({"std": [0.5, 0.5, 0.0]}, "expected 3 of each and every std above 0"),
+    ],
+    ids=["no section", "another section", "a mean of one channel", "a deviation of zero"],
+)
+def test_spaces_that_do_not_fit_are_refused(white: Bundle, change: dict, message: str) -> None:
+    """Said by the data record alone."""
+    document = dict(white.manifest.document)
+    space = {key: value for key, value in (document["data"]["space"] | change).items() if value is not None}
+    document["data"] = document["data"] | {"space": space}
+    with pytest.raises(BundleError, match=message):
+        read_space(Bundle(Manifest(document), white._sources, "z.ddset"))

@@ -32,6 +32,20 @@ def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     assert not modules_after(f"from ddlabel.cli.app import main; main({arguments!r})") & set(HEAVY)
 
 
+def test_completing_a_word_and_printing_a_configuration_import_nothing_heavy() -> None:
+    """Names of methods and recipes, without what they are."""
+    words = (
+        "{'_DDLABEL_COMPLETE': 'complete_bash', 'COMP_WORDS': 'ddlabel\\nevaluate\\n--recipe\\nm', 'COMP_CWORD': '3'}"
+    )
+    dump = "['config', 'dump', 'evaluate', '--recipe', 'mtt/cifar10-ipc10']"
+    loaded = modules_after(
+        f"import os; from ddlabel.cli.app import main; main({dump}); os.environ.update({words}); main([])"
+    )
+
+    assert "tomllib" in loaded
+    assert not loaded & set(HEAVY)
+
+
 def test_inspect_imports_neither_torch_nor_numpy(run_cli, files, tmp_path: Path) -> None:
     """Auditing a bundle works from its header and manifest, of feature labels too."""
     feature = tmp_path / "f.ddset"

@@ -529,6 +529,7 @@ class TestResume:
     """Fault 114: interrupted and continued equals uninterrupted."""
 
     @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
+    @pytest.mark.fault(114)
     def test_fault_114_continuing_from_any_epoch_gives_the_same_bits(self, recipe: Recipe) -> None:
         """From the state after every epoch, into a net of other weights; states before and after are the same."""
         states: list[TrainState] = []
@@ -574,6 +575,7 @@ class TestDivergence:
     """Numbers that make no sense stop the run, and what was kept before is good."""
 
     @pytest.mark.parametrize("value", [math.nan, math.inf], ids=["nan", "inf"])
+    @pytest.mark.fault(115)
     def test_fault_115_a_bad_loss_names_step_value_and_option(self, value: float) -> None:
         """The loss of step 2 of epoch 3 is spoilt: the state of epoch 2 is finite and two epochs were reported."""
         calls = 0
@@ -603,6 +605,7 @@ class TestDivergence:
         assert [state.epoch for state in states] == [1, 2]
         assert all(bool(torch.isfinite(tensor).all()) for tensor in [*states[-1].net.values(), *net.parameters()])
 
+    @pytest.mark.fault(115)
     def test_fault_115_weights_that_overflow_in_the_last_step_are_noticed(self) -> None:
         """The loss was still finite, the weights are not: no state and no net is handed out."""
         states: list[TrainState] = []

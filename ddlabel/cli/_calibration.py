@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ._row_tables import kind_names
 from ._tables import console, percent, plain_table
 
-__all__ = ["print_calibration"]
+__all__ = ["calibration_cells", "print_calibration"]
 
 MOST_ROWS = 12
 """More fill a screen that says little of each."""
@@ -28,6 +28,13 @@ def print_calibration(name: str, evaluation: Mapping[str, Any]) -> None:
     if len(rows) > MOST_ROWS:
         console().print(f"{name}: calibration of {len(rows)} rows, in --json")
         return
+    console().print(plain_table(f"{name}: calibration on test data, as trained and scaled", *calibration_cells(rows)))
+    if any(row["calibration"]["temperature"]["mean"] is None for row in rows):
+        console().print("  -: a student has no temperature: no held-out images, or its NLL has no minimum on them")
+
+
+def calibration_cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[str, str]], list[list[str]]]:
+    """Columns and rows of all that hold `calibration`."""
     nets = [row["arch"] for row in rows]
     several = len(set(nets)) > 1
     columns = [("row", "left"), *([("net", "left")] if several else [])]
@@ -36,9 +43,7 @@ def print_calibration(name: str, evaluation: Mapping[str, Any]) -> None:
         [kind, *([net] if several else []), *_numbers(row["calibration"])]
         for kind, net, row in zip(kind_names(rows), nets, rows, strict=True)
     ]
-    console().print(plain_table(f"{name}: calibration on test data, as trained and scaled", columns, cells))
-    if any(row["calibration"]["temperature"]["mean"] is None for row in rows):
-        console().print("  -: a student has no temperature: no held-out images, or its NLL has no minimum on them")
+    return columns, cells
 
 
 def _numbers(record: Mapping[str, Any]) -> list[str]:

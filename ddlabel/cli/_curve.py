@@ -16,7 +16,7 @@ from ._tables import console, plain_table, readable_bytes
 if TYPE_CHECKING:
     from ..bundle import Bundle
 
-__all__ = ["Point", "frontier", "points_of", "print_points", "svg", "write_curve"]
+__all__ = ["Point", "cells_of", "frontier", "point_of", "points_of", "print_points", "setting_of", "svg", "write_curve"]
 
 WIDTH, HEIGHT = 960, 560
 LEFT, RIGHT, TOP, BOTTOM = 70, 250, 54, 60
@@ -74,8 +74,8 @@ def points_of(bundles: Sequence[Bundle]) -> list[Point]:
             )
         for evaluation in evaluations:
             for result in evaluation["results"]:
-                settings[_setting(evaluation, result)] = bundle.name
-                points[_point(evaluation, result)] = None
+                settings[setting_of(evaluation, result)] = bundle.name
+                points[point_of(evaluation, result)] = None
     if len(settings) > 1:
         (one, first), (two, second) = list(settings.items())[:2]
         raise UsageError(
@@ -100,7 +100,7 @@ def print_points(points: Sequence[Point]) -> None:
     best = set(frontier(points))
     columns = [(name, "left") for name in ("images", "labels", "loss")]
     columns += [(name, "right") for name in ("bytes", "accuracy %", "± 95 %", "n", "best for its bytes")]
-    rows = [[cells[name] for name, _side in columns] for cells in (_cells(point, best) for point in points)]
+    rows = [[cells[name] for name, _side in columns] for cells in (cells_of(point, best) for point in points)]
     title = f"accuracy against stored bytes, {points[0].net}"
     console().print(plain_table(title, columns, rows))
 
@@ -155,7 +155,8 @@ class _Axes:
         return self.percent.y(percent)
 
 
-def _point(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> Point:
+def point_of(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> Point:
+    """The point of one row of an evaluation."""
     labels = str(result["labels"])
     kind, _plus, beside = labels.partition("+")
     said: list[str | None] = [labels]
@@ -179,7 +180,7 @@ def _point(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> Point:
     )
 
 
-def _setting(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+def setting_of(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     """What must be alike for accuracies to be compared."""
     test = evaluation["test"]
     return (
@@ -188,7 +189,8 @@ def _setting(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     )
 
 
-def _cells(point: Point, best: set[Point]) -> dict[str, str]:
+def cells_of(point: Point, best: set[Point]) -> dict[str, str]:
+    """What a table says of a point, by the name of its column; `best` are those that nothing beats."""
     return {
         "images": point.images,
         "labels": point.labels,

@@ -8,7 +8,7 @@ from typing import Any
 
 from ._tables import console, plain_table
 
-__all__ = ["print_diagnostics"]
+__all__ = ["BASES", "alignment_cells", "measure_cells", "print_diagnostics"]
 
 MEASURES = {
     "fisher_ratio": ("Fisher ratio", "variance between over within classes"),
@@ -45,21 +45,30 @@ def print_diagnostics(name: str, evaluation: Mapping[str, Any]) -> None:
     of = f"{form['attention']} attention" if form["attention"] else "feature"
     shape = "x".join(str(side) for side in form["shape"])
     title = f"{name}: {record['mode']} {of} labels, {shape}, layer {form['layer']} of {form['arch']}"
-    ours, noise = record["measures"]["labels"], record["measures"]["noise"]
-    rows = [[said, _number(ours[key]), _number(noise[key]), what] for key, (said, what) in MEASURES.items()]
-    out.print(plain_table(title, [("measure", "left"), ("labels", "right"), ("noise", "right"), ("", "left")], rows))
+    out.print(plain_table(title, *measure_cells(record)))
     out.print("  " + BASES[record["told_apart_by"]], overflow="fold")
     setting, scale = record["setting"], record["scale"]
-    columns = [("trained with", "left")]
-    for when in ("at init", f"after {setting['steps']} real steps"):
-        columns += [(f"cosine {when}", "right"), (f"distance {when}", "right")]
-    rows = [[said, *_aligned(record["alignment"][key])] for key, said in VARIANTS.items()]
     title = f"{name}: gradients against those of real images, {setting['nets']} + {setting['nets']} held-out nets"
-    out.print(plain_table(title, columns, rows))
+    out.print(plain_table(title, *alignment_cells(record)))
     pull = f"{_number(scale['rho'])} times as strongly as classes on fresh nets"
     out.print(f"  lambda_reg {scale['lambda_reg']:g}: labels pull {pull}", overflow="fold")
     if scale["warning"]:
         out.print(f"  {scale['warning']}", overflow="fold")
+
+
+def measure_cells(record: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[list[str]]]:
+    """Columns and rows of what was measured of the labels, beside noise."""
+    ours, noise = record["measures"]["labels"], record["measures"]["noise"]
+    rows = [[said, _number(ours[key]), _number(noise[key]), what] for key, (said, what) in MEASURES.items()]
+    return [("measure", "left"), ("labels", "right"), ("noise", "right"), ("", "left")], rows
+
+
+def alignment_cells(record: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[list[str]]]:
+    """Columns and rows of how gradients of students go with those of real images."""
+    columns = [("trained with", "left")]
+    for when in ("at init", f"after {record['setting']['steps']} real steps"):
+        columns += [(f"cosine {when}", "right"), (f"distance {when}", "right")]
+    return columns, [[said, *_aligned(record["alignment"][key])] for key, said in VARIANTS.items()]
 
 
 def _aligned(stages: Mapping[str, Any]) -> list[str]:

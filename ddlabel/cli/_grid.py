@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
@@ -11,7 +12,7 @@ from ..errors import UsageError
 if TYPE_CHECKING:
     from ..bundle import Bundle
 
-__all__ = ["grid_png", "write_grid"]
+__all__ = ["grid_png", "image_png", "write_grid"]
 
 GAP_PX = 2
 """Pixels between two images."""
@@ -71,19 +72,34 @@ def grid_png(rows: list[list[bytes]], channels: int, height: int, width: int) ->
         for y in range(height):
             scanlines += [_scanline(line, y, channels, height, width, factor, total)] * factor
         scanlines += [gap] * GAP_PX
+    return _png(scanlines, channels, total)
+
+
+def image_png(image: bytes, channels: int, height: int, width: int) -> bytes:
+    """A PNG of one planar 8-bit image at its own size; arguments as of `grid_png`."""
+    lines = [_pixels(image, y, channels, height, width) for y in range(height)]
+    return _png([b"".join(map(bytes, line)) for line in lines], channels, width)
+
+
+def _png(scanlines: Sequence[bytes], channels: int, width: int) -> bytes:
     raw = b"".join(b"\0" + scanline for scanline in scanlines)
     colour = 0 if channels == 1 else 2
-    header = struct.pack(">IIBBBBB", total, len(scanlines), 8, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, len(scanlines), 8, colour, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(raw, 6)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, body) for kind, body in chunks)
+
+
+def _pixels(image: bytes, y: int, channels: int, height: int, width: int) -> Iterator[tuple[int, ...]]:
+    """One line of an image, its channels side by side."""
+    planes = [image[(c * height + y) * width : (c * height + y + 1) * width] for c in range(channels)]
+    return zip(*planes, strict=True)
 
 
 def _scanline(line: list[bytes], y: int, channels: int, height: int, width: int, factor: int, total: int) -> bytes:
     paper = bytes([PAPER]) * channels
     parts = [paper * GAP_PX]
     for image in line:
-        planes = [image[(c * height + y) * width : (c * height + y + 1) * width] for c in range(channels)]
-        parts += [bytes(pixel) * factor for pixel in zip(*planes, strict=True)]
+        parts += [bytes(pixel) * factor for pixel in _pixels(image, y, channels, height, width)]
         parts.append(paper * GAP_PX)
     drawn = b"".join(parts)
     return drawn + paper * (total - len(drawn) // channels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..bundle import Bundle
     from ..manifest import Manifest, Section
 
-__all__ = ["print_bundle", "print_diff"]
+__all__ = ["PRIVATE", "costs", "features", "holds", "print_bundle", "print_diff", "progress", "readable_flops"]
 
 PRIVATE = {
     "teacher": "holds teacher weights: they can reveal training data; publish without them where that matters",
@@ -25,29 +25,43 @@ PRIVATE = {
 }
 
 
+_OTHER_FORM = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
+"""What drawing a free record runs into where a key is missing or a value is of another type."""
+
+
 def print_bundle(bundle: Bundle, *, verified: bool) -> None:
     """One bundle: headline, bytes, overheads, history, scores."""
     out = console()
     manifest = bundle.manifest
     out.print(_headline(bundle, verified), style="bold", overflow="fold")
-    for line in [*_facts(manifest), *_progress(bundle)]:
+    for line in [*_facts(manifest), *progress(bundle)]:
         out.print("  " + printable(line), overflow="fold")
     out.print(plain_table("", *_byte_table(manifest)))
-    for line in _costs(manifest.storage):
+    for line in costs(manifest.storage):
         out.print("  " + line)
-    for line in _features(manifest):
+    for line in features(manifest):
         out.print("  " + printable(line), overflow="fold")
     out.print("  history: " + printable(" → ".join(_step(entry) for entry in manifest.history)), overflow="fold")
     for kind, warning in PRIVATE.items():
         if any(section.kind == kind for section in manifest.sections):
             out.print(f"  note: {warning}", overflow="fold")
-    if manifest.evaluations:
-        print_evaluations([(f"score {number}", score) for number, score in enumerate(manifest.evaluations, start=1)])
-    for number, score in enumerate(manifest.evaluations, start=1):
-        print_calibration(f"score {number}", score)
-        print_ranking(f"score {number}", score)
-        print_diagnostics(f"score {number}", score)
+    scored = [(f"score {number}", score) for number, score in enumerate(manifest.evaluations, start=1)]
+    drawn = {name: _draw(print_evaluations, [(name, score)]) for name, score in scored}
+    for name, score in scored:
+        for draw in (print_calibration, print_ranking, print_diagnostics):
+            drawn[name] &= _draw(draw, name, score)
+        if not drawn[name]:
+            out.print(f"  {name} is in another form than this ddlabel writes; --json shows it")
     out.print()
+
+
+def _draw(draw: Callable[..., None], *arguments: Any) -> bool:
+    """Draw a part of an evaluation, which has no schema: whether it has the form that is drawn."""
+    try:
+        draw(*arguments)
+    except _OTHER_FORM:
+        return False
+    return True
 
 
 def print_diff(left: str, right: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -80,7 +94,7 @@ def _facts(manifest: Manifest) -> list[str]:
     return lines
 
 
-def _progress(bundle: Bundle) -> list[str]:
+def progress(bundle: Bundle) -> list[str]:
     """How far an unfinished run is."""
     if bundle.kind != "partial" or not bundle.has("state.progress"):
         return []
@@ -129,9 +143,13 @@ def _grouped(sections: Sequence[Section]) -> list[Section]:
 def _section_row(section: Section, storage: Mapping[str, Any]) -> tuple[str, ...]:
     report = storage["sections"][section.name]
     bits = storage["bits_per_view"].get(section.name)
+    try:
+        kept = holds(section)
+    except _OTHER_FORM:
+        kept = f"{section.kind}, {len(section.tensors)} tensor(s)"
     return (
         section.name,
-        _holds(section) + (", STALE" if section.stale else ""),
+        kept + (", STALE" if section.stale else ""),
         str((section.codec or {}).get("name", "")),
         readable_bytes(report["raw"]),
         readable_bytes(report["stored"]),
@@ -140,7 +158,8 @@ def _section_row(section: Section, storage: Mapping[str, Any]) -> tuple[str, ...
     )
 
 
-def _holds(section: Section) -> str:
+def holds(section: Section) -> str:
+    """What a section holds, in a few words."""
     shapes = [record.get("packed", record)["shape"] for record in section.tensors.values()]
     first = "x".join(str(size) for size in shapes[0]) if shapes else "-"
     if section.kind == "images":
@@ -166,7 +185,8 @@ def _share(stored: int, storage: Mapping[str, Any]) -> str:
     return f"{100 * stored / storage['total']:.1f} %"
 
 
-def _costs(storage: Mapping[str, Any]) -> list[str]:
+def costs(storage: Mapping[str, Any]) -> list[str]:
+    """What labels cost beside images, by three rules, and what else the bytes would buy."""
     overhead = storage["overhead"]
     lines = []
     if any(overhead[rule] is not None for rule in ("raw", "stored", "ladd_zip")):
@@ -179,7 +199,7 @@ def _costs(storage: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _features(manifest: Manifest) -> list[str]:
+def features(manifest: Manifest) -> list[str]:
     """Of feature and attention labels: what they are of, what they cost an image, and the plain images for that."""
     images = next((section for section in manifest.sections if section.name == "images"), None)
     if images is None or manifest.data is None:
@@ -211,11 +231,11 @@ def _step(entry: Mapping[str, Any]) -> str:
         named = ",".join(str(item) for item in named)
     flops = (entry["metrics"].get("flops") or {}) if isinstance(entry["metrics"].get("flops"), dict) else {}
     work = sum(value for key, value in flops.items() if key != "forward" and isinstance(value, int))
-    spent = f"{entry['time']['seconds']:.0f} s" + (f", {_readable_flops(work)}" if work else "")
+    spent = f"{entry['time']['seconds']:.0f} s" + (f", {readable_flops(work)}" if work else "")
     return f"{entry['stage']}{f' {named}' if named else ''} ({spent})"
 
 
-def _readable_flops(count: int) -> str:
+def readable_flops(count: int) -> str:
     """Floating point operations with a decimal unit: 2.15 TFLOP, 0.67 PFLOP."""
     power = min(max((len(str(count)) - 1) // 3, 2), 6)
     return f"{count / 1000**power:.3g} {'  MGTPE'[power]}FLOP"

@@ -1,36 +1,34 @@
-"""From option records to typer commands: every option is read as text here and checked in `ddlabel.options`.
+"""What a command is: its option records, and its command line as texts that are checked together.
 
-Typer splits the command line and prints help. Values arrive as text, so that all problems of one command line can be
-reported together instead of one at a time.
+Values arrive as text and are checked in `ddlabel.options`, so that all problems of one command line can be reported
+together instead of one at a time.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import typer
-
-from ..errors import InterruptedRunError, UsageError, suggest
-from ..options import OptionDoc, build, describe, opt, parse_assignments
+from ..errors import UsageError, suggest
+from ..options import build, describe, opt, parse_assignments
 
 __all__ = [
     "Command",
+    "ConfigFile",
     "Invocation",
+    "Line",
     "Output",
-    "ReaderGone",
     "Resume",
     "Talk",
+    "flag_of",
     "known_options",
-    "register",
+    "spellings_of",
     "split_unknown",
+    "switches",
 ]
 
 _SHORT = {"output": "-o", "quiet": "-q", "verbose": "-v"}
-_FILES = {"output", "grid_file"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,6 +56,15 @@ class Resume:
 
     resume: bool = opt(
         False, "continue from OUTPUT.partial, the state that an unfinished run of the same command left there"
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConfigFile:
+    """Options in a file; a command with this record also has `--no-NAME` for every flag, which a file may set."""
+
+    config: str | None = opt(
+        None, "TOML file of options, under what is typed here and over --recipe; 'ddlabel config dump' prints one"
     )
 
 
@@ -123,36 +130,25 @@ class Invocation:
             raise UsageError.collect(self.problems)
 
 
-class ReaderGone(Exception):  # noqa: N818 - not an error of ours
-    """The reader of our pipe went away; carried past typer, which would turn a BrokenPipeError into exit 1."""
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """What is known of a command line before typer parses it."""
+
+    problems: Sequence[str] = ()
+    """Found so far."""
+    commands: Sequence[Command] = ()
+    """All there are."""
+    instead: Callable[[Invocation], None] | None = None
+    """What runs in place of the command: it is shown what the command would have got."""
 
 
-def register(app: typer.Typer, command: Command) -> None:
-    """Add a command to the application, its signature made from the option records."""
-
-    def body(**values: Any) -> None:
-        context = values.pop("context")
-        options = [option for record in command.records for option in describe(record)]
-        given = {option.name: values.pop(option.name) for option in options}
-        invocation = Invocation(
-            command=command,
-            files=tuple(values.pop("files", ()) or ()),
-            texts={name: value for name, value in given.items() if isinstance(value, str)},
-            flags={name: value for name, value in given.items() if isinstance(value, bool)},
-            lists={name: tuple(values[name] or ()) for name in command.lists},
-            problems=list(context.obj or ()),
-        )
-        try:
-            command.run(invocation)
-        except BrokenPipeError as error:
-            raise ReaderGone from error
-        except KeyboardInterrupt as error:  # typer would turn it into an exit code that it does not return
-            raise InterruptedRunError(signal.SIGINT) from error
-
-    body.__signature__ = _signature(command)  # type: ignore[attr-defined]
-    # typer keeps lines as they are after a backspace; docstrings are raw strings, which have a backslash and a b
-    body.__doc__ = (inspect.getdoc(command.run) or "").replace("\\b", "\b")
-    app.command(command.name)(body)
+def switches(command: Command) -> dict[str, str]:
+    """The spelling that switches a flag off, by the flag's name: for commands whose flags a file may switch on."""
+    if ConfigFile not in command.records:
+        return {}
+    records = (record for record in command.records if record is not Talk)
+    names = (option.name for record in records for option in describe(record) if option.type == "true|false")
+    return {name: flag_of(name.removeprefix("no_") if name.startswith("no_") else f"no_{name}") for name in names}
 
 
 def known_options(command: Command) -> dict[str, bool]:
@@ -160,9 +156,9 @@ def known_options(command: Command) -> dict[str, bool]:
     known = {"--help": False, "-h": False}
     for record in command.records:
         for option in describe(record):
-            for spelling in _spellings(option.name):
+            for spelling in spellings_of(option.name):
                 known[spelling] = option.type != "true|false"
-    known.update({_flag(name): True for name in command.lists})
+    known.update({flag_of(name): True for name in command.lists})
     return known
 
 
@@ -172,7 +168,7 @@ def split_unknown(command: Command, arguments: Sequence[str]) -> tuple[list[str]
     Returns:
         The arguments that remain, and one problem per unknown option.
     """
-    known = known_options(command)
+    known, off = known_options(command), set(switches(command).values())
     kept: list[str] = []
     problems: list[str] = []
     tokens = list(arguments)
@@ -181,7 +177,7 @@ def split_unknown(command: Command, arguments: Sequence[str]) -> tuple[list[str]
         name = token.split("=", 1)[0]
         if token == "--":
             return [*kept, token, *tokens], problems
-        if not token.startswith("-") or token == "-":
+        if not token.startswith("-") or token == "-" or token in off:
             kept.append(token)
         elif name in known:
             if known[name] and "=" not in token and (not tokens or _is_option(tokens[0], known)):
@@ -208,53 +204,14 @@ def _is_option(token: str, known: Mapping[str, bool]) -> bool:
 
 def _takes_file(command: Command, option: str) -> bool:
     name = option.lstrip("-").replace("-", "_")
-    return option in {"-o", "--output"} or (name in command.lists and name != "set")
+    return option in {"-o", "--output", "--config"} or (name in command.lists and name != "set")
 
 
-def _signature(command: Command) -> inspect.Signature:
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters = [inspect.Parameter("context", keyword, annotation=typer.Context)]
-    if command.files is not None:
-        argument = typer.Argument(None, metavar=command.files, show_default=False)
-        parameters.append(inspect.Parameter("files", keyword, default=argument, annotation=list[str]))
-    for record in command.records:
-        for option in describe(record):
-            flag = option.type == "true|false"
-            default = typer.Option(
-                False if flag else None,
-                *_spellings(option.name),
-                help=_help(option),
-                metavar=None if flag else _metavar(option),
-                show_default=False,
-            )
-            annotation = bool if flag else (str | None)
-            parameters.append(inspect.Parameter(option.name, keyword, default=default, annotation=annotation))
-    for name, text in command.lists.items():
-        default = typer.Option(None, _flag(name), help=text, metavar=_list_metavar(name), show_default=False)
-        parameters.append(inspect.Parameter(name, keyword, default=default, annotation=list[str]))
-    return inspect.Signature(parameters)
-
-
-def _flag(name: str) -> str:
+def flag_of(name: str) -> str:
+    """`max_kl` as it is typed: `--max-kl`."""
     return "--" + name.replace("_", "-")
 
 
-def _spellings(name: str) -> tuple[str, ...]:
-    return (_SHORT[name], _flag(name)) if name in _SHORT else (_flag(name),)
-
-
-def _metavar(option: OptionDoc) -> str:
-    return "FILE" if option.name in _FILES else option.type.removesuffix(" or auto").upper()
-
-
-def _list_metavar(name: str) -> str:
-    return "NAME=VALUE" if name == "set" else "FILE"
-
-
-def _help(option: OptionDoc) -> str:
-    notes = [option.bounds] if option.bounds else []
-    if option.required:
-        notes.append("required")
-    elif option.default not in (None, False, (), ""):
-        notes.append(f"default {option.default}")
-    return option.help + (f" [{'; '.join(notes)}]" if notes else "")
+def spellings_of(name: str) -> tuple[str, ...]:
+    """All ways to type an option."""
+    return (_SHORT[name], flag_of(name)) if name in _SHORT else (flag_of(name),)

@@ -21,7 +21,7 @@ from ..errors import (
     ResourceError,
     UsageError,
 )
-from ..fsio import exclusive, remove_output
+from ..fsio import exclusive, is_stream, remove_output
 from ..team import ALONE, Team, place
 from ._options import Output, Resume, Talk
 from ._report import say
@@ -40,10 +40,7 @@ LONGEST = 200
 
 def partial_name(output: str | None) -> str | None:
     """The file that keeps the state of a run; None where the output is a pipe, a device or nothing."""
-    if output is None or output == "-":
-        return None
-    resolved = os.path.realpath(output)
-    if os.path.exists(resolved) and not os.path.isfile(resolved):
+    if output is None or is_stream(output) or os.path.isdir(output):
         return None
     return output + SUFFIX
 

@@ -19,7 +19,7 @@ from ._team import check_inputs, joining
 if TYPE_CHECKING:
     from ..bundle import Bundle
 
-__all__ = ["SET_HELP", "TEACHER_HELP", "TEACHER_SET_HELP", "run_stage"]
+__all__ = ["SET_HELP", "TEACHER_HELP", "TEACHER_SET_HELP", "follow_recipe", "run_stage"]
 
 SET_HELP = (
     "one option of the method, loss, codec or recipe, as NAME=VALUE; repeatable ('ddlabel methods NAME' lists them)"
@@ -61,7 +61,7 @@ def run_stage(
     talk, output, resume = invocation.record(Talk), invocation.record(Output), invocation.record(Resume)
     settings = invocation.settings()
     if "recipe" in invocation.texts:
-        invocation, settings = _follow_recipe(invocation, settings)
+        invocation, settings = follow_recipe(invocation, settings)
     record = invocation.record(config)
     _check_files(invocation, settings, output, output_optional)
     invocation.attempt(_check_clock)
@@ -109,7 +109,7 @@ def run_stage(
         say(f"wrote {output.output}: {_size(result)}, content {result.content[:12]}")
 
 
-def _follow_recipe(invocation: Invocation, settings: dict[str, str]) -> tuple[Invocation, dict[str, str]]:
+def follow_recipe(invocation: Invocation, settings: dict[str, str]) -> tuple[Invocation, dict[str, str]]:
     """The command line and its settings with those of the recipe beneath them; what was typed wins."""
     from ..recipes import load_recipe
 
@@ -164,8 +164,8 @@ def _check_files(
 
 
 def _other_files(texts: Mapping[str, str], settings: Mapping[str, str]) -> list[str]:
-    """Files that are read and are no bundles given as such: of data, scores and a generator."""
-    named = (texts.get("data", "").partition(":")[2], texts.get("scores", ""))
+    """Files that are read and are no bundles given as such: of data, scores, options and a generator."""
+    named = (texts.get("data", "").partition(":")[2], texts.get("scores", ""), texts.get("config", ""))
     source = settings.get("generator", "").rpartition(":")[0]
     return [os.path.expanduser(file) for file in (*named, source) if file]
 

@@ -15,7 +15,18 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["console", "percent", "plain_table", "points", "print_evaluations", "readable_bytes"]
+__all__ = [
+    "adapter_line",
+    "console",
+    "gain",
+    "optimizer_cells",
+    "percent",
+    "plain_table",
+    "points",
+    "print_evaluations",
+    "readable_bytes",
+    "score_cells",
+]
 
 
 DIFFERENCES = (
@@ -95,15 +106,15 @@ def print_evaluations(scored: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         for steps, results in groups_of(evaluation["results"]).items():
             _print_rows(name, evaluation, results)
             if steps is not None:
-                for title, cells in steps_tables(results, _gain):
+                for title, cells in steps_tables(results, gain):
                     console().print(plain_table(title, *cells))
             if steps in summaries:
                 title = f"over {len(summaries[steps][0]['nets'])} nets: accuracy %"
-                console().print(plain_table(title, *summary_cells(summaries[steps], _gain)))
+                console().print(plain_table(title, *summary_cells(summaries[steps], gain)))
         if "online" in evaluation:
             console().print("not compliant: a live teacher answered every batch of the rows with 'online' labels")
         for steps, entries in groups_of(evaluation.get("optimizers", ())).items():
-            console().print(_optimizer_table(entries, steps))
+            console().print(plain_table(*optimizer_cells(entries, steps)))
 
 
 def _print_rows(name: str, evaluation: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
@@ -126,7 +137,7 @@ def _print_rows(name: str, evaluation: Mapping[str, Any], results: Sequence[Mapp
         *([("bundle − row", "right")] if compared else []),
         *([("bytes", "right")] if "privileged" in evaluation else []),
     ]
-    rows = [[_score_cells(evaluation, result)[column] for column, _side in columns] for result in results]
+    rows = [[score_cells(evaluation, result)[column] for column, _side in columns] for result in results]
     net = f", {nets[0]}" if len(nets) == 1 else ""
     what = f"mean over {steps} class-incremental steps" if steps else "test accuracy"
     title = f"{name}: {what}, protocol {evaluation['protocol']}{net}, last epoch"
@@ -135,12 +146,13 @@ def _print_rows(name: str, evaluation: Mapping[str, Any], results: Sequence[Mapp
         console().print("labels at full width (future=full): they tell students of classes to come")
     for result in results:
         if "features" in result:
-            console().print(_adapter_line(result))
+            console().print(adapter_line(result))
         if result.get("images_tuned") is False:
             console().print(f"{result['images']}: images by the method alone, the bundle's were tuned beside labels")
 
 
-def _score_cells(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, str]:
+def score_cells(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, str]:
+    """Everything a table can say of one row, by the name of its column."""
     accuracy, recipe = result["accuracy"], result["recipe"]
     kind, plus, beside = result["labels"].partition("+")
     if evaluation.get("refined") and kind == evaluation["labels"].partition("+")[0]:
@@ -156,12 +168,12 @@ def _score_cells(evaluation: Mapping[str, Any], result: Mapping[str, Any]) -> di
         "± 95 %": "-" if accuracy["ci95"] is None else f"{100 * accuracy['ci95']:.2f}",
         "seen only %": f"{100 * result['seen_only']['mean']:.2f}" if "seen_only" in result else "",
         "n": str(accuracy["n"]),
-        "bundle − row": _gain(result),
+        "bundle − row": gain(result),
         "bytes": readable_bytes(result["stored_bytes"]),
     }
 
 
-def _gain(result: Mapping[str, Any]) -> str:
+def gain(result: Mapping[str, Any]) -> str:
     """The paired difference to this row: of the bundle or, on the bundle's own rows, of its first loss or labels."""
     for key, of in DIFFERENCES:
         difference = result.get(key)
@@ -172,7 +184,7 @@ def _gain(result: Mapping[str, Any]) -> str:
     return ""
 
 
-def _adapter_line(result: Mapping[str, Any]) -> str:
+def adapter_line(result: Mapping[str, Any]) -> str:
     """How the features of a row's students were compared with labels, and how near they came."""
     said, adapter = result["features"], "no adapter"
     if said["adapter"] != "none":
@@ -182,8 +194,10 @@ def _adapter_line(result: Mapping[str, Any]) -> str:
     return f"{row}: layer {said['layer']}, {adapter}, final MSE {fmean(said['mse']):.3g}"
 
 
-def _optimizer_table(entries: Sequence[Mapping[str, Any]], steps: int | None) -> Table:
-    """How much each loss depends on the optimiser, over so many class-incremental steps."""
+def optimizer_cells(
+    entries: Sequence[Mapping[str, Any]], steps: int | None
+) -> tuple[str, list[tuple[str, str]], list[list[str]]]:
+    """How much each loss depends on the optimiser, over so many class-incremental steps: title, columns, rows."""
     optimizers = list(dict.fromkeys(name for entry in entries for name in entry["best"]))
     nets = {entry["arch"] for entry in entries}
     keys = ["images", "labels", "loss", *(["arch"] if len(nets) > 1 else [])]
@@ -198,7 +212,7 @@ def _optimizer_table(entries: Sequence[Mapping[str, Any]], steps: int | None) ->
         for entry in entries
     ]
     over = "" if steps is None else f", {steps} steps"
-    return plain_table(f"over optimisers{over}: accuracy % at the worse and the better step size", columns, rows)
+    return f"over optimisers{over}: accuracy % at the worse and the better step size", columns, rows
 
 
 def _range(worst: float | None, best: float | None) -> str:

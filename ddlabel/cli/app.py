@@ -16,18 +16,25 @@ import typer
 
 from .. import __version__
 from ..errors import CheckFailedError, DdlabelError, InterruptedRunError, ResourceError, UsageError, suggest
-from ._options import Command, ReaderGone, register, split_unknown
+from ._completion import VARIABLE, answer, run_completion
+from ._options import Command, Line, split_unknown
+from ._register import ReaderGone, register
 from ._report import say
 from ._signals import listening
 from ._team import Told, check_command, only_first_speaks, speaker
 from .augment_labels import COMMAND as AUGMENT_LABELS
+from .config import COMMAND as CONFIG
+from .config import dump, dumped_stage
 from .demo import COMMAND as DEMO
 from .distill import COMMAND as DISTILL
 from .evaluate import COMMAND as EVALUATE
+from .export_set import COMMAND as EXPORT
+from .import_set import COMMAND as IMPORT
 from .inspect import COMMAND as INSPECT
 from .methods import COMMAND as METHODS
 from .recipes import COMMAND as RECIPES
 from .refine import COMMAND as REFINE
+from .report import COMMAND as REPORT
 from .train_teacher import COMMAND as TRAIN_TEACHER
 from .version import COMMAND as VERSION
 
@@ -40,9 +47,13 @@ COMMANDS: tuple[Command, ...] = (
     REFINE,
     EVALUATE,
     INSPECT,
+    EXPORT,
+    IMPORT,
+    REPORT,
     DEMO,
     METHODS,
     RECIPES,
+    CONFIG,
     VERSION,
 )
 
@@ -58,8 +69,11 @@ A pipeline, start to end:
   ddlabel inspect        base.ddset dense.ddset gift.ddset scored.ddset
 
 \b
-Environment: DDLABEL_DATA_DIR (where named data sets lie), DDLABEL_CACHE_DIR (decoded images), NO_COLOR,
-SOURCE_DATE_EPOCH (fixed clock in bundles).
+Completion of commands, options and names in bash, zsh and fish: ddlabel --install-completion
+
+\b
+Environment: DDLABEL_DATA_DIR (where named data sets lie), DDLABEL_CACHE_DIR (decoded images), DDLABEL_THREADS
+(--threads where it is not given), NO_COLOR, SOURCE_DATE_EPOCH (fixed clock in bundles).
 """
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -67,10 +81,15 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if VARIABLE in os.environ:
+        text, code = answer(os.environ[VARIABLE], os.environ, COMMANDS)
+        print(text)
+        return code
     try:
         with listening():
             dispatch(given)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed
+                sys.stdout.flush()
     except (BrokenPipeError, ReaderGone):
         _silence_stdout()
         return 141
@@ -93,6 +112,10 @@ def dispatch(arguments: list[str]) -> None:
     by_name = {command.name: command for command in COMMANDS}
     if not arguments:
         arguments = ["--help"]
+    if run_completion(arguments):
+        return
+    stage = dumped_stage(arguments, COMMANDS)
+    arguments = arguments if stage is None else stage
     problems: list[str] = []
     name = arguments[0]
     if name in by_name:
@@ -107,7 +130,8 @@ def dispatch(arguments: list[str]) -> None:
     elif name not in {"--help", "-h"}:
         raise UsageError(f"unknown option '{name[:80]}', expected a command first", hint="run 'ddlabel --help'")
     try:
-        _application()(arguments, standalone_mode=False, prog_name="ddlabel", obj=problems)
+        line = Line(problems, COMMANDS, None if stage is None else dump)
+        _application()(arguments, standalone_mode=False, prog_name="ddlabel", obj=line)
     except Exception as error:
         # typer's own parse errors carry exit code 2 and a method that words them; nothing else does
         if getattr(error, "exit_code", None) == 2 and hasattr(error, "format_message"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..config import EvaluateConfig
 from ..errors import UsageError
 from ._gradcam import check_folder, remembering, write_overlays
-from ._options import Command, Invocation, Output, Talk
+from ._options import Command, ConfigFile, Invocation, Output, Talk
 from ._stage import SET_HELP, Stage, run_stage
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _stage() -> Stage:
 COMMAND = Command(
     name="evaluate",
     run=run,
-    records=(EvaluateConfig, Output, Talk),
+    records=(EvaluateConfig, ConfigFile, Output, Talk),
     files="BUNDLE",
     lists={
         "teacher": "teacher that made the labels, for --baselines; alone, a live one for every batch; repeatable",

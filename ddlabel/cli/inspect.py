@@ -56,6 +56,7 @@ def run(invocation: Invocation) -> None:
     finish: list[Callable[[], None]] = []
     lists_only = not options.verify and not options.grid
     bundles = [_peek(finish) if file == "-" and lists_only else Bundle.open(file) for file in files]
+    _note_misaligned(bundles, talk)
     damage = {bundle.name: bundle.verify() for bundle in bundles} if options.verify else {}
     if options.grid:
         from ._grid import write_grid
@@ -73,6 +74,19 @@ def run(invocation: Invocation) -> None:
     broken = [problem for problems in damage.values() for problem in problems]
     if broken:
         raise CheckFailedError("; ".join(broken[:10]))
+
+
+def _note_misaligned(bundles: Sequence[Bundle], talk: Talk) -> None:
+    """One note for each bundle whose tensors cannot be mapped into memory as they are."""
+    from ..manifest import printable
+
+    for bundle in bundles:
+        if bundle.misaligned and not talk.quiet:
+            names = ", ".join(f"'{name}'" for name in bundle.misaligned[:5])
+            say(
+                f"note: {printable(bundle.name)}: {len(bundle.misaligned)} tensors start at no multiple of their "
+                f"element size: {names}; a copy written by ddlabel aligns them"
+            )
 
 
 def _draw_curve(bundles: Sequence[Bundle], options: InspectOptions, talk: Talk) -> None:
@@ -94,7 +108,7 @@ def _peek(finish: list[Callable[[], None]]) -> Bundle:
     """
     from ..bundle import Bundle
     from ..fsio import stdin_stream
-    from ..header import MANIFEST, check_size
+    from ..header import MANIFEST, check_size, misaligned
     from ..reader import read_manifest
 
     stream, name = stdin_stream(), "<stdin>"
@@ -107,7 +121,7 @@ def _peek(finish: list[Callable[[], None]]) -> Bundle:
         check_size(header, read, name)
 
     finish.append(read_rest)
-    return Bundle(manifest, {}, name)
+    return Bundle(manifest, {}, name, (), [entry.name for entry in header.entries.values() if misaligned(entry)])
 
 
 def _show(bundles: Sequence[Bundle], talk: Talk, options: InspectOptions, damage: Mapping[str, Sequence[str]]) -> None:

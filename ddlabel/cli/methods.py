@@ -24,6 +24,8 @@ ROOMS = {
     "augment": ("AUGMENT", "--set augment="),
     "data": ("DATASET", "--data"),
     "generators": ("GENERATOR", "distill --method glad --set generator="),
+    "exporters": ("EXPORTER", "export --format"),
+    "importers": ("IMPORTER", "import --format"),
 }
 """Rooms of plugins: the name each module defines, and where a user types the plugin's name."""
 TEACHER, EVALUATE = "train-teacher", "evaluate"

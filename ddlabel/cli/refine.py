@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..config import RefineConfig
-from ._options import Command, Invocation, Output, Resume, Talk
+from ._options import Command, ConfigFile, Invocation, Output, Resume, Talk
 from ._stage import SET_HELP, Stage, run_stage
 
 __all__ = ["COMMAND"]
@@ -34,7 +34,7 @@ def _stage() -> Stage:
 COMMAND = Command(
     name="refine",
     run=run,
-    records=(RefineConfig, Output, Resume, Talk),
+    records=(RefineConfig, ConfigFile, Output, Resume, Talk),
     files="BUNDLE",
     lists={
         "teacher": "dcpi: experts (--matcher mtt, datm), or the net whose features come first; repeatable",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..config import TrainTeacherConfig
-from ._options import Command, Invocation, Output, Resume, Talk
+from ._options import Command, ConfigFile, Invocation, Output, Resume, Talk
 from ._stage import TEACHER_SET_HELP, Stage, run_stage
 
 __all__ = ["COMMAND"]
@@ -26,5 +26,8 @@ def _stage() -> Stage:
 
 
 COMMAND = Command(
-    name="train-teacher", run=run, records=(TrainTeacherConfig, Output, Resume, Talk), lists={"set": TEACHER_SET_HELP}
+    name="train-teacher",
+    run=run,
+    records=(TrainTeacherConfig, ConfigFile, Output, Resume, Talk),
+    lists={"set": TEACHER_SET_HELP},
 )

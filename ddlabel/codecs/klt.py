@@ -75,11 +75,12 @@ class Transformed(Codec):
     def decode(self, parts: dict[str, Tensor], shape: Shape) -> Tensor:
         """(mean of the plain views + codes times basis) steps; plain views as they are."""
         images, views, classes = shape
-        flags = parts["image_plain"].reshape(-1).numpy() if "image_plain" in parts else np.empty(0, np.uint8)
+        said = parts.get("image_plain")
+        flags = np.empty(0, np.uint8) if said is None or said.dtype != torch.uint8 else said.reshape(-1).numpy()
         if flags.max(initial=0) > 1:
             raise BundleError("part 'image_plain' is neither 0 nor 1", field="image_plain")
         plain = np.flatnonzero(flags) * views
-        used = parts["shared_basis"].shape[0] if "shared_basis" in parts else 0
+        used = len(parts["shared_basis"]) if "shared_basis" in parts and parts["shared_basis"].ndim else 0
         kind = parts["shared_codes"].dtype if "shared_codes" in parts else torch.int8
         kind = kind if kind in CODES else torch.int8
         check_parts(
@@ -166,10 +167,10 @@ class Transformed(Codec):
 
         def work(block: Array) -> tuple[Array]:
             whole = mean + block.astype(np.float64) @ vectors
-            return ((whole * (scale / UNIT)).astype(np.float32),)
+            return (_float32(whole * (scale / UNIT)),)
 
         (decoded,) = over_blocks(work, np.ascontiguousarray(codes.T), width=4 * len(steps))
-        decoded[plain] = (steps.T * scale).astype(np.float32)
+        decoded[plain] = _float32(steps.T * scale)
         return decoded
 
 
@@ -177,6 +178,12 @@ def _plain_views(images: int, views: int, classes: int) -> Array:
     """Rows of the views that are stored plainly: the first of images spread evenly over all."""
     count = min(images, PLAIN_PER_CLASS * classes)
     return np.arange(count) * images // max(1, count) * views
+
+
+def _float32(values: Array) -> Array:
+    """Infinite where it is too small; `decode` refuses that."""
+    with np.errstate(over="ignore"):
+        return np.asarray(values.astype(np.float32))
 
 
 def _mean(steps: Array) -> Array:

@@ -103,7 +103,7 @@ class ProductQuantised(Codec):
             UsageError: more groups than classes.
         """
         count = -(-classes // 8) if self.groups is None else self.groups
-        if count > classes or classes > count * WIDEST:
+        if not 1 <= count <= classes or classes > count * WIDEST:
             least = -(-classes // WIDEST)
             raise UsageError(
                 f"groups is {count} for labels of {classes} classes, expected groups from {least} to {classes}",

@@ -1,23 +1,24 @@
 """What takes long to make of a data set, kept beside a key of its source: whitenings here, images in `_decoded`.
 
 Files lie in $DDLABEL_CACHE_DIR, else $XDG_CACHE_HOME/ddlabel, else ~/.cache/ddlabel. They are written to a temporary
-name and renamed, so two processes may fill the cache at once; a damaged file is not trusted but made again.
+name and renamed, so two processes may fill the cache at once, and what a killed one left is removed by the next; a
+damaged file is not trusted but made again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..errors import ResourceError
 from ..events import Event, OnEvent
+from ..fsio import atomic_output
 
 __all__ = ["cache_folder", "read_tensors", "write_tensors"]
 
@@ -66,19 +67,16 @@ def write_tensors(
     if folder is None:
         on_event(Event(phase="data", message=f"note: no home folder, {what} not cached"))
         return
-    temporary = folder / f".{key}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     noted = json.dumps({**notes, "sha256": _digest(tuple(whole.values()))}, sort_keys=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
+        with atomic_output(folder / f"{key}.safetensors", force=True, durable=False) as file:
             file.write(save(whole, {"notes": noted}))
-        temporary.replace(folder / f"{key}.safetensors")
     except OSError as error:
         on_event(Event(phase="data", message=f"note: {what} not cached ({folder}: {error.strerror})"))
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    except ResourceError as error:
+        on_event(Event(phase="data", message=f"note: {what} not cached ({error.message})"))
 
 
 def _digest(tensors: Sequence[Tensor]) -> str:

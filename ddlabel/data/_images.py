@@ -8,7 +8,10 @@ one-channel only when every picture is grey. Pictures with 16 bits a channel, an
 from __future__ import annotations
 
 import io
+import re
+import struct
 import warnings
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +29,13 @@ MAX_PIXELS = 89_478_485
 """Pillow's own limit, where it only warns."""
 GREY_MODES = frozenset({"1", "L", "LA"})
 DEEP_MODES = frozenset({"I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
+_DEEP_TILES = re.compile(";16[BLN]")
+"""How Pillow writes down that it cuts 16 bits a channel of colours to 8."""
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, AttributeError, RuntimeError,
+    struct.error, zlib.error,
+)  # fmt: skip
+"""What Pillow raises of pictures that are damaged."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +63,11 @@ def decode(picture: Picture, size: int | None) -> np.ndarray[Any, Any]:
 
 def _decode(picture: Picture, size: int | None) -> np.ndarray[Any, Any]:
     """(h, w) or (h, w, 3) uint8."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of damaged notes beside the pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(picture.data)) as image:
                 _check(image, picture.name)
@@ -64,7 +75,7 @@ def _decode(picture: Picture, size: int | None) -> np.ndarray[Any, Any]:
                 return np.asarray(plain if size is None else _resize(plain, size), dtype=np.uint8)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{picture.name}: more than {MAX_PIXELS} pixels, expected a normal picture") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
+    except _DAMAGE as error:
         raise DataError(
             f"{picture.name}: not a readable picture ({len(picture.data)} bytes)", hint="repair or remove the file"
         ) from error
@@ -75,8 +86,10 @@ def _check(image: Image, name: str) -> None:
         raise DataError(f"{name}: {image.width} x {image.height} pixels, expected at most {MAX_PIXELS}")
     if getattr(image, "n_frames", 1) > 1:
         raise DataError(f"{name}: an animation of {image.n_frames} frames, expected one picture")  # type: ignore[attr-defined]
-    if image.mode in DEEP_MODES:
-        raise DataError(f"{name}: mode {image.mode}, expected 8 bits a channel", hint="convert it to 8 bits")
+    if image.mode in DEEP_MODES or _DEEP_TILES.search(repr(getattr(image, "tile", ()))):
+        raise DataError(
+            f"{name}: mode {image.mode} of 16 bits or more, expected 8 bits a channel", hint="convert it to 8 bits"
+        )
 
 
 def _plain(image: Image) -> Image:

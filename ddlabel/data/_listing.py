@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ def read_pictures(entries: Iterable[Entry], path: str) -> Iterator[Picture]:
         for entry in entries:
             try:
                 if not entry.part:
-                    data = (entry.home / entry.file).read_bytes()
+                    data = _read_file(entry.home / entry.file)
                 else:
                     if entry.home not in archives:
                         archives[entry.home] = stack.enter_context(entry.home.open("rb", buffering=0)).fileno()
@@ -78,6 +79,17 @@ def read_pictures(entries: Iterable[Entry], path: str) -> Iterator[Picture]:
             except OSError as error:
                 raise DataError(f"{entry.shown(path)}: cannot be read ({error.strerror})", field="data") from error
             yield Picture(entry.shown(path), data)
+
+
+def _read_file(path: Path) -> bytes:
+    """All of a plain file; a pipe among the pictures must not keep us waiting."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{shown(str(path))}: no regular file, expected a picture", field="data")
+        if status.st_size > MAX_PICTURE_BYTES:
+            raise DataError(f"{shown(str(path))}: has {status.st_size} bytes, expected a picture", field="data")
+        return file.read()
 
 
 def shown(name: str) -> str:
@@ -102,6 +114,7 @@ def _walk_directory(root: Path) -> Iterator[Entry]:
         folder = root / split
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder, expected training images in it", field="data")
+        _check_link(folder, root)
         labels = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
         labels = [label for label in labels if _is_directory(label, root)]
         if not labels:
@@ -113,10 +126,8 @@ def _walk_directory(root: Path) -> Iterator[Entry]:
 
 
 def _walk_class(root: Path, split: str, label: Path) -> Iterator[Entry]:
-    try:
-        files = [item for item in os.scandir(label) if not item.name.startswith(".") and _is_picture(item.name)]
-    except PermissionError as error:
-        raise DataError(f"{label}: may not be read ({error.strerror})", field="data") from error
+    with os.scandir(label) as items:
+        files = [item for item in items if not item.name.startswith(".") and _is_picture(item.name)]
     if not files:
         raise DataError(f"{label}: no images, expected at least one", field="data")
     for item in sorted(files, key=lambda item: item.name):
@@ -153,6 +164,8 @@ def _walk_tar(path: Path) -> Iterator[Entry]:
         with tarfile.open(path, "r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # else it keeps every header
+                if member.size < 0:  # else the next header is this one, for ever
+                    raise DataError(f"{path}: member '{shown(member.name)}' has {member.size} bytes", field="data")
                 parts = _member_parts(member, path)
                 if parts is None:
                     continue
@@ -161,7 +174,7 @@ def _walk_tar(path: Path) -> Iterator[Entry]:
                 part, label = (names.setdefault(name, name) for name in parts[:2])
                 split = "train" if part == "train" else "test"
                 yield Entry(split, label, parts[2], path, part, member.offset_data, member.size)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: not a readable tar file ({error})", field="data") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})", field="data") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -231,4 +232,6 @@ def _write(descriptor: int, data: bytes, offset: int) -> None:
     view = memoryview(data)
     while len(view):
         count = os.pwrite(descriptor, view[:BLOCK_BYTES], offset)
+        if not count:
+            raise OSError(errno.EIO, "the system wrote nothing")
         view, offset = view[count:], offset + count

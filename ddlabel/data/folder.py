@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -42,9 +43,14 @@ def load_folder(path: str, size: int | None, on_event: OnEvent, *, name: str) ->
     Raises:
         DataError: missing folders, empty classes, unreadable pictures, mixed sizes, hostile archives: with the path.
     """
-    sources = _sources(Path(path))
-    key = _cache_key(sources, size)
-    found = cached(key) or _cached_at_own_size(sources, size) or decoded(key, _source(sources, size, path), on_event)
+    with _readable(path):
+        sources = _sources(Path(path))
+        key = _cache_key(sources, size)
+        found = cached(key) or _cached_at_own_size(sources, size)
+        if found is None:
+            source = _source(sources, size, path, key)
+    if found is None:
+        found = decoded(key, source, on_event)
     mean, std = statistics_of(found.counts)
     info = DatasetInfo(
         name=name.removesuffix(".tar"),
@@ -58,6 +64,16 @@ def load_folder(path: str, size: int | None, on_event: OnEvent, *, name: str) ->
         licence="unknown",
     )
     return RawData(info, found.train, found.test)
+
+
+@contextlib.contextmanager
+def _readable(path: str) -> Iterator[None]:
+    """Words the failures of looking through folders."""
+    try:
+        yield
+    except OSError as error:
+        name = shown(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else path
+        raise DataError(f"{name}: cannot be read ({error.strerror or error})", field="data") from error
 
 
 def _cached_at_own_size(sources: list[Path], size: int | None) -> Decoded | None:
@@ -105,8 +121,11 @@ def _cache_key(sources: list[Path], size: int | None) -> str:
     return digest.hexdigest()[:40]
 
 
-def _source(sources: list[Path], size: int | None, path: str) -> Source:
-    """Training images first, then test images, each by class and file name."""
+def _source(sources: list[Path], size: int | None, path: str, key: str) -> Source:
+    """Training images first, then test images, each by class and file name.
+
+    Reading the last one fails when the sources have become others than those of the key meanwhile.
+    """
     train, test = list_pictures(sources)
     if not train or not test:
         raise DataError(
@@ -129,6 +148,10 @@ def _source(sources: list[Path], size: int | None, path: str) -> Source:
     def images(start: int) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
         for picture in read_pictures(ordered[start:], path):
             yield picture.name, decode(picture, size)
+        with _readable(path):
+            now = _cache_key(sources, size)
+        if now != key:
+            raise DataError(f"{path}: changed while it was read", field="data", hint="run again when it is complete")
 
     return Source(
         images=images,

@@ -81,6 +81,7 @@ def _whole(file: Path) -> tuple[Split, Split, Statistics]:
 
 def _streamed(file: Path, on_event: OnEvent) -> tuple[Split, Split, Statistics]:
     """Images through the cache folder, a few at a time."""
+    key = _cache_key(file)
     arrays = _read(file, KEYS, only=("train_labels", "test_labels"))
     labels = [_labels(arrays[f"{part}_labels"], file, part) for part in ("train", "test")]
     with _readable(file), zipfile.ZipFile(file) as archive:
@@ -94,11 +95,8 @@ def _streamed(file: Path, on_event: OnEvent) -> tuple[Split, Split, Statistics]:
     _check_same(file, *((shape[0], shape[3], *shape[1:3]) for shape in shapes))
     if not len(labels[0]):
         raise DataError(f"{file}: no training images", field="data")
-    status = file.stat()
-    said = f"npz {VERSION} {file.name} {status.st_size} {status.st_mtime_ns}"
-    key = hashlib.sha256(said.encode(errors="surrogateescape")).hexdigest()[:40]
     source = Source(
-        images=lambda start: _rows(file, start),
+        images=lambda start: _rows(file, start, key),
         first=f"{file}: train_images[0]",
         labels=torch.cat(labels),
         train=len(labels[0]),
@@ -108,7 +106,15 @@ def _streamed(file: Path, on_event: OnEvent) -> tuple[Split, Split, Statistics]:
     return found.train, found.test, statistics_of(found.counts)
 
 
-def _rows(file: Path, start: int) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+def _cache_key(file: Path) -> str:
+    """What the images depend on: name, size and time of the file."""
+    with _readable(file):
+        status = file.stat()
+    said = f"npz {VERSION} {file.name} {status.st_size} {status.st_mtime_ns}"
+    return hashlib.sha256(said.encode(errors="surrogateescape")).hexdigest()[:40]
+
+
+def _rows(file: Path, start: int, key: str) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
     """Training images, then test images, (c, h, w) each, from a number on: those before are read and dropped."""
     before = 0
     with _readable(file), zipfile.ZipFile(file) as archive:
@@ -123,13 +129,13 @@ def _rows(file: Path, start: int) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
                         image = np.frombuffer(data, np.uint8).reshape(shape)
                         yield f"{file}: {part}_images[{number}]", image.transpose(2, 0, 1)
             before += count
+    if _cache_key(file) != key:
+        raise DataError(f"{file}: changed while it was read", field="data", hint="run again when it is complete")
 
 
 def _header(stream: IO[bytes], file: Path, part: str) -> tuple[int, int, int, int]:
     """(n, h, w, c) of an array of images, the stream then being at its first image."""
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, by_columns, dtype = read(stream)
+    shape, by_columns, dtype = _array_header(stream)
     _check_images(shape, dtype, file, part)
     if by_columns:
         raise ResourceError(
@@ -153,11 +159,30 @@ def _check_members(file: Path) -> int:
 
 def _read(file: Path, keys: Sequence[str], only: Sequence[str] = ()) -> dict[str, np.ndarray[Any, Any]]:
     """Arrays that must be there, or only some of them."""
-    with _readable(file), np.load(file, allow_pickle=False) as arrays:
+    with _readable(file), zipfile.ZipFile(file) as archive, np.load(file, allow_pickle=False) as arrays:
         missing = [key for key in keys if key not in arrays.files]
         if missing:
             raise DataError(f"{file}: no array '{missing[0]}'{suggest(missing[0], arrays.files)}", field="data")
+        for key in only or keys:
+            _check_size(archive, key, file)
         return {key: arrays[key] for key in only or keys}
+
+
+def _check_size(archive: zipfile.ZipFile, key: str, file: Path) -> None:
+    """An array is as long as its header says, so that nothing is reserved for one that only claims to be large."""
+    member = archive.getinfo(f"{key}.npy")
+    with archive.open(member) as stream:
+        shape, _by_columns, dtype = _array_header(stream)
+        said = stream.tell() + math.prod(shape) * dtype.itemsize
+    if said != member.file_size and not dtype.hasobject:
+        raise DataError(f"{file}: '{key}' claims {dtype} {shape}, which is not what its {member.file_size} bytes hold")
+
+
+def _array_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether it is stored by columns, and dtype; the stream is then at the first number."""
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(stream)
 
 
 @contextlib.contextmanager
@@ -167,7 +192,7 @@ def _readable(file: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise DataError(f"{file}: no such file", field="data") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:  # the last: encrypted, unknown
         raise DataError(f"{file}: not a readable .npz file ({error})", field="data") from error
     except ValueError as error:
         raise DataError(f"{file}: holds Python objects or a damaged array, expected plain numbers") from error

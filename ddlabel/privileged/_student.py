@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from ..errors import UsageError
+from ..errors import BundleError, UsageError
 from ..losses._loss import Loss, Targets, loss_of_epoch
 from ..nets._net import Net
 from ._form import Form, describe_shape, layer_shapes
@@ -50,14 +50,14 @@ def student_layer(form: Form, arch: str, *, channels: int, size: int, classes: i
     Labels of the last block of their net are compared with the student's last; others with the block of their number.
 
     Raises:
-        UsageError: the student has no block of that number, listing those it has.
+        BundleError: the student has no block of that number, listing those it has.
     """
     image = {"channels": channels, "size": size, "classes": classes}
     shapes = layer_shapes(arch, **image)
     layer = len(shapes) if form.layer == len(layer_shapes(form.arch, **image)) else form.layer
     if layer > len(shapes):
         have = ", ".join(f"{index} {describe_shape(shape)}" for index, shape in enumerate(shapes, 1))
-        raise UsageError(
+        raise BundleError(
             f"the labels are of layer {form.layer} of '{form.arch}', '{arch}' has layers {have}",
             field="arch",
             hint="use a student with that layer, or label layer 'last', which every net has",

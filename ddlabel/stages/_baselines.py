@@ -229,12 +229,13 @@ def check_teachers(kind: str, section: Section, teachers: Sequence[Bundle]) -> N
     """Refuse to label random images by other teachers than made a section of labels.
 
     Raises:
-        UsageError: one of them was not given.
+        UsageError: none was given.
+        BundleError: those given are others, naming both sides.
     """
     wanted = list(section.teacher or ())
     have = [teacher.content for teacher in teachers]
     if not set(wanted) <= set(have):
-        raise UsageError(
+        raise (BundleError if have else UsageError)(
             f"--baselines labels random images like '{kind}', expected the {len(wanted)} teacher(s) that made them "
             f"({', '.join(digest[:12] for digest in wanted)}), got {len(have)} "
             f"({', '.join(digest[:12] for digest in have) or 'none'})",

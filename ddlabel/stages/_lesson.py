@@ -61,10 +61,11 @@ def check_data(work: Work, dataset: Dataset) -> None:
     for made in (work.bundle, *work.teachers):
         theirs = data_of(made)["fingerprint"]
         if theirs != dataset.fingerprint:
+            said = f"training images {theirs[:12]}" if theirs else "unknown training images"
             raise BundleError(
-                f"{made.name} was made from training images {theirs[:12]}, --data has {dataset.fingerprint[:12]}",
+                f"{made.name} was made from {said}, --data has {dataset.fingerprint[:12]}",
                 field="data",
-                hint="use the data it was made from",
+                hint="use the data it was made from; foreign sets know theirs when they are imported with --data",
             )
     for teacher in work.teachers:
         check_agreement(teacher, work.bundle)

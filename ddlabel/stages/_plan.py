@@ -30,7 +30,7 @@ from ._baselines import (
     spent_bytes,
 )
 from ._online import ONLINE, LiveTeacher
-from ._recipe import archs_of, recipe_and_loss, student_of
+from ._recipe import archs_of, automatic_protocol, recipe_and_loss, student_of
 from ._stage import Clock
 from ._trials import (
     BUNDLE,
@@ -78,9 +78,8 @@ class Plan:
     @cached_property
     def protocol(self) -> str:
         """The protocol asked for, or that of the method where it learned a step size with the images."""
-        learned = "datm" if self.kind == "soft" else "mtt"
-        automatic = learned if self.bundle.has("student.lr") else "dm"
-        return self.config.protocol or ("continual" if self.config.incremental else automatic)
+        automatic = "continual" if self.config.incremental else automatic_protocol(self.bundle, self.kind)
+        return self.config.protocol or automatic
 
     @property
     def learned(self) -> bool:

@@ -23,7 +23,16 @@ from ._online import ONLINE, OnlineOptions
 from ._trials import AUGMENTED, Trial
 from ._use_options import USE_OPTIONS
 
-__all__ = ["archs_of", "check_archs", "check_settings", "learned_lr", "protocol_loss", "recipe_and_loss", "student_of"]
+__all__ = [
+    "archs_of",
+    "automatic_protocol",
+    "check_archs",
+    "check_settings",
+    "learned_lr",
+    "protocol_loss",
+    "recipe_and_loss",
+    "student_of",
+]
 
 
 def archs_of(config: EvaluateConfig, size: int) -> tuple[str, ...]:
@@ -70,6 +79,12 @@ def student_of(bundle: Bundle, arch: str, *, online: bool, stored_images: int | 
         factor=_mosaic_factor(bundle),
         online=online,
     )
+
+
+def automatic_protocol(bundle: Bundle, kind: str) -> str:
+    """The protocol where nobody names one: that of the method where it learned a step size with the images."""
+    learned = "datm" if kind == "soft" else "mtt"
+    return learned if bundle.has("student.lr") else "dm"
 
 
 def protocol_loss(bundle: Bundle, config: EvaluateConfig, labels: str) -> LossChoice | None:

@@ -11,10 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import zstandard
 
 from ddlabel.bundle import Bundle, NewSection, Packed, RawTensor, StageRecord
 
+fault = pytest.mark.fault
+"""Marks a numbered fault."""
 IMAGES = "images.pixels"
 MANIFEST = "manifest.json.zst"
 DATA: dict[str, Any] = {
@@ -29,6 +32,11 @@ DATA: dict[str, Any] = {
     "flip": True,
     "space": {"kind": "normalised", "mean": [0.5], "std": [0.25]},
 }
+
+
+def case(mark: pytest.MarkDecorator, what: str, *values: Any) -> Any:
+    """One parameter of a table of numbered faults."""
+    return pytest.param(*values, id=f"fault {mark.args[0]}: {what}", marks=mark)
 
 
 def stage_record(stage: str = "distill", **changes: Any) -> StageRecord:

@@ -292,7 +292,8 @@ def test_a_bundle_does_not_change_with_the_tensor_it_was_made_from() -> None:
     assert other.tensor("state.a.x").tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize("dtype", ["F4", "F6_E2M3", "F8_E8M0"])
+@pytest.mark.parametrize("dtype", ["F4", "F6_E2M3", "F6_E3M2", "F8_E8M0"])
+@pytest.mark.fault(30)
 def test_fault_30_dtype_that_torch_does_not_know(dtype: str) -> None:
     """The section is kept when copied; loading it says so."""
     data = bytes(range(6))
@@ -303,6 +304,7 @@ def test_fault_30_dtype_that_torch_does_not_know(dtype: str) -> None:
     assert data == reopen(as_bytes(bundle.with_stage(stage_record()))).read("state.a.x")[2]
 
 
+@pytest.mark.fault(34)
 def test_fault_34_truth_values_other_than_0_and_1() -> None:
     """safetensors shows 7 as True; we refuse."""
     bundle = state_bundle(RawTensor("BOOL", (3,), b"\x00\x01\x07"))
@@ -311,6 +313,7 @@ def test_fault_34_truth_values_other_than_0_and_1() -> None:
         bundle.tensor("state.a.x")
 
 
+@pytest.mark.fault(36)
 def test_fault_36_empty_and_scalar_tensors() -> None:
     """Both are tensors like others."""
     bundle = reopen(as_bytes(state_bundle(RawTensor("F32", (0, 3), b""))))
@@ -356,6 +359,7 @@ def test_scalars_and_packed_tensors_have_no_rows(rich: Bundle) -> None:
 # Files that change or fail while they are open
 
 
+@pytest.mark.fault(103)
 def test_fault_103_file_truncated_while_open(tmp_path: Path) -> None:
     """An error, not a bus error; in loading, slicing and copying."""
     path = tmp_path / "a.ddset"
@@ -372,6 +376,7 @@ def test_fault_103_file_truncated_while_open(tmp_path: Path) -> None:
             use()
 
 
+@pytest.mark.fault(104)
 def test_fault_104_file_edited_in_place_while_open(tmp_path: Path) -> None:
     """The digest is taken from the bytes that are used, each time."""
     path = tmp_path / "a.ddset"
@@ -386,6 +391,7 @@ def test_fault_104_file_edited_in_place_while_open(tmp_path: Path) -> None:
         bundle.tensor("state.a.x")
 
 
+@pytest.mark.fault(102)
 def test_fault_102_file_replaced_while_open(tmp_path: Path) -> None:
     """An open bundle keeps reading the file it opened, even the one it is saved over."""
     path = tmp_path / "a.ddset"
@@ -398,6 +404,7 @@ def test_fault_102_file_replaced_while_open(tmp_path: Path) -> None:
     assert list(Bundle.open(path, verify=True).tensor("state.a.x").shape) == [1000]
 
 
+@pytest.mark.fault(97)
 def test_fault_97_disk_fails_while_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """EIO is not damage: the file may be fine elsewhere."""
     path = tmp_path / "a.ddset"
@@ -537,6 +544,7 @@ def test_sections_by_kind(rich: Bundle) -> None:
     assert rich.has("student")
 
 
+@pytest.mark.fault(60)
 def test_fault_60_history_that_is_full(monkeypatch: pytest.MonkeyPatch, rich: Bundle) -> None:
     """A bundle at the limit still opens; it does not grow."""
     full = rich
@@ -677,6 +685,7 @@ class OneByteAtATime(io.RawIOBase):
         return piece
 
 
+@pytest.mark.fault(107)
 def test_fault_107_manifest_from_the_first_bytes_of_a_slow_pipe(rich: Bundle) -> None:
     """Header and manifest come first and are all that is read; the rest of the pipe is the caller's."""
     data = as_bytes(rich)
@@ -796,6 +805,7 @@ def test_spooled_bytes_must_fit_the_shape() -> None:
         spool.tensor("F32", (2,), [bytes(4)] * 3)
 
 
+@pytest.mark.fault(96)
 def test_fault_96_disk_full_while_spooling() -> None:
     """A full disk is a shortage, not damage."""
     with Spool() as spool:
@@ -808,6 +818,7 @@ def test_fault_96_disk_full_while_spooling() -> None:
 # Small things
 
 
+@pytest.mark.fault(35)
 def test_fault_35_tensors_beyond_the_limit_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """What readers refuse is refused when written: tensors, padding between them, and header bytes."""
     tensors = {f"state.a.x{index}": RawTensor("U8", (1,), b"x") for index in range(40)}
@@ -824,6 +835,7 @@ def test_fault_35_tensors_beyond_the_limit_are_not_written(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("name", ["State.X", "state/x", "../x", "state x", "", "é"], ids=repr)
+@pytest.mark.fault(21)
 def test_fault_21_names_that_readers_refuse_are_not_written(name: str) -> None:
     """Names are a-z, 0-9, '.', '_' and '-'."""
     with pytest.raises(BundleError, match="expected a text like"):

@@ -101,6 +101,7 @@ def test_every_field_of_the_table_occurs_in_the_tested_document() -> None:
 @pytest.mark.parametrize(
     "path", [path for path, _spec in PLACES], ids=lambda path: "fault 52: " + ".".join(map(str, path))
 )
+@pytest.mark.fault(52)
 def test_fault_52_wrong_type_in_each_field(path: tuple[Any, ...]) -> None:
     """Our check and the published schema refuse the same wrong values, and the manifest is then no bundle's."""
     refused = 0
@@ -122,6 +123,7 @@ def test_fault_52_wrong_type_in_each_field(path: tuple[Any, ...]) -> None:
     [(*path, key) for path, spec in PLACES for key in getattr(getattr(spec, "inner", spec), "required", ())],
     ids=lambda path: "fault 52: without " + ".".join(map(str, path)),
 )
+@pytest.mark.fault(52)
 def test_fault_52_missing_field(path: tuple[Any, ...]) -> None:
     """A required key that is missing is named; the published schema refuses it too."""
     parent: Any = DOCUMENT
@@ -180,6 +182,7 @@ def test_each_kind_needs_its_sections(kind: str, lost: str) -> None:
     assert not jsonschema.Draft202012Validator(json_schema()).is_valid(document)
 
 
+@pytest.mark.fault(57)
 def test_fault_57_newer_minor_is_read_and_its_keys_written_back(forged: Forgery) -> None:
     """Format 1.9: unknown keys at every level survive copying and a further stage."""
     forged.document |= {"format": [1, 9], "novel": {"a": [1]}}
@@ -201,6 +204,7 @@ def test_fault_57_newer_minor_is_read_and_its_keys_written_back(forged: Forgery)
 
 
 @pytest.mark.parametrize("version", [[2, 0], [0, 9], [2], [3, {}]], ids=str)
+@pytest.mark.fault(58)
 def test_fault_58_other_major_is_refused_with_advice(forged: Forgery, version: list[Any]) -> None:
     """Format 2.0 may mean anything; the message says which version is read and what to do."""
     forged.document["format"] = version
@@ -209,6 +213,7 @@ def test_fault_58_other_major_is_refused_with_advice(forged: Forgery, version: l
         reopen(forged.build())
 
 
+@pytest.mark.fault(59)
 def test_fault_59_unknown_feature_opens_copies_and_is_named_when_used(forged: Forgery) -> None:
     """A codec of the future: everything but its section can be used, and the file can be copied."""
     forged.section("labels.dense")["codec"] = {"name": "zz9", "parameters": {}}
@@ -232,6 +237,7 @@ def test_fault_59_unknown_feature_opens_copies_and_is_named_when_used(forged: Fo
             use()
 
 
+@pytest.mark.fault(59)
 def test_fault_59_feature_that_no_section_explains_blocks_every_section(forged: Forgery) -> None:
     """`requires` may speak of the whole bundle; then nothing may be used, but the file still copies."""
     forged.document["requires"] = sorted([*forged.document["requires"], "encryption"])
@@ -327,6 +333,7 @@ def test_plugins_are_understood_by_their_presence() -> None:
         "fault 60: more features than exist",
     ],
 )
+@pytest.mark.fault(60)
 def test_fault_60_limits(change: Any, expected: str) -> None:
     """Every list and text of a manifest has a named limit."""
     document = copy.deepcopy(DOCUMENT)
@@ -336,6 +343,7 @@ def test_fault_60_limits(change: Any, expected: str) -> None:
         Manifest.parse(canonical_json(document), "x.ddset")
 
 
+@pytest.mark.fault(60)
 def test_fault_60_limits_hold_when_writing(monkeypatch: pytest.MonkeyPatch, rich: Bundle) -> None:
     """What readers would refuse is never written."""
     with pytest.raises(BundleError, match="expected at most 65536"):
@@ -368,6 +376,7 @@ def test_half_a_character_is_never_recorded(rich: Bundle) -> None:
         rich.with_stage(stage_record(config={"data": "caf\udce9"}))
 
 
+@pytest.mark.fault(62)
 def test_fault_62_control_characters_are_stored_and_shown_escaped() -> None:
     """Class names may hold anything; a terminal sees escapes."""
     evil = "cat\x1b[2J\x07\r\n\u202egod\u200b\U000e0041\x9b1m\ufeff"

@@ -93,6 +93,7 @@ def test_errors_are_json_when_asked(run_cli) -> None:
     assert "no such file" in document["error"]["message"]
 
 
+@pytest.mark.fault(90)
 def test_fault_90_an_existing_output_needs_force(run_cli, files, tmp_path: Path) -> None:
     """Exit 2 and the old bytes; with --force the new ones."""
     path = tmp_path / "b.ddset"
@@ -107,10 +108,12 @@ def test_fault_90_an_existing_output_needs_force(run_cli, files, tmp_path: Path)
     assert "distilled" == Bundle.open(path).kind
 
 
+@pytest.mark.fault(91)
 @pytest.mark.parametrize(
     ("target", "code"), [("none/x.ddset", 2), (".", 2), ("file/x.ddset", 2), ("/", 2)],
     ids=["missing folder", "a folder", "below a file", "the root"],
 )  # fmt: skip
+@pytest.mark.fault(91)
 def test_fault_91_impossible_outputs(run_cli, files, tmp_path: Path, target: str, code: int) -> None:
     """Found before any work."""
     (tmp_path / "file").write_text("")
@@ -120,6 +123,7 @@ def test_fault_91_impossible_outputs(run_cli, files, tmp_path: Path, target: str
     assert "error: output" in outcome.err
 
 
+@pytest.mark.fault(92)
 def test_fault_92_the_output_is_not_an_input(run_cli, files) -> None:
     """Not even with --force."""
     outcome = run_cli("refine", files.dense, "--force", "-o", files.dense)
@@ -144,6 +148,7 @@ def test_stages_compose_through_pipes_with_the_same_digests(files, tmp_path: Pat
     assert Bundle.open(files.soft).content == json.loads(out)["bundles"][0]["content"]
 
 
+@pytest.mark.fault(105)
 def test_fault_105_stdin_closed_empty_or_named_twice(run_cli, files, tmp_path: Path) -> None:
     """Each says what is wrong."""
     closed = subprocess.run(" ".join([*COMMAND, "inspect", "-", "<&-"]), shell=True, capture_output=True, text=True)
@@ -155,6 +160,7 @@ def test_fault_105_stdin_closed_empty_or_named_twice(run_cli, files, tmp_path: P
     assert "two inputs are '-'" in twice.err
 
 
+@pytest.mark.fault(106)
 def test_fault_106_a_reader_that_goes_away_is_no_error(files) -> None:
     """Exit 141, silently; the writer of a bundle does not hang."""
     reader, writer = os.pipe()
@@ -166,6 +172,7 @@ def test_fault_106_a_reader_that_goes_away_is_no_error(files) -> None:
     assert (141, b"") == (process.returncode, err)
 
 
+@pytest.mark.fault(106)
 def test_fault_106_a_broken_pipe_of_a_table(files) -> None:
     """`inspect | head` ends quietly too."""
     reader, writer = os.pipe()
@@ -178,6 +185,7 @@ def test_fault_106_a_broken_pipe_of_a_table(files) -> None:
     assert b"" == err
 
 
+@pytest.mark.fault(107)
 def test_fault_107_a_bundle_that_arrives_byte_by_byte(files) -> None:
     """Short reads change nothing."""
     data = files.base.read_bytes()
@@ -190,6 +198,7 @@ def test_fault_107_a_bundle_that_arrives_byte_by_byte(files) -> None:
     assert Bundle.open(files.base).content == json.loads(out)["bundles"][0]["content"]
 
 
+@pytest.mark.fault(93)
 def test_a_full_device_is_a_resource_error(files) -> None:
     """Fault 93: /dev/full is written to, never replaced; exit 6."""
     outcome = start("refine", files.dense, "--method", "recode", "--force", "-o", "/dev/full")
@@ -221,6 +230,7 @@ def long_run(files, tmp_path: Path, prepare=default_signals):
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)],
     ids=["interrupt", "terminate", "hang-up"],
 )  # fmt: skip
+@pytest.mark.fault(110)
 def test_fault_110_signals_stop_at_a_safe_point(files, tmp_path: Path, number: int, code: int) -> None:
     """The exit code names the signal; no output and no temporary file is left, at most the state of the run."""
     process = long_run(files, tmp_path)
@@ -234,6 +244,7 @@ def test_fault_110_signals_stop_at_a_safe_point(files, tmp_path: Path, number: i
 
 
 @pytest.mark.slow
+@pytest.mark.fault(111)
 def test_fault_111_an_ignored_interrupt_stays_ignored(files, tmp_path: Path) -> None:
     """As for background jobs of a non-interactive shell."""
     process = long_run(files, tmp_path, prepare=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
@@ -247,6 +258,7 @@ def test_fault_111_an_ignored_interrupt_stays_ignored(files, tmp_path: Path) -> 
     assert 143 == process.returncode
 
 
+@pytest.mark.fault(117)
 def test_fault_117_the_surroundings_do_not_change_the_content(files, tmp_path: Path) -> None:
     """Locale, time zone, hash seed, umask, a missing home, a narrow terminal, a read-only folder."""
     surroundings = {
@@ -265,6 +277,7 @@ def test_fault_117_the_surroundings_do_not_change_the_content(files, tmp_path: P
     assert 0o600 == path.stat().st_mode & 0o777
 
 
+@pytest.mark.fault(117)
 def test_fault_117_a_fixed_clock_gives_the_same_bytes(files, tmp_path: Path) -> None:
     """SOURCE_DATE_EPOCH takes the clock out of the file."""
     for name in "ab":
@@ -275,6 +288,7 @@ def test_fault_117_a_fixed_clock_gives_the_same_bytes(files, tmp_path: Path) -> 
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+@pytest.mark.fault(118)
 def test_fault_118_validation_does_not_rest_on_assertions(files, tmp_path: Path) -> None:
     """With PYTHONOPTIMIZE=1 a damaged bundle and a bad option are refused all the same."""
     broken = tmp_path / "broken.ddset"

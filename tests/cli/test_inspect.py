@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import struct
 import subprocess
@@ -120,6 +121,7 @@ def test_diff_names_what_changed(run_cli, files) -> None:
     assert "hold the same content" in run_cli("inspect", files.base, files.base, "--diff").out
 
 
+@pytest.mark.fault(62)
 def test_control_characters_of_a_hostile_bundle_are_escaped(run_cli, tmp_path: Path, files) -> None:
     """Fault 62: class names never reach the terminal raw."""
     bundle = Bundle.open(files.base)
@@ -138,6 +140,29 @@ def test_control_characters_of_a_hostile_bundle_are_escaped(run_cli, tmp_path: P
     assert "\x1b" not in outcome.out
     assert "\x07" not in outcome.out
     assert "\\x1b[31mred" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("key", "free"),
+    [
+        ("evaluations", [{"accuracy": 0.5}, {"results": [{}]}, {"results": 3}]),
+        ("parameters", {"accuracy": "high", "epochs": {}}),
+    ],
+)
+def test_records_of_another_form_are_said_to_be_that(run_cli, files, tmp_path: Path, key: str, free) -> None:
+    """Scores and parameters have no schema: what another writer put there stops nothing."""
+    bundle = Bundle.open(files.teacher)
+    document = copy.deepcopy(dict(bundle.manifest.document))
+    if key == "evaluations":
+        document[key] = free
+    else:
+        for section in document["sections"]:
+            section[key] = free
+    Bundle(type(bundle.manifest)(document), bundle._sources, "x").save(tmp_path / "x.ddset")
+    outcome = run_cli("inspect", tmp_path / "x.ddset")
+
+    assert (0, "") == (outcome.code, outcome.err)
+    assert (3 if key == "evaluations" else 0) == outcome.out.count("in another form than this ddlabel writes")
 
 
 @pytest.mark.parametrize("more", [["--diff"], ["--grid", "x.png"]], ids=["diff of one", "grid of two"])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ddlabel import __main__, bundle, fsio
+from ddlabel import __main__, bundle, inputs
 from ddlabel.cli import _stage, app, augment_labels, methods
 
 
@@ -73,7 +73,7 @@ def test_an_interrupt_while_stdin_is_read(run_cli, files, tmp_path, monkeypatch,
                 sends(signal.SIGINT)()
             return b""
 
-    monkeypatch.setattr(fsio, "stdin_stream", lambda: Stream())
+    monkeypatch.setattr(inputs, "stdin_stream", lambda: Stream())
     outcome = run_cli("augment-labels", "-", "--teacher", files.teacher, "-o", tmp_path / "x.ddset")
 
     assert (130, "error: interrupted\n") == (outcome.code, outcome.err)

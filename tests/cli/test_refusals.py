@@ -20,6 +20,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_stage, "_compute", None)
 
 
+@pytest.mark.fault(92)
 @pytest.mark.usefixtures("no_work")
 @pytest.mark.parametrize("force", [[], ["--force"]], ids=["", "force"])
 @pytest.mark.parametrize(
@@ -32,6 +33,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=["data", "archive", "scores", "generator"],
 )
+@pytest.mark.fault(92)
 def test_fault_92_no_file_that_is_read_is_overwritten(run_cli, tmp_path: Path, command: list[str], force) -> None:
     """By any of its names, with and without --force."""
     file = tmp_path / ("file.py" if "glad" in command else "file")

@@ -93,6 +93,7 @@ def unfinished(run_cli, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)],
     ids=["interrupt", "terminate", "hang-up"],
 )  # fmt: skip
+@pytest.mark.fault(110)
 def test_fault_110_a_signal_keeps_the_state_and_says_how_to_continue(
     run_cli, tiny: str, tmp_path: Path, number: int, code: int
 ) -> None:
@@ -118,6 +119,7 @@ def test_fault_110_a_signal_keeps_the_state_and_says_how_to_continue(
     assert not partial.exists()
 
 
+@pytest.mark.fault(110)
 def test_fault_110_a_killed_expert_run_continues_to_the_same_bytes(run_cli, tiny: str, tmp_path: Path) -> None:
     """SIGTERM in a run of several experts; other settings are refused with both sides named."""
     partial = tmp_path / "x.ddset.partial"
@@ -154,6 +156,7 @@ dm.METHOD.step = step
 
 
 @pytest.mark.slow
+@pytest.mark.fault(110)
 def test_fault_110_a_second_signal_ends_a_step_that_does_not_end(tiny: str, tmp_path: Path) -> None:
     """The first waits for a safe point, the second does not; steps that were finished are kept all the same."""
     output = tmp_path / "x.ddset"
@@ -186,6 +189,7 @@ fsio.current = Slow()
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("signals", "whole"), [(1, True), (2, False)], ids=["once", "twice"])
+@pytest.mark.fault(110)
 def test_fault_110_a_signal_while_the_state_is_written(tiny: str, tmp_path: Path, signals: int, whole: bool) -> None:
     """One lets the write finish; two leave the state before or after, never half a file and no temporary one."""
     process = process_of([*distil(tiny, steps=100), "-o", str(tmp_path / "x.ddset")], SLOW_DISK + MAIN)
@@ -201,7 +205,9 @@ def test_fault_110_a_signal_while_the_state_is_written(tiny: str, tmp_path: Path
     assert not whole or 1 <= steps_in(tmp_path / "x.ddset.partial")
 
 
+@pytest.mark.fault(99)
 @pytest.mark.slow
+@pytest.mark.fault(99, 114)
 def test_fault_99_and_114_killed_at_random_moments(run_cli, tiny: str, tmp_path: Path) -> None:
     """SIGKILL cannot be caught: what the timer kept is continued, again and again, to the same bytes."""
     moments = random.Random(1)
@@ -267,6 +273,7 @@ def test_pipes_and_devices_keep_no_state(run_cli, tiny: str) -> None:
     assert not beside.exists()
 
 
+@pytest.mark.fault(112)
 def test_fault_112_differences_are_listed_together(run_cli, tiny: str, unfinished: Path) -> None:
     """Exit 2, both sides of every one, and the state stays."""
     before = unfinished.read_bytes()
@@ -308,6 +315,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", [*DAMAGE, "another kind", "a folder"])
+@pytest.mark.fault(113)
 def test_fault_113_damaged_states_are_never_a_silent_restart(
     run_cli, tiny: str, files, unfinished: Path, damage: str
 ) -> None:
@@ -330,6 +338,7 @@ def test_fault_113_damaged_states_are_never_a_silent_restart(
 
 
 @pytest.mark.parametrize("at", [1, 3])
+@pytest.mark.fault(115)
 def test_fault_115_the_state_before_a_divergence_is_kept(
     run_cli, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
@@ -362,6 +371,7 @@ def test_fault_115_the_state_before_a_divergence_is_kept(
     [MemoryError, lambda: torch.OutOfMemoryError("CUDA out of memory"), lambda: RuntimeError("can't allocate memory")],
     ids=["system", "device", "torch on the CPU"],
 )
+@pytest.mark.fault(116)
 def test_fault_116_out_of_memory_keeps_the_state(
     run_cli, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Callable[[], BaseException]
 ) -> None:
@@ -377,6 +387,7 @@ def test_fault_116_out_of_memory_keeps_the_state(
     assert "--resume continues" in outcome.err
 
 
+@pytest.mark.fault(96)
 def test_fault_96_a_full_disk_at_the_end_loses_only_the_last_writing(
     run_cli, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,6 +203,7 @@ def test_parts_and_fidelity_depend_neither_on_threads_nor_on_blocks(
 
 @every_codec
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=["NaN", "infinity", "-infinity"])
+@pytest.mark.fault(63)
 def test_fault_63_values_that_are_not_finite_are_refused(name: str, value: float) -> None:
     """Naming image, view and class."""
     values = torch.zeros(3, 2, 4)
@@ -343,6 +344,7 @@ def test_what_each_top_k_rule_gives_the_other_classes() -> None:
     ("classes", "k", "possible"), [(10, 20, "from 1 to 9"), (10, 10, "from 1 to 9"), (1, None, "at least 2")]
 )
 @pytest.mark.parametrize("name", ["topk-mr", "topk-ms", "topk-min"])
+@pytest.mark.fault(68)
 def test_impossible_k_says_what_is_possible(name: str, classes: int, k: int | None, possible: str) -> None:
     """Top 20 of 10 classes."""
     with pytest.raises(UsageError, match=possible):
@@ -357,12 +359,19 @@ def test_impossible_k_says_what_is_possible(name: str, classes: int, k: int | No
         ("prune", {"values": "prune"}, "option 'values' is 'prune'"),
         ("prune", {"values": "q9"}, "unknown codec 'q9'"),
         ("topk-mr", {"bits": 9}, "option 'bits' is 9, expected a number >= 2 and <= 8"),
+        ("topk-ms", {"bits": 0}, "option 'bits' is 0, expected a number >= 2 and <= 8"),
+        ("delta-view", {"bits": 0}, "option 'bits' is 0, expected a number >= 2 and <= 8"),
+        ("delta-view", {"coverage": 0.0}, "option 'coverage' is 0.0"),
+        ("vq", {"entries": 257}, "option 'entries' is 257"),
+        ("klt", {"step": 0.0}, "option 'step' is 0.0"),
+        ("prune", {"keep": 1.5}, "option 'keep' is 1.5"),
         ("prune", {"keep": 0.0}, "option 'keep' is 0.0, expected a number > 0 and <= 1"),
         ("q4", {"clip": 0.0}, "option 'clip' is 0.0"),
         ("root", {"step": 1.0}, "option 'step' is 1.0"),
         ("q1", {}, r"unknown codec 'q1'; .*\(known: .*q3, q4, q4-shared"),
     ],
 )  # fmt: skip
+@pytest.mark.fault(68)
 def test_impossible_options_are_refused(name: str, options: dict[str, Any], message: str) -> None:
     """With what is possible."""
     with pytest.raises(UsageError, match=message):
@@ -449,6 +458,7 @@ DAMAGED = [
 
 @pytest.mark.parametrize("damage", [damage for _what, damage in DAMAGED], ids=[what for what, _damage in DAMAGED])
 @every_codec
+@pytest.mark.fault(69)
 def test_fault_69_parts_that_the_codec_did_not_write_are_refused(name: str, damage) -> None:
     """Never read as something else."""
     used, parts, _decoded, seen = round_trip(name, torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0)), {})
@@ -457,6 +467,7 @@ def test_fault_69_parts_that_the_codec_did_not_write_are_refused(name: str, dama
 
 
 @every_variant
+@pytest.mark.fault(69)
 def test_fault_69_damaged_bytes_are_refused_or_decode_to_finite_values(name: str, options: dict[str, Any]) -> None:
     """Whatever a part holds: no crash, no NaN, no infinity where the codec itself writes none."""
     source = torch.Generator().manual_seed(3)
@@ -475,12 +486,60 @@ def test_fault_69_damaged_bytes_are_refused_or_decode_to_finite_values(name: str
             assert name in {"f32", "f16"} or used.__dict__.get("values") == "f16" or bool(torch.isfinite(decoded).all())
 
 
+@pytest.mark.fault(69)
 def test_fault_69_a_broken_scale_is_refused() -> None:
     """Infinite or negative steps never reach a student."""
     for scale in ([[[0.0, math.inf]]], [[[0.0, -1.0]]]):
         with pytest.raises(BundleError, match="scale"):
             parts = {"codes": torch.zeros(1, 1, 3, dtype=torch.uint8), "scale": torch.tensor(scale).half()}
             codec("q8").decode(parts, (1, 1, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "change", "message"),
+    [
+        ("lowrank", "image_ids", lambda ids: ids.fill_(1), "image_ids' holds no 3 different views of 9"),
+        ("lowrank", "image_ids", lambda ids: ids.add_(9), "image_ids' holds no 3 different views of 9"),
+        ("lowrank", "image_ids", lambda ids: ids.sub_(9), "image_ids' holds no 3 different views of 9"),
+        ("vq", "codes", lambda codes: codes.fill_(250), "'codes' has a code above"),
+        ("delta-view", "codes", lambda codes: codes.fill_(255), "'codes' has a code above 6"),
+        ("topk-ms", "ids", lambda ids: ids.fill_(255), "stands for no set of classes"),
+        ("root", "image_codes", lambda codes: codes.fill_(0), "does not hold the largest code"),
+        ("q3", "codes", lambda codes: codes.fill_(255), "bits set behind its last code"),
+        ("klt", "image_plain", lambda plain: plain.fill_(9), "neither 0 nor 1"),
+    ],
+)
+@pytest.mark.fault(69)
+def test_indices_out_of_range_or_twice_are_refused(name: str, part: str, change, message: str) -> None:
+    """Views, entries, steps and classes that are not there."""
+    classes = 16 if name == "delta-view" else 13
+    values = torch.randn(3, 9, classes, generator=torch.Generator().manual_seed(0))
+    used = codec(name, 9)
+    parts = {key: tensor.clone() for key, tensor in used.encode(values).items()}
+    change(parts[part])
+    with pytest.raises(BundleError, match=message):
+        used.decode(parts, (3, 9, classes))
+
+
+@pytest.mark.parametrize("part", ["shared_basis", "shared_codes", "image_plain"])
+@pytest.mark.parametrize("damage", [lambda part: part.new_zeros(()), torch.Tensor.bfloat16], ids=["scalar", "bfloat16"])
+@pytest.mark.fault(69)
+def test_parts_of_klt_of_another_rank_or_dtype_are_refused(part: str, damage) -> None:
+    """Its parts say its sizes, so they are looked at before the table of what is expected."""
+    klt = codec("klt")
+    parts = klt.encode(torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0)))
+    with pytest.raises(BundleError, match=r"expected|neither"):
+        klt.decode(parts | {part: damage(parts[part])}, (4, 3, 5))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.fault(69)
+def test_steps_of_klt_beyond_float32_are_refused_without_a_warning() -> None:
+    """Finite in double precision alone."""
+    klt = codec("klt")
+    parts = klt.encode(torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0)) * 30)
+    with pytest.raises(BundleError, match="beyond float32"):
+        klt.decode(parts | {"shared_exponent": torch.tensor([127], dtype=torch.int16)}, (4, 3, 5))
 
 
 def test_auto_takes_the_fewest_bytes_within_the_bound() -> None:

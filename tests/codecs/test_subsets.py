@@ -59,6 +59,7 @@ def test_widths(classes: int, count: int, width: int) -> None:
     assert width == subsets(classes, count).width
 
 
+@pytest.mark.fault(69)
 def test_fault_69_rows_that_stand_for_no_set_are_refused() -> None:
     """Whatever the bytes: a set that encodes to the same bytes, or an error; both happen."""
     source, seen = np.random.Generator(np.random.PCG64(0)), set()

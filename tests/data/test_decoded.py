@@ -258,6 +258,9 @@ def test_a_disk_that_fills_up_leaves_nothing(
     def full(*_arguments: object) -> int:
         raise OSError(28, "No space left on device")
 
+    monkeypatch.setattr(_pixel_writer.os, "pwrite", lambda *_arguments: 0)
+    with pytest.raises(ResourceError, match="the system wrote nothing"):
+        load(spec(pictures))
     monkeypatch.setattr(_pixel_writer.os, "pwrite", full)
     with pytest.raises(ResourceError, match="No space left on device"):
         load(spec(pictures))

@@ -151,20 +151,24 @@ class TestEveryMethod:
         assert total >= 1
         assert [(kind, done + 1) for done in range(total) for kind in ("checkpoint", "event")] == trace
 
+    @pytest.mark.fault(73)
     def test_fault_73_fewer_images_than_ipc_names_class_and_count(self, name: str, make_problem: MakeProblem) -> None:
         """Before any work."""
         with pytest.raises(DataError, match="class 'blue' has 7 training images, --ipc asks for 8"):
             run(build_quickly(name), make_problem(ipc=8), on_event=refuse)
 
+    @pytest.mark.fault(73)
     def test_fault_73_ipc_of_the_smallest_class_works(self, name: str, make_problem: MakeProblem) -> None:
         """All images of the smallest class."""
         assert len(run(build_quickly(name), make_problem(ipc=7)).labels) == 21
 
+    @pytest.mark.fault(73)
     def test_fault_73_ipc_zero_is_a_usage_error(self, name: str, make_problem: MakeProblem) -> None:
         """Exit code 2."""
         with pytest.raises(UsageError, match="option 'ipc' is 0, expected at least 1"):
             run(build_quickly(name), make_problem(ipc=0), on_event=refuse)
 
+    @pytest.mark.fault(73)
     def test_fault_73_a_single_class_works(self, name: str, make_problem: MakeProblem) -> None:
         """One class is no special case."""
         whole = make_problem()

@@ -245,6 +245,14 @@ class TestGuards:
         with pytest.raises(DivergedError, match="none of 3 steps changed anything: 3 had a loss above threshold 1e-09"):
             run(method("datm", threshold=1e-9), make_problem())
 
+    @pytest.mark.fault(74)
+    def test_a_step_size_that_becomes_negative_ends_the_run(self, make_problem: MakeProblem) -> None:
+        """Exit 5: a matter of this run, not of a file; naming the option."""
+        with pytest.raises(DivergedError, match=r"learned step size became -.*, expected a positive number") as caught:
+            run(method("mtt", lr_lr=1e6, steps=50), make_problem())
+        assert (5, "lr_lr") == (caught.value.exit_code, caught.value.field)
+
+    @pytest.mark.fault(74)
     def test_a_step_size_that_vanishes_ends_the_run(self, make_problem: MakeProblem) -> None:
         """Its logarithm may go anywhere."""
         with pytest.raises(DivergedError, match=r"learned step size became .*e-\d+, expected a positive number"):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ddlabel import _plugins
 from ddlabel.bundle import Bundle, NewSection, StageRecord
 from ddlabel.codecs.f32 import CODEC as F32
 from ddlabel.codecs.q8 import CODEC as Q8
@@ -55,6 +56,7 @@ def made(bundle: Bundle, values: Tensor, domain: str = "logit", codec=None) -> N
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=["NaN", "infinity"])
+@pytest.mark.fault(63)
 def test_fault_63_labels_that_are_not_finite_are_named(base: Bundle, value: float) -> None:
     """Of somebody else: exit 3, image and view."""
     values = torch.zeros(12, 1, 4)
@@ -63,6 +65,7 @@ def test_fault_63_labels_that_are_not_finite_are_named(base: Bundle, value: floa
         read_labels(forged(base, {"values": values}), "soft")
 
 
+@pytest.mark.fault(63)
 def test_fault_63_teachers_that_answer_nan_are_stopped(base: Bundle) -> None:
     """Of our own making: exit 5, image and view, before anything is written."""
     values = torch.zeros(12, 9, 4)
@@ -71,6 +74,7 @@ def test_fault_63_teachers_that_answer_nan_are_stopped(base: Bundle) -> None:
         made(base, values)
 
 
+@pytest.mark.fault(63)
 def test_fault_63_images_that_are_not_finite_are_refused(base: Bundle) -> None:
     """Float images of somebody else."""
     images = torch.full((12, 3, 8, 8), float("inf"))
@@ -89,6 +93,7 @@ NO_DISTRIBUTION = {
 
 @pytest.mark.parametrize("row", NO_DISTRIBUTION.values(), ids=NO_DISTRIBUTION)
 @pytest.mark.parametrize("codec", ["f32", "f16"])
+@pytest.mark.fault(64)
 def test_fault_64_rows_that_are_no_distribution_are_named(base: Bundle, codec: str, row: list[float]) -> None:
     """Image and view, whatever the codec: renormalising hides what rounding cannot explain."""
     values = torch.full((12, 1, 4), 0.25)
@@ -98,6 +103,7 @@ def test_fault_64_rows_that_are_no_distribution_are_named(base: Bundle, codec: s
         read_labels(forged(base, {"values": stored}, codec, domain="prob"), "soft")
 
 
+@pytest.mark.fault(64)
 def test_fault_64_quantised_rows_without_any_mass_are_named(base: Bundle) -> None:
     """Codes and scales of 0 would divide by 0."""
     parts = {"codes": torch.zeros(12, 1, 4, dtype=torch.uint8), "scale": torch.zeros(12, 1, 2).half()}
@@ -105,6 +111,7 @@ def test_fault_64_quantised_rows_without_any_mass_are_named(base: Bundle) -> Non
         read_labels(forged(base, parts, "q8", domain="prob"), "soft")
 
 
+@pytest.mark.fault(64)
 def test_fault_64_a_coarse_codec_may_not_lose_the_whole_row() -> None:
     """A bound of 0.5 per value explains any sum, but nothing can be divided by 0."""
     place, coarse = Place("a.ddset", "labels.soft"), torch.full((1, 1), 0.5)
@@ -113,12 +120,14 @@ def test_fault_64_a_coarse_codec_may_not_lose_the_whole_row() -> None:
         check_rows(place, torch.zeros(1, 1, 3), "prob", coarse)
 
 
+@pytest.mark.fault(64)
 def test_fault_64_rows_that_are_no_distribution_are_not_written(base: Bundle) -> None:
     """The same rule both ways."""
     with pytest.raises(BundleError, match="image 0, view 0 is no distribution: sum 2"):
         made(base, torch.full((12, 9, 4), 0.5), "prob")
 
 
+@pytest.mark.fault(64)
 def test_fault_64_refined_labels_have_length_one(base: Bundle) -> None:
     """What `unit` means."""
     with pytest.raises(BundleError, match="image 0, view 0 is no refined label: length 6"):
@@ -126,6 +135,7 @@ def test_fault_64_refined_labels_have_length_one(base: Bundle) -> None:
 
 
 @pytest.mark.parametrize("label", [4, 255], ids=["one too high", "far too high"])
+@pytest.mark.fault(65)
 def test_fault_65_hard_labels_outside_the_classes_are_named(base: Bundle, label: int) -> None:
     """Image and value."""
     labels = base.tensor("labels.hard")
@@ -137,13 +147,43 @@ def test_fault_65_hard_labels_outside_the_classes_are_named(base: Bundle, label:
         read_distilled(broken)
 
 
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (torch.zeros(12), "is torch.float32 of shape"),
+        (torch.zeros(12, dtype=torch.bool), "is torch.bool of shape"),
+        (torch.zeros(12, 1, dtype=torch.uint8), r"of shape \(12, 1\), expected one whole number"),
+        (torch.full((12,), -1), "image 0 class -1, expected 0 to 3"),
+    ],
+    ids=["fractions", "truth values", "rows", "negative"],
+)
+@pytest.mark.fault(65)
+def test_hard_labels_that_are_no_class_numbers(base: Bundle, labels: Tensor, said: str) -> None:
+    """Never rounded, never squeezed."""
+    section = NewSection("labels.hard", "labels", {"labels.hard": labels}, role="hard", views=1)
+    with pytest.raises(BundleError, match=said):
+        read_distilled(base.with_stage(RECORD, add=[section]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64, torch.bool, torch.float8_e5m2], ids=str)
+@pytest.mark.fault(63)
+def test_images_of_another_dtype_are_refused(base: Bundle, dtype: torch.dtype) -> None:
+    """uint8 pixels or float32 images, and nothing that would have to be guessed at."""
+    images = base.tensor("images.pixels").to(dtype)
+    broken = base.with_stage(RECORD, add=[NewSection("images", "images", {"images.pixels": images}, range="float32")])
+    with pytest.raises(BundleError, match="expected uint8 or float32"):
+        read_distilled(broken)
+
+
 @pytest.mark.parametrize("shape", [(11, 1, 4), (13, 1, 4), (12, 2, 4)], ids=["too few", "too many", "more views"])
+@pytest.mark.fault(66)
 def test_fault_66_labels_for_another_number_of_images_or_views(base: Bundle, shape: tuple[int, ...]) -> None:
     """Both counts named."""
     with pytest.raises(BundleError, match="expected 12 images of 1 views"):
         forged(base, {"values": torch.zeros(*shape)})
 
 
+@pytest.mark.fault(66)
 def test_fault_66_views_that_the_parameters_do_not_make(base: Bundle) -> None:
     """Both numbers named: otherwise view 5 would carry the label of another window."""
     dense = forged(base, {"values": torch.zeros(12, 9, 4)}, role="dense", views=9, parameters=DENSE | {"grid": 2})
@@ -168,6 +208,7 @@ def test_fault_66_views_that_the_parameters_do_not_make(base: Bundle) -> None:
         ({"size": 16}, "made for images of 16 px, these have 8"),
     ],
 )
+@pytest.mark.fault(67)
 def test_fault_67_windows_that_cannot_be_made_again(base: Bundle, change: dict, message: str) -> None:
     """Parameters of somebody else go through the same checks as a command line, and must make the same views."""
     dense = forged(base, {"values": torch.zeros(12, 9, 4)}, role="dense", views=9, parameters=DENSE | change)
@@ -176,10 +217,61 @@ def test_fault_67_windows_that_cannot_be_made_again(base: Bundle, change: dict, 
 
 
 @pytest.mark.parametrize("name", ["f32", "f16", "q8"])
+@pytest.mark.fault(68)
 def test_fault_68_codec_parameters_that_the_codec_does_not_take(base: Bundle, name: str) -> None:
     """Named, exit 3."""
     broken = forged(base, {"values": torch.zeros(12, 1, 4)}, name, codec_parameters={"clip": 0})
     with pytest.raises(BundleError, match=r"'labels\.soft' was written with impossible options: unknown option 'clip'"):
+        read_labels(broken, "soft")
+
+
+IMPOSSIBLE = [
+    ("topk-ms", {"k": 5}, "k is 5 for labels of 4 classes, expected k from 1 to 3"),
+    ("topk-mr", {"k": 4}, "k is 4 for labels of 4 classes"),
+    ("topk-min", {"k": 0}, "option 'k' is 0"),
+    ("topk-min", {"bits": 0}, "option 'bits' is 0"),
+    ("topk-mr", {"bits": 9}, "option 'bits' is 9"),
+    ("delta-view", {"coverage": 0}, "option 'coverage' is 0"),
+    ("vq", {"groups": 5}, "groups is 5 for labels of 4 classes"),
+    ("vq", {"entries": 257}, "option 'entries' is 257"),
+    ("lowrank", {"rank": 2}, "rank is 2 for labels of 1 views"),
+    ("klt", {"step": 0}, "option 'step' is 0"),
+    ("root", {"step": "x"}, "option 'step' is 'x'"),
+    ("q4", {"clip": -1}, "option 'clip' is -1"),
+    ("prune", {"keep": 1.5, "total": 1}, "option 'keep' is 1.5"),
+]
+
+
+@pytest.mark.fault(68)
+@pytest.mark.parametrize(("name", "options", "message"), IMPOSSIBLE)
+def test_codec_parameters_out_of_range(base: Bundle, name: str, options: dict, message: str) -> None:
+    """Of a file: exit 3, naming file and section, whatever the parts are."""
+    codec = _plugins.load("codecs", name, "CODEC")().bind(1)
+    broken = forged(base, codec.encode(torch.zeros(12, 1, 4)), name, codec_parameters=options)
+    with pytest.raises(BundleError, match=rf"base\.ddset: 'labels\.soft'.*{message}") as caught:
+        read_labels(broken, "soft")
+    assert "labels.soft" == caught.value.field
+
+
+@pytest.mark.fault(68)
+@pytest.mark.parametrize("words", [["k=4"], ["k=3", "bits=0"], ["k=0"], ["k=x"]], ids=" ".join)
+def test_codec_options_out_of_range(run_cli, files, tmp_path, words: list[str]) -> None:
+    """Of a user: exit 2, no output."""
+    sets = [word for setting in words for word in ("--set", setting)]
+    labels = ("augment-labels", files.base, "--teacher", files.teacher, "--kind", "soft", "--codec", "topk-ms")
+    outcome = run_cli(*labels, *sets, "-o", tmp_path / "x.ddset")
+
+    assert 2 == outcome.code, outcome.err
+    assert words[-1].partition("=")[0] in outcome.err
+    assert not (tmp_path / "x.ddset").exists()
+
+
+@pytest.mark.fault(69)
+def test_parts_of_dtypes_that_numpy_lacks(base: Bundle) -> None:
+    """bfloat16 where a codec expects whole numbers."""
+    parts = _plugins.load("codecs", "klt", "CODEC")().encode(torch.zeros(12, 1, 4))
+    broken = forged(base, parts | {"image_plain": parts["image_plain"].bfloat16()}, "klt")
+    with pytest.raises(BundleError, match="does not hold what codec 'klt' wrote: part 'image_plain'"):
         read_labels(broken, "soft")
 
 
@@ -198,6 +290,7 @@ FOREIGN_PARTS = [
 
 
 @pytest.mark.parametrize(("codec", "parts", "message"), FOREIGN_PARTS)
+@pytest.mark.fault(69)
 def test_fault_69_parts_that_the_codec_did_not_write(
     base: Bundle, codec: str, parts: dict[str, Tensor], message: str
 ) -> None:
@@ -256,6 +349,7 @@ def test_labels_that_do_not_say_whose_they_are_count_as_stale(base: Bundle) -> N
         ({"keep": 0.34, "total": 9, "values": "q1"}, 3, "unknown codec 'q1'"),
     ],
 )
+@pytest.mark.fault(66)
 def test_fault_66_pruned_labels_of_other_views(base: Bundle, parameters: dict, views: int, message: str) -> None:
     """What is kept follows from the parameters, so they must fit what is there; without drawing two billion views."""
     values = {"values": torch.zeros(12, views, 4).half()}

@@ -212,6 +212,7 @@ def test_probabilities_still_sum_to_one_after_any_codec(files, codec: str) -> No
     [({"name": "f32", "parameters": {"bits": 0}}, {"size": 8}), ({"name": "f32", "parameters": {}}, {"size": 8})],
     ids=["fault 68: an unknown codec option", "fault 67: an impossible grid"],
 )
+@pytest.mark.fault(67, 68)
 def test_options_of_a_file_are_checked_like_those_of_a_user(files, codec: dict, parameters: dict) -> None:
     """A BundleError that names the section, never a crash."""
     bundle = Bundle.open(files.base)
@@ -225,6 +226,7 @@ def test_options_of_a_file_are_checked_like_those_of_a_user(files, codec: dict, 
 
 
 @pytest.mark.parametrize("ratio", ["0", "0/1", "9/8", "-1/2", "x", "1/0", "1e-999999999", "1/3\n", "٣/٤", "1/1000001"])
+@pytest.mark.fault(67)
 def test_fault_67_ratios_outside_zero_to_one(ratio: str) -> None:
     """A fraction P/Q in (0, 1]."""
     with pytest.raises(UsageError, match="fraction P/Q"):
@@ -235,6 +237,7 @@ def test_fault_67_ratios_outside_zero_to_one(ratio: str) -> None:
     ("grid", "ratio"), [(33, "5/8"), (0, "5/8"), (-2, "5/8"), (3, "1/65")],
     ids=["more windows than pixels", "no window", "fewer than none", "a window of no pixel"],
 )  # fmt: skip
+@pytest.mark.fault(67)
 def test_fault_67_windows_that_do_not_fit(all_views, grid: int, ratio: str) -> None:
     """Before any view is made."""
     with pytest.raises(UsageError, match="do not fit images of 32 px"):
@@ -242,6 +245,7 @@ def test_fault_67_windows_that_do_not_fit(all_views, grid: int, ratio: str) -> N
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 16), (2, 3, 16, 8)], ids=["wide", "tall"])
+@pytest.mark.fault(67)
 def test_fault_67_dense_labels_of_images_that_are_not_square(shape: tuple[int, ...]) -> None:
     """Height and width named, never silently squeezed."""
     with pytest.raises(UsageError, match=f"these have {shape[2]} x {shape[3]} px"):

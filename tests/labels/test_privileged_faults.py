@@ -97,6 +97,7 @@ def test_what_is_forged_without_a_change_is_read(base: Bundle) -> None:
         ({"of": "1" * 64}, "is stale"),
     ],
 )  # fmt: skip
+@pytest.mark.fault(70, 71)
 def test_labels_that_say_what_cannot_be_are_refused(base: Bundle, change: dict, message: str) -> None:
     """Naming file and section, what it says and what was expected."""
     with pytest.raises(BundleError, match=rf"'labels\.feature'.*{message}"):

@@ -83,6 +83,7 @@ def test_distillation_works_in_whitened_space(run_cli, tiny: str, tmp_path: Path
     assert scored.code == 0, scored.err
 
 
+@pytest.mark.fault(73)
 def test_fault_73_more_images_than_a_class_has(run_cli, tiny: str, tmp_path: Path) -> None:
     """Exit 4, naming the class and both numbers; ipc 0 is a usage error."""
     many = distill(run_cli, tiny, tmp_path / "b.ddset", "--method", "random", "--ipc", "12")
@@ -92,6 +93,7 @@ def test_fault_73_more_images_than_a_class_has(run_cli, tiny: str, tmp_path: Pat
     assert "class '0' has 11 training images, --ipc asks for 12" in many.err
 
 
+@pytest.mark.fault(71)
 def test_fault_71_a_teacher_of_other_images_is_refused(run_cli, files, tmp_path: Path) -> None:
     """Exit 3, both sides named."""
     outcome = distill(run_cli, "digits", tmp_path / "b.ddset", "--method", "herding", "--teacher", str(files.teacher))

@@ -114,6 +114,7 @@ def test_a_soft_loss_on_hard_labels_is_refused(run_cli, files) -> None:
 
 
 @pytest.mark.parametrize("lr", [0.0, -0.01, float("nan")], ids=["zero", "negative", "not a number"])
+@pytest.mark.fault(74)
 def test_fault_74_a_learned_step_size_must_be_positive(run_cli, files, tmp_path: Path, lr: float) -> None:
     """Refused before a student is trained."""
     import torch

@@ -125,6 +125,7 @@ def test_stale_labels_are_refused(files, tmp_path: Path) -> None:
     assert changed.section("labels.soft").stale
 
 
+@pytest.mark.fault(71)
 def test_fault_71_a_teacher_of_other_classes_is_refused(run_cli, files, tmp_path: Path) -> None:
     """Exit 3, both files and the field named."""
     other = tmp_path / "digits.ddset"
@@ -135,6 +136,7 @@ def test_fault_71_a_teacher_of_other_classes_is_refused(run_cli, files, tmp_path
     assert "disagree on 'classes'" in outcome.err
 
 
+@pytest.mark.fault(67)
 def test_fault_67_windows_that_do_not_fit_are_refused(run_cli, files, tmp_path: Path) -> None:
     """A grid larger than the image, a ratio of 0 or above 1."""
     labels = ("augment-labels", files.base, "--teacher", files.teacher, "--kind", "dense", "-o", tmp_path / "l.ddset")

@@ -109,6 +109,7 @@ def start(tiny: str) -> Callable[..., Bundle]:
 
 
 @pytest.mark.parametrize("name", _plugins.names("distill"))
+@pytest.mark.fault(114)
 def test_fault_114_stopped_anywhere_and_continued_equals_never_stopped(tiny: str, experts: Bundle, name: str) -> None:
     """Every method, at every step, through the bytes of a file: the content digest covers images, labels, history."""
     method = _plugins.load("distill", name, "METHOD")
@@ -147,6 +148,7 @@ def events_of(start: Callable[..., Any]) -> list[Event]:
     return events
 
 
+@pytest.mark.fault(114)
 def test_fault_114_a_run_stopped_again_and_again(start, tmp_path) -> None:
     """State to state to state, each through a file."""
     saved = None
@@ -206,6 +208,7 @@ def test_a_timed_state_that_cannot_be_written_is_a_warning(start, monkeypatch: p
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )  # fmt: skip
+@pytest.mark.fault(112)
 def test_fault_112_other_options_are_refused(tiny: str, start, changes: dict[str, Any], said: list[str]) -> None:
     """A usage error with every difference, both sides named."""
     left = stopped(start, 2)
@@ -219,6 +222,7 @@ def test_fault_112_other_options_are_refused(tiny: str, start, changes: dict[str
     assert "--force to start over" in str(caught.value)
 
 
+@pytest.mark.fault(112)
 def test_fault_112_options_that_only_name_the_device_are_not_compared(start) -> None:
     """`auto` that meant the CPU and `cpu` are the same run."""
     left = stopped(start, 1)
@@ -227,6 +231,7 @@ def test_fault_112_options_that_only_name_the_device_are_not_compared(start) -> 
 
 
 @pytest.mark.parametrize("what", ["labels", "order", "test split only"])
+@pytest.mark.fault(112)
 def test_fault_112_other_images_are_refused(start, monkeypatch, dataset: Dataset, what: str) -> None:
     """Exit 3 for other training images and for the same ones in another order; distilling reads no test images."""
     left = stopped(start, 1)
@@ -249,6 +254,7 @@ def test_fault_112_other_images_are_refused(start, monkeypatch, dataset: Dataset
     assert sentence in str(caught.value)
 
 
+@pytest.mark.fault(112)
 def test_fault_112_other_versions_are_refused(start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit 3, both named."""
     left = stopped(start, 1)
@@ -257,6 +263,7 @@ def test_fault_112_other_versions_are_refused(start, monkeypatch: pytest.MonkeyP
         start(progress=Progress(saved=left))
 
 
+@pytest.mark.fault(112)
 def test_fault_112_other_teachers_are_refused(tiny: str, experts: Bundle) -> None:
     """Exit 3, by their digests."""
     other = experts.with_stage(StageRecord("refine", {}, 1, [], {}, 0.0, 0.0, {}))
@@ -276,6 +283,7 @@ def test_fault_112_other_teachers_are_refused(tiny: str, experts: Bundle) -> Non
         ({"total": None}, "2 of None steps done"),
     ],
 )
+@pytest.mark.fault(113)
 def test_fault_113_a_state_that_makes_no_sense_is_refused(start, change: dict[str, Any], said: str) -> None:
     """Exit 3."""
     left = stopped(start, 2)
@@ -286,6 +294,7 @@ def test_fault_113_a_state_that_makes_no_sense_is_refused(start, change: dict[st
         start(progress=Progress(saved=forged))
 
 
+@pytest.mark.fault(113)
 def test_fault_113_a_bundle_of_another_kind_is_refused(start, experts: Bundle) -> None:
     """A finished bundle is no state; neither is the state of another stage."""
     with pytest.raises(BundleError, match="kind 'teacher', expected the state of an interrupted run"):
@@ -373,6 +382,7 @@ def test_layouts_of_memory_come_back(layout: str) -> None:
 
 
 @pytest.mark.parametrize("strides", ["x", [1], [-1, 1], [10**9, 1], [0, 0], [1.5, 1]], ids=str)
+@pytest.mark.fault(113)
 def test_fault_113_forged_strides_are_refused(strides: Any) -> None:
     """Before any memory is taken for them."""
     record = StageRecord("distill", {}, 0, [], {}, 0.0, 0.0, {})
@@ -413,6 +423,7 @@ def test_what_fits_is_said(start, monkeypatch: pytest.MonkeyPatch) -> None:
     assert messages[0].endswith("is free")
 
 
+@pytest.mark.fault(110)
 def test_fault_110_an_interrupt_before_the_first_step_keeps_nothing(start) -> None:
     """There is nothing to keep, and no state of nothing is written."""
     left: list[Bundle] = []

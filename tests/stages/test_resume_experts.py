@@ -75,6 +75,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.fault(114)
 def test_fault_114_continued_from_any_state_equals_never_stopped(
     start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variant: str
 ) -> None:
@@ -97,6 +98,7 @@ def test_fault_114_continued_from_any_state_equals_never_stopped(
 
 @pytest.mark.parametrize("spooled", [False, True], ids=["in memory", "on disk"])
 @pytest.mark.parametrize("event", range(2, 28, 5))
+@pytest.mark.fault(110)
 def test_fault_110_stopped_in_the_middle_of_an_epoch(
     start: Start, monkeypatch: pytest.MonkeyPatch, spooled: bool, event: int
 ) -> None:
@@ -143,6 +145,7 @@ def test_finished_experts_are_not_trained_again(start: Start, monkeypatch: pytes
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )  # fmt: skip
+@pytest.mark.fault(112)
 def test_fault_112_a_killed_expert_run_resumed_with_other_settings_is_refused(
     start: Start, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], said: str
 ) -> None:
@@ -156,6 +159,7 @@ def test_fault_112_a_killed_expert_run_resumed_with_other_settings_is_refused(
     assert not [event for event in events if event.total]
 
 
+@pytest.mark.fault(113)
 def test_fault_113_a_ledger_that_makes_no_sense_is_refused(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """A section that names a missing one, and one without its numbers."""
     states = states_of(start, monkeypatch)

@@ -73,6 +73,7 @@ def test_an_epoch_beyond_the_end_cannot_be_kept(run_cli, tiny: str, tmp_path: Pa
     assert not (tmp_path / "t.ddset").exists()
 
 
+@pytest.mark.fault(115)
 def test_fault_115_a_diverging_run_names_step_value_and_option(run_cli, tiny: str, tmp_path: Path) -> None:
     """Exit 5, nothing written."""
     outcome = train(run_cli, tiny, tmp_path / "t.ddset", "--set", "lr=1e30")

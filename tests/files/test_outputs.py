@@ -1,7 +1,4 @@
-"""Atomic writes on real files, and on a file system that fails at every call in turn.
-
-Faults 90, 91, 93 to 98, 101, 102 and 110 (mid-write).
-"""
+"""Atomic writes on real files: files in the way, links, permissions, limits, locks."""
 
 from __future__ import annotations
 
@@ -9,14 +6,17 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 
-from ddlabel import fsio
+from ddlabel import filesystem, fsio
 from ddlabel.errors import DdlabelError, ResourceError, UsageError
 from ddlabel.fsio import FileSystem, atomic_output, check_output
+
+from .processes import forking
 
 OLD, NEW = b"old" * 1000, b"new" * 2000
 
@@ -64,7 +64,7 @@ def test_file_systems_without_locks_keep_nobody_out(tmp_path: Path, monkeypatch:
     def unsupported(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(fsio.fcntl, "flock", unsupported)
+    monkeypatch.setattr(filesystem.fcntl, "flock", unsupported)
     with fsio.exclusive(str(tmp_path / "lock")), fsio.exclusive(str(tmp_path / "lock")):
         pass
 
@@ -77,86 +77,7 @@ def write(path: Path, data: bytes = NEW, *, force: bool = False) -> None:
             file.write(data[start : start + 1000])
 
 
-class Failing(FileSystem):
-    """Fails at call number `at`, and at all later ones when persistent; writes are short."""
-
-    def __init__(self, at: int, code: int, *, persistent: bool) -> None:
-        self.at, self.code, self.persistent = at, code, persistent
-        self.calls = 0
-        self.failed = False
-
-    def _maybe_fail(self) -> None:
-        self.calls += 1
-        if self.calls == self.at or (self.persistent and self.calls > self.at):
-            self.failed = True
-            raise OSError(self.code, os.strerror(self.code))
-
-    def create(self, path: str, mode: int) -> int:
-        self._maybe_fail()
-        return super().create(path, mode)
-
-    def write(self, descriptor: int, data: memoryview) -> int:
-        self._maybe_fail()
-        return super().write(descriptor, data[:700])
-
-    def fsync(self, descriptor: int) -> None:
-        self._maybe_fail()
-        super().fsync(descriptor)
-
-    def link(self, source: str, target: str) -> None:
-        self._maybe_fail()
-        super().link(source, target)
-
-    def replace(self, source: str, target: str) -> None:
-        self._maybe_fail()
-        super().replace(source, target)
-
-    def sync_directory(self, path: str) -> None:
-        self._maybe_fail()
-        super().sync_directory(path)
-
-
-CODES = [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EFBIG]
-
-
-@pytest.mark.parametrize("persistent", [False, True], ids=["transient", "persistent"])
-@pytest.mark.parametrize("force", [False, True], ids=["new file", "replacing"])
-@pytest.mark.parametrize("code", CODES, ids=[errno.errorcode[code] for code in CODES])
-def test_faults_96_97_a_failure_at_every_call_leaves_old_or_new(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, force: bool, persistent: bool
-) -> None:
-    """Call 1, 2, 3, ... fails until none does: after each the path holds all of the old file or all of the new one."""
-    path = tmp_path / "x.ddset"
-    for at in range(1, 100):
-        if path.exists():
-            path.unlink()
-        if force:
-            path.write_bytes(OLD)
-        failing = Failing(at, code, persistent=persistent)
-        monkeypatch.setattr(fsio, "current", failing)
-        try:
-            write(path, force=force)
-        except ResourceError as error:
-            assert str(path) in str(error)
-        content = path.read_bytes() if path.exists() else None
-
-        assert content in ({OLD, NEW} if force else {None, NEW})
-        assert [path] * path.exists() == list(tmp_path.iterdir())
-        if not failing.failed:
-            assert content == NEW
-            return
-    pytest.fail("the write never got through")
-
-
-def test_fault_98_interrupted_and_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """EINTR at any write or fsync is repeated."""
-    for at in range(2, 10):
-        monkeypatch.setattr(fsio, "current", Failing(at, errno.EINTR, persistent=False))
-        write(tmp_path / f"{at}.ddset")
-
-        assert NEW == (tmp_path / f"{at}.ddset").read_bytes()
-
-
+@pytest.mark.fault(90)
 def test_fault_90_an_existing_file_is_kept_without_force(tmp_path: Path) -> None:
     """Found early by the check, and again at the end against a race."""
     path = tmp_path / "x.ddset"
@@ -170,6 +91,7 @@ def test_fault_90_an_existing_file_is_kept_without_force(tmp_path: Path) -> None
         check_output(str(path), force=False)
 
 
+@pytest.mark.fault(101)
 def test_fault_101_two_writers_leave_one_complete_file(tmp_path: Path) -> None:
     """Without force exactly one of them succeeds."""
     path = tmp_path / "x.ddset"
@@ -192,6 +114,7 @@ def test_fault_101_two_writers_leave_one_complete_file(tmp_path: Path) -> None:
     assert path.read_bytes() in outcomes
 
 
+@pytest.mark.fault(90)
 def test_file_systems_without_hard_links_claim_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fallback neither loses an existing file nor leaves its claim behind."""
 
@@ -209,6 +132,96 @@ def test_file_systems_without_hard_links_claim_the_name(tmp_path: Path, monkeypa
     assert OLD == (tmp_path / "y.ddset").read_bytes()
 
 
+@pytest.mark.fault(94)
+def test_a_symbolic_link_that_leads_in_circles_is_refused(tmp_path: Path) -> None:
+    """Not replaced by a file, not even with force."""
+    link = tmp_path / "x.ddset"
+    link.symlink_to("x.ddset")
+    for refuse in (lambda: check_output(str(link), force=True), lambda: write(link, force=True)):
+        with pytest.raises(UsageError, match="leads in circles"):
+            refuse()
+
+    assert link.is_symlink()
+
+
+@pytest.mark.fault(91, 95)
+def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
+    """Exit 6 from the check and from the write, of somebody who is not root; what is there stays."""
+    with tempfile.TemporaryDirectory() as outside:
+        folder = Path(outside)
+        (folder / "x.ddset").write_bytes(OLD)
+        folder.chmod(0o555)
+        script = """
+def work(call):
+    if os.geteuid() == 0:
+        os.setgid(65534)
+        os.setuid(65534)
+    call()
+codes = wait(
+    fork(work, lambda: fsio.check_output(PATH, force=True)),
+    fork(work, lambda: bundle(1).save(PATH, force=True)),
+    fork(work, lambda: bundle(1).save(PATH + "2")),
+)
+print(json.dumps(codes))
+"""
+        codes, errors = forking(script, folder)
+        folder.chmod(0o755)
+
+        assert [6, 6, 6] == codes, errors
+        assert 1 == errors.count("is not writable")
+        assert 2 == errors.count("cannot be written (Permission denied); check permissions")
+        assert {"x.ddset": OLD} == {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.fault(95)
+def test_names_of_many_bytes_have_temporaries_too(tmp_path: Path) -> None:
+    """240 bytes in 80 letters."""
+    path = tmp_path / ("名" * 78 + ".ddset")
+    write(path)
+
+    assert [path] == list(tmp_path.iterdir())
+
+
+@pytest.mark.fault(96)
+def test_a_disk_that_is_full_at_any_moment(tmp_path: Path) -> None:
+    """A real one of 16 pages, some of which are taken: exit 6, the old bundle, nothing else."""
+    script = """
+import contextlib
+old, new = bundle(1, 9000), bundle(2, 20000)
+found = []
+for taken in range(17):
+    for name in os.listdir(FOLDER):
+        os.unlink(os.path.join(FOLDER, name))
+    old.save(PATH)
+    with contextlib.suppress(OSError), open(os.path.join(FOLDER, "filler"), "wb", buffering=0) as filler:
+        filler.write(bytes(4096 * taken))
+    (code,) = wait(fork(lambda: new.save(PATH, force=True)))
+    found.append((code, number_of(PATH)))
+    assert sorted(os.listdir(FOLDER)) == ["filler", "x.ddset"], os.listdir(FOLDER)
+print(json.dumps(found))
+"""
+    mount = ["sh", "-c", 'mount -t tmpfs -o size=64k none "$0" && exec "$@"', str(tmp_path)]
+    private = next(
+        (how for how in (["unshare", "-m"], ["unshare", "-rm"]) if not run_quietly([*how, *mount, "true"])), None
+    )
+    if private is None:
+        pytest.skip("no file system can be mounted here")
+    found, errors = forking(script, tmp_path, wrapper=[*private, *mount])
+
+    assert {(0, 2), (6, 1)} == {tuple(each) for each in found}
+    assert (0, 2) == tuple(found[0])
+    assert (6, 1) == tuple(found[-1])
+    assert errors.count("free some space or write elsewhere") == sum(code == 6 for code, _number in found)
+
+
+def run_quietly(command: list[str]) -> int:
+    try:
+        return subprocess.run(command, capture_output=True, timeout=60).returncode
+    except FileNotFoundError:
+        return 127
+
+
+@pytest.mark.fault(93)
 @pytest.mark.parametrize("target", ["/dev/null", "fifo"])
 def test_fault_93_special_files_are_written_to_and_never_replaced(tmp_path: Path, target: str) -> None:
     """A FIFO stays a FIFO."""
@@ -227,12 +240,14 @@ def test_fault_93_special_files_are_written_to_and_never_replaced(tmp_path: Path
     assert received in ([], [NEW])
 
 
+@pytest.mark.fault(93)
 def test_fault_93_a_full_device_is_a_resource_error() -> None:
     """ENOSPC with advice."""
     with pytest.raises(ResourceError, match="free some space"):
         write(Path("/dev/full"), force=True)
 
 
+@pytest.mark.fault(94)
 def test_fault_94_a_symbolic_link_is_kept(tmp_path: Path) -> None:
     """The file it points to is written, also when it does not exist yet."""
     (tmp_path / "folder").mkdir()
@@ -244,6 +259,7 @@ def test_fault_94_a_symbolic_link_is_kept(tmp_path: Path) -> None:
     assert NEW == (tmp_path / "folder" / "real.ddset").read_bytes()
 
 
+@pytest.mark.fault(94)
 def test_fault_94_a_hard_link_keeps_its_own_content(tmp_path: Path) -> None:
     """Replacing one name leaves the other as it was."""
     (tmp_path / "a").write_bytes(OLD)
@@ -253,6 +269,7 @@ def test_fault_94_a_hard_link_keeps_its_own_content(tmp_path: Path) -> None:
     assert (NEW, OLD) == ((tmp_path / "a").read_bytes(), (tmp_path / "b").read_bytes())
 
 
+@pytest.mark.fault(95)
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
 def test_fault_95_new_files_honour_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
     """Never 0600 by accident."""
@@ -265,6 +282,7 @@ def test_fault_95_new_files_honour_the_umask(tmp_path: Path, umask: int, mode: i
     assert mode == (tmp_path / "x.ddset").stat().st_mode & 0o777
 
 
+@pytest.mark.fault(95)
 def test_fault_95_replaced_files_keep_their_mode(tmp_path: Path) -> None:
     """What the owner chose."""
     (tmp_path / "x.ddset").write_bytes(OLD)
@@ -274,6 +292,7 @@ def test_fault_95_replaced_files_keep_their_mode(tmp_path: Path) -> None:
     assert 0o640 == (tmp_path / "x.ddset").stat().st_mode & 0o777
 
 
+@pytest.mark.fault(96)
 def test_fault_96_a_file_size_limit_is_a_resource_error(tmp_path: Path) -> None:
     """`ulimit -f`: EFBIG, no temporary file left."""
     script = (
@@ -314,6 +333,7 @@ def test_temporaries_of_dead_processes_are_removed(tmp_path: Path) -> None:
     assert (False, True) == (stale.exists(), alive.exists())
 
 
+@pytest.mark.fault(91, 92)
 @pytest.mark.parametrize(
     ("target", "inputs", "error"),
     [
@@ -336,6 +356,7 @@ def test_faults_91_92_impossible_outputs_are_found_before_work(
         check_output(target, force=True, inputs=inputs)
 
 
+@pytest.mark.fault(102)
 def test_fault_102_a_reader_sees_old_or_new_during_a_replacement(tmp_path: Path) -> None:
     """Never a mixture."""
     path = tmp_path / "x.ddset"

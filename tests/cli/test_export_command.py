@@ -1,0 +1,255 @@
+"""`ddlabel export`: formats by name, refusals, streams, the sidecar, and what pictures cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddlabel.bundle import Bundle
+
+SIDECAR = "ddset-export.json"
+
+
+def test_the_end_of_the_name_says_the_format(run_cli, files, tmp_path: Path) -> None:
+    """One sidecar beside each file, which has its digest; the same document with --json."""
+    for name, form in (("a.npz", "npz"), ("b.tar", "webdataset"), ("c.parquet", "parquet"), ("d.PT", "dc")):
+        outcome = run_cli("export", files.soft, "-o", tmp_path / name, "--json")
+        said = json.loads((tmp_path / f"{name}.{SIDECAR}").read_text())
+        shown = json.loads(outcome.out)
+        assert 0 == outcome.code, outcome.err
+        assert form == said["format"] == shown["format"]
+        assert {name} == set(said["files"])
+        assert (tmp_path / name).stat().st_size == said["files"][name]["bytes"] == shown["files"]["bytes"]
+        assert Bundle.open(files.soft).content == said["source"]["content"]
+        assert "ddlabel.export" == shown["schema"] == said["schema"]
+        assert str(tmp_path) not in json.dumps(said)
+
+
+def test_formats_that_do_not_follow_from_the_name_must_be_given(run_cli, files, tmp_path: Path) -> None:
+    """Folders are of two formats; all problems come at once."""
+    vague = run_cli("export", files.base, "-o", tmp_path / "x")
+    wrong = run_cli("export", files.base, "-o", tmp_path / "x", "--format", "fodler", "--seeds", "0")
+
+    assert 2 == vague.code == wrong.code
+    assert "expected .pt (dc), .npz (npz)" in vague.err
+    assert "unknown format 'fodler'; did you mean 'folder'?" in wrong.err
+    assert "seeds" in wrong.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--format", "folder", "-o", "-"], "is a folder, which cannot go to stdout"),
+        (["-o", "x.npz", "--measure", "--data", "digits"], "holds no pictures"),
+        (["-o", "x.tar", "--measure"], "option 'data' is missing"),
+        (["--format", "npz", "-o", "-", "--json"], "both write to stdout"),
+        (["--format", "npz"], "option 'output' is missing"),
+        (["-o", "no/x.npz"], "does not exist"),
+        (["-o", "x.csv"], "has no scores"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    run_cli, files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], problem: str
+) -> None:
+    """With exit 2, and nothing written."""
+    monkeypatch.chdir(tmp_path)
+    outcome = run_cli("export", files.base, *words)
+
+    assert 2 == outcome.code
+    assert problem in outcome.err + outcome.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_teachers_are_no_sets_of_images(run_cli, files, tmp_path: Path) -> None:
+    """Exit 3, as for every stage."""
+    outcome = run_cli("export", files.teacher, "-o", tmp_path / "x.npz")
+
+    assert 3 == outcome.code
+    assert "kind 'teacher', expected a distilled bundle" in outcome.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_existing_files_are_kept_unless_forced(run_cli, files, tmp_path: Path) -> None:
+    """The file and its sidecar, each."""
+    path = tmp_path / "x.npz"
+    sidecar = tmp_path / f"x.npz.{SIDECAR}"
+    sidecar.write_text("mine")
+    first = run_cli("export", files.base, "-o", path)
+    assert 2 == first.code
+    assert not path.exists()
+    assert "mine" == sidecar.read_text()
+    assert 0 == run_cli("export", files.base, "-o", path, "--force").code
+    assert 2 == run_cli("export", files.soft, "-o", path).code
+    assert "labels_soft" not in np.load(path)
+    assert 0 == run_cli("export", files.soft, "-o", path, "--force").code
+    assert "labels_soft" in np.load(path)
+    assert 2 == run_cli("export", path, "-o", path, "--force").code
+
+
+def test_force_replaces_an_export_and_no_other_folder(run_cli, files, tmp_path: Path) -> None:
+    """Not one without a sidecar, not one with a foreign sidecar, not one that somebody put a file into."""
+    ours, other, json_only = tmp_path / "ours", tmp_path / "other", tmp_path / "json"
+    for folder in (other, json_only):
+        folder.mkdir()
+        (folder / "thesis.tex").write_text("mine")
+    (json_only / SIDECAR).write_text('{"schema": "mine"}')
+    command = ("export", files.base, "--format", "folder", "--force", "-o")
+    for folder in (other, json_only):
+        outcome = run_cli(*command, folder)
+        assert 2 == outcome.code
+        assert "has no ddset-export.json of an export" in outcome.err
+        assert "mine" == (folder / "thesis.tex").read_text()
+    assert [0, 0] == [run_cli(*command, ours).code for _time in range(2)]
+    (ours / "00000_0" / "mine.png").write_text("mine")
+    touched = run_cli(*command, ours)
+
+    assert 2 == touched.code
+    assert "holds '00000_0/mine.png', which is not of its export" in touched.err
+    assert (ours / "00000_0" / "mine.png").exists()
+
+
+def test_a_file_goes_to_stdout_as_it_would_to_the_disk(
+    files, run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Byte for byte, and no sidecar anywhere."""
+    from ddlabel.cli.app import main
+
+    for form, name in (("webdataset", "x.tar"), ("npz", "x.npz"), ("parquet", "x.parquet")):
+        assert 0 == run_cli("export", files.soft, "-o", tmp_path / name).code
+        with (tmp_path / "piped").open("w") as stream, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", stream)
+            assert 0 == main(["export", str(files.soft), "--format", form, "-o", "-"])
+        assert (tmp_path / name).read_bytes() == (tmp_path / "piped").read_bytes()
+        assert f"wrote -: {form}" in capsys.readouterr().err
+    assert not list(tmp_path.glob("piped.*"))
+    assert 0 == run_cli("export", files.soft, "--format", "npz", "-o", os.devnull).code
+
+
+def test_help_and_refusals_of_names_do_not_import_torch(tmp_path: Path) -> None:
+    """Formats are told apart by modules that cost nothing."""
+    code = (
+        "import sys, contextlib, io\n"
+        "from ddlabel.cli.app import main\n"
+        "with contextlib.redirect_stderr(io.StringIO()):\n"
+        f"    assert main(['export', 'x.ddset', '-o', {str(tmp_path / 'x')!r}]) == 2\n"
+        "print([name for name in ('torch', 'numpy', 'pyarrow', 'PIL') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "[]" == done.stdout.strip()
+
+
+def test_measured_pictures_are_compared_seed_by_seed(run_cli, files, tmp_path: Path) -> None:
+    """Whitened images: the bundle, its pictures as they are, and whitened again; the file says it too."""
+    base, out = tmp_path / "z.ddset", tmp_path / "x"
+    assert (
+        0
+        == run_cli(
+            "distill", "--data", files.data, "--space", "zca", "--ipc", "1", "-o", base, "--method", "random"
+        ).code
+    )
+    measure = ("--measure", "--data", files.data, "--arch", "mlp", "--epochs", "3", "--seeds", "2")
+    outcome = run_cli("export", base, "--format", "folder", "-o", out, *measure)
+    said = json.loads((out / SIDECAR).read_text())["measured"]
+    rows = said["rows"]
+
+    assert 0 == outcome.code, outcome.err
+    assert ["bundle", "pictures", "pictures, whitened again"] == [row["images"] for row in rows]
+    assert {"hard"} == {row["labels"] for row in rows}
+    assert "minus_bundle" not in rows[0]
+    for row in rows[1:]:
+        ours, first = row["accuracy"]["values"], rows[0]["accuracy"]["values"]
+        mean = sum(a - b for a, b in zip(ours, first, strict=True)) / 2
+        assert mean == pytest.approx(row["minus_bundle"]["mean"])
+    assert 3 == len(outcome.out.splitlines())
+    assert "npz" == said["data"]
+    assert os.path.basename(files.data) not in json.dumps(said)
+
+
+def test_exact_pictures_are_measured_for_the_labels_they_leave_out(run_cli, files, tmp_path: Path) -> None:
+    """Against the richest labels of the bundle; without any there is nothing to measure."""
+    measure = (
+        "--measure",
+        "--data",
+        files.data,
+        "--arch",
+        "mlp",
+        "--epochs",
+        "2",
+        "--seeds",
+        "1",
+        "--format",
+        "folder",
+    )
+    rich = run_cli("export", files.soft, "-o", tmp_path / "a", *measure, "--json")
+    plain = run_cli("export", files.base, "-o", tmp_path / "b", *measure, "--json")
+    rows = json.loads(rich.out)["measured"]["rows"]
+
+    assert [("bundle", "soft"), ("pictures", "hard")] == [(row["images"], row["labels"]) for row in rows]
+    assert json.loads(plain.out)["measured"] is None
+    assert "there is nothing to measure" in plain.err
+
+
+GUIDE = (Path(__file__).parent.parent.parent / "docs" / "exporting.md").read_text()
+
+
+def test_the_guide_names_every_format_and_every_array(run_cli, files, tmp_path: Path) -> None:
+    """Its table of formats, and of keys of .npz files, against a whitened bundle with dense labels."""
+    from ddlabel._plugins import names
+
+    formats, keys = GUIDE.index("| `--format` |"), GUIDE.index("| key | value |")
+    listed = [line.split("`")[1] for line in GUIDE[formats:].split("\n\n")[0].splitlines()[2:]]
+    known = {
+        key.strip("` ") for line in GUIDE[keys:].split("\n\n")[0].splitlines() for key in line.split("|")[1].split(",")
+    }
+    assert 0 == run_cli("export", files.dense, "-o", tmp_path / "x.npz").code
+    written = {key.replace("dense", "<kind>") for key in np.load(tmp_path / "x.npz").files}
+
+    assert sorted(listed) == list(names("exporters"))
+    assert written <= known
+    assert {"images_float", "zca_matrix", "student_lr", "labels_<kind>_view_ids"} <= known
+
+
+@pytest.mark.slow
+def test_commands_of_the_guide_run_as_printed(run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other in an empty folder; students are fewer and trained for less."""
+    import re
+    import shlex
+
+    monkeypatch.chdir(tmp_path)
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines()]
+    for line in lines:
+        shorter = line.replace("--epochs 60 --seeds 3", "--epochs 3 --seeds 1 --arch mlp").replace(
+            "steps=60", "steps=3"
+        )
+        words = shlex.split(shorter)
+        outcome = run_cli(*words[1:])
+        assert 0 == outcome.code, (line, outcome.err)
+
+    assert 7 == len(lines)
+
+
+def test_an_interrupt_leaves_nothing(run_cli, files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the folder nor a temporary one."""
+    import signal
+
+    from ddlabel.exporters import _pictures
+
+    drawn = _pictures.png
+
+    def png(pixels):
+        signal.raise_signal(signal.SIGTERM)
+        return drawn(pixels)
+
+    monkeypatch.setattr(_pictures, "png", png)
+    outcome = run_cli("export", files.base, "--format", "folder", "-o", tmp_path / "x")
+
+    assert 143 == outcome.code
+    assert not list(tmp_path.iterdir())
