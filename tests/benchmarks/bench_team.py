@@ -34,7 +34,7 @@ def jobs() -> dict[str, Callable[..., object]]:
 
     net = trained("convnet-d2-w32-bn", epochs=1)()
     base = distilled("random", {})()
-    labels = AugmentLabelsConfig(kind="dense", grid=20, ratio="1/2", threads=1, self_test=0)
+    labels = AugmentLabelsConfig(kind="dense", grid=9, ratio="1/2", threads=1, self_test=0)
     return {
         "train-teacher --experts 4": trained("convnet-d2-w16", epochs=10, experts=4),
         "distill --method dm": distilled("dm", {"steps": 10}),

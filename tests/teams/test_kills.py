@@ -18,8 +18,8 @@ from .processes import torchrun
 
 NET = ("--arch", "convnet-d1-w8")
 COMMANDS = {
-    "shares": ("train-teacher", *NET, "--experts", "3", "--epochs", "200"),
-    "same everywhere": ("distill", "--method", "dm", *NET, "--ipc", "2", "--set", "steps=100"),
+    "shares": ("train-teacher", *NET, "--experts", "3", "--epochs", "1000"),
+    "same everywhere": ("distill", "--method", "dm", *NET, "--ipc", "2", "--set", "steps=200"),
 }
 READY = ("needs about", "continuing after")
 pytestmark = pytest.mark.skipif(not Path(f"/proc/{os.getpid()}/environ").exists(), reason="reads ranks from /proc")
