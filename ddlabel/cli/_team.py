@@ -82,7 +82,11 @@ def joining() -> Iterator[Team]:
             if team.leads:
                 team.tell(_reason(error))
                 raise error from failure
-            if team.told() != _reason(error):
+            try:
+                word = team.told()
+            except InterruptedRunError:  # torchrun stops those that a failure of another leaves
+                word = team.told()
+            if word != _reason(error):
                 from ..manifest import printable
 
                 for line in error.problems if isinstance(error, UsageError) else (str(error),):
