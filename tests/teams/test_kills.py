@@ -76,7 +76,7 @@ def test_what_is_stopped_and_killed_goes_on_to_the_same_bits(run_cli, tiny: str,
     _out, last = resumed.communicate(timeout=200)
 
     assert 0 == resumed.returncode, last
-    assert "run the same command with --resume to continue" in said[0]
+    assert "--resume" in said[0]
     assert "continuing after" in said[1]
     assert "continuing after" in said[2]
     assert "error: " in said[1]
