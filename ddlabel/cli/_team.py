@@ -83,15 +83,19 @@ def joining() -> Iterator[Team]:
                 team.tell(_reason(error))
                 raise error from failure
             try:
-                word = team.told()
+                _say_unless_told(team, error)
             except InterruptedRunError:  # torchrun stops those that a failure of another leaves
-                word = team.told()
-            if word != _reason(error):
-                from ..manifest import printable
-
-                for line in error.problems if isinstance(error, UsageError) else (str(error),):
-                    say(f"{speaker()}error: {printable(line)}")
+                _say_unless_told(team, error)
             raise Told(error) from error
+
+
+def _say_unless_told(team: Team, error: DdlabelError) -> None:
+    """What failed in another process than the first, when that one has not said so."""
+    from ..manifest import printable
+
+    if team.told() != _reason(error):
+        for line in error.problems if isinstance(error, UsageError) else (str(error),):
+            say(f"{speaker()}error: {printable(line)}")
 
 
 def _explained(error: DdlabelError, team: Team) -> DdlabelError:
