@@ -219,6 +219,13 @@ class PartialFile:
         """Take the file away, if there is one."""
         remove_output(self.name)
 
+    def remove_all(self) -> None:
+        """Take our state away, and as the first process those of all: the result is written."""
+        self.remove()
+        if self._team.leads:
+            for name in _others(self._first).values():
+                remove_output(name)
+
     def _discard(self) -> None:
         """Take the state of another run away, of which every process has its own; the first sees to those of no one."""
         self.remove()

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import ResourceError, UsageError
 from ..events import Event
 from ._options import Invocation, Output, Resume, Talk
 from ._report import Reporter, print_json, say
@@ -93,9 +93,10 @@ def run_stage(
             result = _compute(run, bundles, record, settings, {**more, **follow}, reporter, interrupts)
             if output.output is not None and team.leads:
                 result.save(output.output, force=output.force, durable=not output.no_fsync)
-            team.exchange(b"")  # nobody gives a state up before the result is written
+            with contextlib.suppress(ResourceError) if team.leads else contextlib.nullcontext():
+                team.exchange(b"")  # nobody gives a state up before the result is written
         if partial is not None:
-            partial.remove()
+            partial.remove_all()
         if not team.leads:
             return
     if draw is not None:

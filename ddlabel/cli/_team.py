@@ -82,12 +82,20 @@ def joining() -> Iterator[Team]:
             if team.leads:
                 team.tell(_reason(error))
                 raise error from failure
-            if team.told() != _reason(error):
-                from ..manifest import printable
-
-                for line in error.problems if isinstance(error, UsageError) else (str(error),):
-                    say(f"{speaker()}error: {printable(line)}")
+            try:
+                _say_unless_told(team, error)
+            except InterruptedRunError:  # torchrun stops those that a failure of another leaves
+                _say_unless_told(team, error)
             raise Told(error) from error
+
+
+def _say_unless_told(team: Team, error: DdlabelError) -> None:
+    """What failed in another process than the first, when that one has not said so."""
+    from ..manifest import printable
+
+    if team.told() != _reason(error):
+        for line in error.problems if isinstance(error, UsageError) else (str(error),):
+            say(f"{speaker()}error: {printable(line)}")
 
 
 def _explained(error: DdlabelError, team: Team) -> DdlabelError:

@@ -168,7 +168,8 @@ class Progress:
         seconds = float(saved.bundle.manifest.history[-1]["time"]["seconds"])
         clock = dataclasses.replace(task.clock, ticks=task.clock.ticks - seconds)
         self._task = dataclasses.replace(task, clock=clock)
-        self.kept = (saved.done, saved.total, task.unit)
+        if self._team.leads or not task.alike:
+            self.kept = (saved.done, saved.total, task.unit)
         message = f"continuing after {saved.done} of {saved.total} {task.unit}"
         self._on_event(Event(phase="resuming", message=message))
         return saved

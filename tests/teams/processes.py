@@ -41,13 +41,13 @@ def start(arguments: Sequence[str | Path], size: int) -> list[subprocess.Popen[s
 
 
 def torchrun(arguments: Sequence[str | Path], size: int) -> subprocess.Popen[str]:
-    """`torchrun --nproc-per-node SIZE -m ddlabel ARGUMENTS`, with what all of them say on stderr in one pipe."""
+    """`torchrun --nproc-per-node SIZE -m ddlabel ARGUMENTS`; what all of them say on stderr comes in one pipe."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(size)]
     port = ["--master-port", str(free_port())]
     return subprocess.Popen(
         [*command, *port, "-m", "ddlabel", *map(str, arguments)],
         env=environment(),
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
