@@ -24,7 +24,7 @@ from ddlabel.bundle import Bundle
 from ddlabel.cli.app import main
 
 NURSERY = """
-import json, os, signal, sys
+import contextlib, json, os, signal, sys
 import torch
 import ddlabel.stages._partial as partial
 import ddlabel.stages._labelling as labelling
@@ -34,7 +34,8 @@ torch.set_num_threads(1)
 partial.INTERVAL_S, partial.SHARE, labelling.VIEWS_AT_ONCE = 0.0, 1e9, 8
 for line in sys.stdin:
     if line.startswith("!"):
-        main(json.loads(line[1:]))
+        with contextlib.redirect_stdout(sys.stderr):
+            main(json.loads(line[1:]))
         print(0, flush=True)
         continue
     child = os.fork()
