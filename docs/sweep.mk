@@ -19,12 +19,15 @@ OUT ?= sweep
 DDLABEL ?= ddlabel
 SET_dm ?= --set steps=150
 
-# $(call job,COMMAND): run it until there is its bundle, at most TRIES times; on another machine counts as well
-job = rm -f $@; for try in $$(seq $(TRIES)); do \
-	  test -e $@ && exit 0; $(1) --quiet --resume -o $@ && exit 0; code=$$?; \
-	  case $$code in 2|3|4|5|7) exit $$code;; esac; \
-	  echo "try $$try of $@ ended with exit $$code" >&2; sleep $(PAUSE); \
-	done; exit $$code
+# $(call job,COMMAND): run it until there is its bundle, at most TRIES times; what another machine makes counts as well,
+# and waiting for that is no try. What is older than a bundle it is made of is made anew.
+job = for old in $^; do test $@ -ot $$old && rm -f $@; done; try=1; \
+	while ! test -e $@; do \
+	  said=$$($(1) --quiet --resume -o $@ 2>&1); code=$$?; test -z "$$said" || echo "$$said" >&2; \
+	  case $$code in 0) exit 0;; 2|3|4|5|7) test -e $@ && break; exit $$code;; esac; \
+	  case $$said in *"another run"*) ;; *) echo "try $$try of $@ ended with exit $$code" >&2; try=$$((try + 1));; esac; \
+	  test $$try -le $(TRIES) || exit $$code; sleep $(PAUSE); \
+	done
 
 runs := $(foreach method,$(METHODS),$(foreach ipc,$(IPCS),$(foreach seed,$(SEEDS),$(method)-ipc$(ipc)-seed$(seed))))
 scored := $(runs:%=$(OUT)/%-scored.ddset)

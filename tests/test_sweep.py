@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,49 @@ def test_what_is_wrong_is_tried_once_and_the_others_finish(tmp_path: Path) -> No
     assert "unknown option '--no-such-option'" in done.stderr
     assert ["tried"] == log.read_text().split()
     assert (tmp_path / "a" / "dm-ipc1-seed0-scored.ddset").exists()
+
+
+TEACHER_AND_STEPS = """#!/bin/sh
+# Stands for ddlabel: every command takes a while, holds a lock as the real one does, and says who made what.
+for output; do :; done
+case "$1" in report) echo page > "$output"; exit 0;; esac
+if ! mkdir "$output.lock" 2>/dev/null; then
+  echo "error: another run keeps its state in '$output.partial'" >&2; exit 6
+fi
+trap 'rmdir "$output.lock"' EXIT
+for word; do case "$word" in *.ddset) test "$word" = "$output" || test -e "$word" || exit 3;; esac; done
+test -e "$output" && {{ echo "error: output '$output' exists" >&2; exit 2; }}
+sleep 0.3
+echo "$$" >> "$output.made"
+echo bundle > "$output"
+"""
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_two_machines_share_a_folder(tmp_path: Path) -> None:
+    """Each waits for what the other makes, longer than its tries; nothing is made twice, nothing removed in use."""
+    program, out = command(tmp_path / "slow", TEACHER_AND_STEPS), tmp_path / "a"
+    words = ["-j2", "TRIES=1", "PAUSE=0.1", "METHODS=random", "IPCS=1 5", "SEEDS=0 1"]
+    with ThreadPoolExecutor() as machines:
+        both = list(machines.map(lambda _machine: make(out, program, *words), range(2)))
+
+    assert [0, 0] == [done.returncode for done in both], both[0].stderr + both[1].stderr
+    made = {path.name: len(path.read_text().split()) for path in out.glob("*.made")}
+    assert 1 + 4 * 3 == len(made)
+    assert {1} == set(made.values())
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_what_is_older_than_its_inputs_is_made_anew(tmp_path: Path) -> None:
+    """As make has it, and only that."""
+    program, out = command(tmp_path / "slow", TEACHER_AND_STEPS), tmp_path / "a"
+    words = ["METHODS=random", "IPCS=1", "SEEDS=0"]
+    make(out, program, *words)
+    later = time.time() + 10
+    os.utime(out / "teacher.ddset", (later, later))
+    done = make(out, program, *words)
+
+    assert 0 == done.returncode, done.stderr
+    made = {path.name: len(path.read_text().split()) for path in out.glob("*.made")}
+    assert {"teacher.ddset.made": 1, "random-ipc1-seed0.ddset.made": 1} == {n: c for n, c in made.items() if c == 1}
+    assert 2 == made["random-ipc1-seed0-soft.ddset.made"] == made["random-ipc1-seed0-scored.ddset.made"]
