@@ -664,7 +664,7 @@ def test_damaged_parts_of_klt_are_refused(part: str, change, message: str) -> No
     ("name", "options", "shape"),
     [
         ("klt", {}, (1, 1, 257)),
-        ("prune", {"values": "topk-ms"}, (1, 4, 1)),
+        ("prune", {"values": "topk-ms"}, (1, 3, 1)),
         ("topk-min", {"k": 4}, (1, 1, 4)),
         ("vq", {"groups": 5}, (1, 1, 4)),
         ("lowrank", {"rank": 4}, (1, 3, 4)),
