@@ -81,6 +81,7 @@ class Description:
     lost: tuple[str, ...] = ()
     """One sentence for each thing that is in the bundle and not in the export."""
     more: Mapping[str, Any] = field(default_factory=dict)
+    """Further keys of the sidecar; under `classes` lists of a value for each class."""
 
 
 class Sink(io.RawIOBase):

@@ -115,6 +115,28 @@ def test_force_replaces_an_export_and_no_other_folder(run_cli, files, tmp_path: 
     assert (ours / "00000_0" / "mine.png").exists()
 
 
+def test_force_keeps_files_that_were_changed_after_the_export(run_cli, files, tmp_path: Path) -> None:
+    """Another size, other bytes of the same size, a link in place of a file."""
+    out = tmp_path / "x"
+    command = ("export", files.base, "--format", "folder", "--force", "-o", out)
+    assert 0 == run_cli(*command).code
+    picture = out / "00000_0" / "000000.png"
+    data = picture.read_bytes()
+    for changed in (data + b"more", data[:-1] + b"x"):
+        picture.write_bytes(changed)
+        outcome = run_cli(*command)
+        assert 2 == outcome.code
+        assert "holds '00000_0/000000.png', which was changed after the export" in outcome.err
+        assert changed == picture.read_bytes()
+    (tmp_path / "kept.png").write_bytes(data)
+    picture.unlink()
+    picture.symlink_to(tmp_path / "kept.png")
+    assert 2 == run_cli(*command).code
+    picture.unlink()
+    assert 0 == run_cli(*command).code
+    assert data == picture.read_bytes()
+
+
 def test_a_file_goes_to_stdout_as_it_would_to_the_disk(
     files, run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
