@@ -9,7 +9,7 @@ and need an allow-list.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import IO, Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from ..interchange import DC_DATA, DC_SCORES, FLOAT32
 from ._exporter import Content, Description, Exporter, Open
@@ -41,12 +41,12 @@ class Dc(Exporter):
 
     def write(self, content: Content, document: Mapping[str, Any], file: Open) -> None:
         """One dict."""
-        import torch
+        from ._torch import save
 
         del document
         result = {DC_DATA: [[content.images(), content.stored.labels]], DC_SCORES: _scores(content)[0]}
         with file("") as stream:
-            torch.save(result, cast(IO[bytes], stream))
+            save(result, stream)
         content.step(len(content.stored))
 
 

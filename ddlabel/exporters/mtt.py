@@ -8,7 +8,7 @@ without their whitening in [0, 1] units, where they are whitened. All open with 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..interchange import FLOAT32, MTT_IMAGES, MTT_LABELS, MTT_LR, MTT_UNITS
@@ -66,6 +66,8 @@ class Mtt(Exporter):
         """One tensor per file."""
         import torch
 
+        from ._torch import save
+
         del document
         images = content.images()
         soft, space = content.labels.get("soft"), content.stored.space
@@ -79,7 +81,7 @@ class Mtt(Exporter):
             tensors[MTT_UNITS] = space.decode(images)
         for name, tensor in tensors.items():
             with file(name) as stream:
-                torch.save(tensor, cast(IO[bytes], stream))
+                save(tensor, stream)
         content.step(len(images))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import tarfile
@@ -15,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ddlabel import fsio
 from ddlabel.bundle import Bundle
 from ddlabel.distilled import read_distilled
 from ddlabel.errors import BundleError, UsageError
@@ -388,3 +390,22 @@ def test_shapes_of_these_tests_tell_rows_from_columns() -> None:
 
     assert (6, 3, HEIGHT, WIDTH) == tuple(bundle.tensor("images.pixels").shape)
     assert 4 == len({6, 3, HEIGHT, WIDTH} | {5})
+
+
+@pytest.mark.parametrize("form", ["mtt", "dc"])
+def test_a_full_disk_is_told_as_such_also_by_torch(make, tmp_path: Path, run_cli, monkeypatch, form: str) -> None:
+    """Exit 6, and nothing is left; torch's own writer would word it as a failure of its own."""
+    source = tmp_path / "x.ddset"
+    make().save(source)
+
+    def full(_descriptor: int, _data: memoryview) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    system = fsio.FileSystem()
+    system.write = full
+    monkeypatch.setattr(fsio, "current", system)
+    done = run_cli("export", source, "--format", form, "-o", tmp_path / "out")
+
+    assert 6 == done.code, done.err
+    assert "No space left on device" in done.err
+    assert ["x.ddset"] == [path.name for path in tmp_path.iterdir()]
