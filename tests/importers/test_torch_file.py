@@ -132,6 +132,29 @@ def test_pickles_of_more_than_data_are_refused(tmp_path: Path, pickled: bytes, w
     assert "\x1b" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("pickled", "words"),
+    [
+        pytest.param(b"})" + b"\x85" * 200_000 + b"Ns.", "nested more than 32 deep", id="deep key"),
+        pytest.param(b")" + b"\x85" * 40 + b".", "nested more than 32 deep", id="deep tuple"),
+        pytest.param(
+            b"})" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60)) + b"Ns.", "nested more than", id="shared tuples"
+        ),
+        pytest.param(b"})Ns.", "a key of type tuple", id="empty tuple"),
+        pytest.param(b"}NNs.", "a key of type NoneType", id="none"),
+        pytest.param(b"}(K\x01K\x02K\x03u.", "without a value", id="half a pair"),
+        pytest.param(b"ccollections\nOrderedDict\n])K\x01\x86a\x85R.", "damaged", id="pairs given to a call"),
+        pytest.param(b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n)NK\x01tQ.", "without name", id="storage"),
+    ],
+)
+def test_keys_are_never_hashed_before_they_are_known(tmp_path: Path, pickled: bytes, words: str) -> None:
+    """Nested tuples as keys end Python's stack, and shared ones its patience."""
+    path = saved(tmp_path / "x.pt", [1])
+    _rewrite(path, lambda _data: b"\x80\x02" + pickled)
+    with pytest.raises(BundleError, match=words):
+        read(path)
+
+
 @pytest.mark.parametrize("share", [0, 3, 40, 97])
 def test_truncated_files_are_refused(tmp_path: Path, share: int) -> None:
     path = saved(tmp_path / "x.pt", torch.arange(1000))
