@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +95,15 @@ def class_order(foreign: Foreign, facts: Facts) -> Tensor | None:
     """The place of each of the files' classes among those of the facts, (k,) int64; None when numbers are places.
 
     Raises:
-        BundleError: names that the facts do not have, or another number of them.
+        BundleError: names that the facts do not have, or another number of them; names that two classes share.
     """
     theirs, ours = foreign.classes, facts.classes
-    if theirs is None or ours is None or not foreign.by_name:
+    if theirs is None or ours is None or not foreign.by_name or theirs == ours:
         return None
     places = {name: place for place, name in enumerate(ours)}
     strange = [name for name in theirs if name not in places]
     if not strange:
+        _check_different(foreign.name, theirs, ours)
         return torch.tensor([places[name] for name in theirs])
     if len(theirs) != len(ours) or len(strange) < len(theirs) or facts.origins["classes"] != OPTION:
         raise BundleError(
@@ -111,6 +113,17 @@ def class_order(foreign: Foreign, facts: Facts) -> Tensor | None:
             hint="give --classes: the names of its classes, or new names in the order in which its own are sorted",
         )
     return None
+
+
+def _check_different(name: str, *orders: tuple[str, ...]) -> None:
+    """A name that two classes share cannot be looked up."""
+    twice = [label for names in orders for label, count in Counter(names).items() if count > 1]
+    if twice:
+        raise BundleError(
+            f"{name}: two classes are called {twice[0]!a:.80}, so that they cannot be put into another order",
+            field="classes",
+            hint="give --classes: other names, all different, in the order of its own",
+        )
 
 
 def _settle_values(facts: Facts, foreign: Foreign, config: ImportConfig) -> list[str]:

@@ -64,6 +64,8 @@ def run(
         ResourceError: files that may not be read, or that do not fit in memory.
     """
     check(config)
+    if not files:
+        raise UsageError("no file given, expected files or folders of another tool", field="files")
     sources = Sources(files)
     name = detect(sources) if config.format == "auto" else config.format
     (importer,) = build_many([_plugins.load("importers", name, "IMPORTER")], settings or {})
