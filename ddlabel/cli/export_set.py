@@ -111,7 +111,7 @@ def _check_output(config: ExportConfig, output: Output, inputs: tuple[str, ...])
 
     path, exporter = str(output.output), _exporter(str(config.format))
     if exporter.suffixes:
-        from ..exporters._sidecar import sidecar_of
+        from ..interchange import sidecar_of
 
         check_output(path, force=output.force, inputs=inputs)
         if path != "-" and (os.path.isfile(path) or not os.path.exists(path)):  # a device has nothing beside it

@@ -1,31 +1,17 @@
-"""The file `ddset-export.json`, which every export has: where it lies, its bytes, and whose folder it is in."""
+"""Whose a folder is that an export would replace, by the sidecar in it."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from typing import Any
 
 from ..errors import UsageError
+from ..interchange import SCHEMA, SIDECAR
 
-__all__ = ["SCHEMA", "SIDECAR", "check_ours", "encode", "sidecar_of"]
+__all__ = ["check_ours"]
 
-SIDECAR = "ddset-export.json"
-SCHEMA = "ddlabel.export"
 _MAX_BYTES = 2**30
 """Of a sidecar that is read to see whose a folder is."""
-
-
-def sidecar_of(path: str) -> str:
-    """Where the sidecar of an export of one file lies: beside it, `FILE.ddset-export.json`."""
-    return f"{path}.{SIDECAR}"
-
-
-def encode(document: Mapping[str, Any]) -> bytes:
-    """The bytes of a sidecar: sorted keys, no NaN."""
-    text = json.dumps(document, sort_keys=True, allow_nan=False, indent=1, ensure_ascii=False)
-    return (text + "\n").encode("utf-8", "surrogatepass")
 
 
 def check_ours(folder: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import IO, Any, ClassVar, cast
 
+from ..interchange import DC_DATA, DC_SCORES, FLOAT32
 from ._exporter import Content, Description, Exporter, Open
 from ._lost import lost_labels, lost_sections, lost_whitening
 
@@ -27,7 +28,7 @@ class Dc(Exporter):
         if content.lr is not None:
             lost.append(f"the learned step size {content.lr:g} has no place in this format")
         return Description(
-            images={"form": "float32", "in": "data[0][0]"},
+            images={"form": FLOAT32, "in": "data[0][0]"},
             labels={"hard": {"in": "data[0][1]"}},
             lost=tuple(lost),
         )
@@ -37,7 +38,7 @@ class Dc(Exporter):
         import torch
 
         del document
-        result = {"data": [[content.images(), content.stored.labels]], "accs_all_exps": _accuracies(content)}
+        result = {DC_DATA: [[content.images(), content.stored.labels]], DC_SCORES: _accuracies(content)}
         with file("") as stream:
             torch.save(result, cast(IO[bytes], stream))
         content.step(len(content.stored))
