@@ -9,7 +9,16 @@ from torch import Tensor
 
 from ..errors import BundleError
 
-__all__ = ["DROP", "both_labels", "check_step_size", "distributions", "hard_labels", "images_of", "labels_of", "step_size"]
+__all__ = [
+    "DROP",
+    "both_labels",
+    "check_step_size",
+    "distributions",
+    "hard_labels",
+    "images_of",
+    "labels_of",
+    "step_size",
+]
 
 DROP = ("take", "drop")
 """Of a learned step size."""

@@ -52,10 +52,11 @@ class Dc:
         name = shown(path)
         content = read_torch(sources, path)
         if isinstance(content, dict) and {"images", "labels"} <= content.keys():
-            return with_sidecar(self._plain(content, name), sources, path)
+            return with_sidecar(self._plain(content, name), sources, path, lr=self.lr)
         if isinstance(content, list | tuple) and len(content) == 2:
             raise BundleError(
-                f"{name}: a pair, no result of DC, DSA or DM", hint="of images and labels as IDC writes them: --format idc"
+                f"{name}: a pair, no result of DC, DSA or DM",
+                hint="of images and labels as IDC writes them: --format idc",
             )
         experiments = content.get("data") if isinstance(content, dict) else None
         if not isinstance(experiments, list | tuple) or not experiments:
@@ -80,7 +81,7 @@ class Dc:
             metrics={"experiment": index, "experiments": len(experiments)}
             | ({"published": published} if published else {}),
         )
-        return with_sidecar(foreign, sources, path)
+        return with_sidecar(foreign, sources, path, lr=self.lr)
 
     def _plain(self, content: Mapping[str, Any], name: str) -> Foreign:
         if self.experiment is not None:

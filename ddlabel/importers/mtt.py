@@ -81,7 +81,8 @@ class Mtt:
             metrics={"iteration": iteration},
             notes=notes,
         )
-        foreign = with_sidecar(foreign, sources, main.parent)
+        arrays = {} if soft is None else {own["labels"].name: soft}
+        foreign = with_sidecar(foreign, sources, main.parent, arrays=arrays, lr=self.lr)
         return _for_whitened(foreign) if shown_only else foreign
 
     def _step_size(self, sources: Sources, path: Path | None) -> tuple[float | None, tuple[str, ...]]:
@@ -141,9 +142,7 @@ def _files(sources: Sources) -> tuple[dict[tuple[str, str], Path], list[tuple[st
 
 def _for_whitened(foreign: Foreign) -> Foreign:
     """The un-whitened images of a set that was learned whitened: what says another space is of the other images."""
-    learned = [
-        noun for noun, there in (("labels", foreign.learned), ("step size", foreign.lr is not None)) if there
-    ]
+    learned = [noun for noun, there in (("labels", foreign.learned), ("step size", foreign.lr is not None)) if there]
     said = dict(foreign.said)
     for fact in [fact for fact, noun in (("domain", "labels"), ("lr", "step size")) if noun in learned]:
         said[fact] = f"{said.get(fact, 'file')}, learned for whitened inputs"

@@ -229,12 +229,18 @@ def _settle_constants(facts: Facts, foreign: Foreign, config: ImportConfig) -> l
 
 def _settle_domain(facts: Facts, foreign: Foreign, config: ImportConfig) -> list[str]:
     """Logits or probabilities."""
+    if foreign.soft is None and foreign.domain is not None and config.domain is None:
+        facts.take("domain", foreign.domain, foreign.said.get("domain", FILE))
+        return []
     if foreign.soft is None:
         return (
-            [] if config.domain is None or foreign.views else ["it has no soft labels, --domain is of those; drop it"]
+            []
+            if config.domain is None or foreign.views
+            else ["it has no soft labels whose domain is not said, --domain is of those; drop it"]
         )
+    said = foreign.said.get("domain", "format")
     if config.domain is not None or foreign.domain is not None:
-        facts.take("domain", config.domain or foreign.domain, OPTION if config.domain else "format")
+        facts.take("domain", config.domain or foreign.domain, OPTION if config.domain else said)
         return []
     seen = "prob" if distributions(foreign.soft) else "logit"
     if config.accept_guess:

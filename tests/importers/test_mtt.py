@@ -156,7 +156,7 @@ def test_rows_that_are_distributions_are_no_logits_unless_somebody_says_so(
         ({"labels": torch.tensor([0, 0, 1, 1, 2, 2, 3, 4])}, 3, "image 7 has class 4, expected 0 to 3"),
         ({"labels": torch.tensor([0, 0, 1, 1, 2, 2, 3, -1])}, 3, "label -1 of image 7"),
         ({"labels": torch.full((8,), 0.5)}, 3, "label 0.5"),
-        ({"labels": torch.zeros(8, 5)}, 3, "labels of 5 classes, there are 4 names"),
+        ({"labels": -torch.ones(8, 5)}, 3, "labels of 5 classes, there are 4 names"),
         ({"labels": torch.full((8, 4), float("inf"))}, 3, "NaN or infinity"),
         ({"lr": torch.tensor(-0.1)}, 3, "above 0"),
         ({"lr": torch.tensor(float("nan"))}, 3, "above 0"),

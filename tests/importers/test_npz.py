@@ -17,12 +17,15 @@ from .conftest import CONSTANTS, FACTS, pixels_of
 
 def described(**changes) -> dict:
     """What `ddlabel export` says of the set of these tests."""
+    images = {"count": 8, "form": "exact8"} | changes.pop("images", {})
     return {
         "schema": "ddlabel.export",
+        "version": 1,
+        "format": "npz",
         "data": {"name": "pets", "flip": False},
         "space": {"kind": "normalised", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]},
         "classes": [{"name": name} for name in ("ant", "bee", "cat", "dog")],
-        "images": {"form": "exact8"},
+        "images": images,
         "labels": {"hard": {}},
         "student_lr": None,
     } | changes
@@ -106,7 +109,7 @@ def test_an_export_needs_no_options_and_keeps_its_whitening(tmp_path: Path, unit
         "images_float": units.numpy(),
         "labels": labels.numpy(),
         "labels_soft": soft[:, None].numpy(),
-        "labels_dense": np.zeros((8, 9, 4)),
+        "labels_odd": np.zeros((8, 9, 4)),
         "zca_mean": np.full((1, 192), 0.25, np.float32),
         "zca_matrix": matrix.numpy(),
         "zca_inverse": (matrix / 4).numpy(),

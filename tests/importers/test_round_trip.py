@@ -21,7 +21,7 @@ def learned(tiny: str, run_cli, tmp_path_factory) -> Path:
     noise = torch.Generator().manual_seed(5)
     torch.save(torch.randn(8, 3, 8, 8, generator=noise), folder / "images_best.pt")
     hot = torch.nn.functional.one_hot(torch.arange(4).repeat_interleave(2), 4)
-    torch.save(5.0 * hot + torch.rand(8, 4, generator=noise), folder / "labels_best.pt")
+    torch.save(5.0 * hot - torch.rand(8, 4, generator=noise), folder / "labels_best.pt")
     torch.save(torch.tensor(0.02), folder / "lr_best.pt")
     outcome = run_cli(
         "import", folder, "--data", tiny, "--space", "normalised", "--mirror", "no", "-o", folder / "x.ddset"
