@@ -25,7 +25,8 @@ from ..labels._kind import PRIVILEGED
 from ..options import as_dict, build_many, check
 from ..preprocess import describe_space, space_sections
 from ..space import Space
-from ._import_facts import Facts, check_data, class_order, settle
+from ._import_classes import class_order
+from ._import_facts import OPTION, Facts, check_data, settle
 from ._import_labels import check_exported, exported_sections, label_sections, without_places
 from ._import_whitening import check_twin, check_whitening
 from ._stage import computing, redact
@@ -160,7 +161,10 @@ def _in_our_order(foreign: Foreign, facts: Facts) -> Foreign:
     Raises:
         BundleError: other classes, numbers outside them, or labels of another width.
     """
-    places, classes = class_order(foreign, facts), len(facts.classes or ())
+    places, classes = (
+        class_order(foreign, facts.classes, typed=facts.origins.get("classes") == OPTION),
+        len(facts.classes or ()),
+    )
     views = foreign.views
     of_classes = [labels for labels in foreign.exported if labels.kind not in PRIVILEGED]
     parts = [foreign.soft, None if views is None else views.values, *(labels.values for labels in of_classes)]
