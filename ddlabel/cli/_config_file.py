@@ -57,6 +57,7 @@ def with_file(invocation: Invocation, commands: Sequence[Command]) -> Invocation
         texts={**texts, **invocation.texts},
         flags={**flags, **invocation.flags},
         lists=_merged(invocation.lists, values, command),
+        from_file=frozenset({*texts, *flags} - {*invocation.texts, *invocation.flags}),
     )
 
 

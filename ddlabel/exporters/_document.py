@@ -48,4 +48,5 @@ def make_document(name: str, content: Content, description: Description, measure
         "student_lr": content.lr,
         "lost": list(description.lost),
         "measured": measured,
+        **{key: value for key, value in description.more.items() if key != "classes"},
     }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import UsageError
 from ..events import Event, OnEvent, ignore
-from ..interchange import array_of_labels, draws_of_labels, view_ids_of_labels
+from ..interchange import array_of_labels, draws_of_labels, norm_of_labels, view_ids_of_labels
 from ..manifest import Section
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ __all__ = [
     "check_channels",
     "describe_labels",
     "label_arrays",
+    "norm_arrays",
 ]
 
 BATCH = 256
@@ -81,6 +82,7 @@ class Description:
     lost: tuple[str, ...] = ()
     """One sentence for each thing that is in the bundle and not in the export."""
     more: Mapping[str, Any] = field(default_factory=dict)
+    """Further keys of the sidecar; under `classes` lists of a value for each class."""
 
 
 class Sink(io.RawIOBase):
@@ -169,6 +171,16 @@ def label_arrays(content: Content) -> dict[str, np.ndarray]:
     for kind, features in content.privileged.items():
         arrays[array_of_labels(kind)] = features.values.numpy()
     return arrays
+
+
+def norm_arrays(content: Content) -> dict[str, np.ndarray]:
+    """Mean and scale, (c, h, w) or (f,) float32, of norms that feature and attention labels are compared under."""
+    return {
+        norm_of_labels(kind, part): getattr(features.norm, part).numpy()
+        for kind, features in content.privileged.items()
+        if features.norm is not None
+        for part in ("mean", "scale")
+    }
 
 
 def describe_labels(content: Content) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ..interchange import (
     NPZ_ZCA,
     domain_of_labels,
 )
-from ._exporter import BATCH, Content, Description, Exporter, Open, describe_labels, label_arrays
+from ._exporter import BATCH, Content, Description, Exporter, Open, describe_labels, label_arrays, norm_arrays
 from ._lost import lost_labels, lost_sections
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _arrays(content: Content) -> dict[str, np.ndarray]:
         arrays |= dict(zip(NPZ_ZCA, (*parts, np.array(space.zca.epsilon)), strict=True))
     if content.lr is not None:
         arrays[NPZ_LR] = np.array(content.lr, dtype=np.float32)
-    arrays |= label_arrays(content)
+    arrays |= label_arrays(content) | norm_arrays(content)
     for kind, labels in content.richer().items():
         arrays[domain_of_labels(kind)] = np.array(labels.section.domain)
     return arrays

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..errors import UsageError
 from ..interchange import PARQUET_EXPORT, PARQUET_FEATURES, PARQUET_IMAGE, PARQUET_LABEL
 from ._exporter import BATCH, Content, Description, Exporter, Open, check_channels, describe_labels, label_arrays
-from ._lost import lost_labels, lost_pictures, lost_sections
+from ._lost import lost_labels, lost_norms, lost_pictures, lost_sections
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,7 @@ class Parquet(Exporter):
         return Description(
             images={"in": f"{PARQUET_IMAGE}.bytes", **(content.pictures.record() if content.pictures else {})},
             labels={"hard": {"in": PARQUET_LABEL}, **describe_labels(content)},
-            lost=(*lost_pictures(content), *lost_labels(content), *lost_sections(content)),
+            lost=(*lost_pictures(content), *lost_labels(content), *lost_norms(content), *lost_sections(content)),
         )
 
     def write(self, content: Content, document: Mapping[str, Any], file: Open) -> None:

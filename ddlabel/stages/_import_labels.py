@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -77,9 +78,17 @@ def exported_sections(bundle: Bundle, foreign: Foreign, on_event: OnEvent) -> li
         if other:
             _note(on_event, f"{labels.kind} labels are left out, they were made for another {' and '.join(other)}")
             continue
-        made = _exported(bundle, labels, on_event)
-        if made is not None:
-            sections.append(made)
+        name, codec = _codec(labels, labels.values.flatten(2))
+        if codec is None and labels.view_ids is not None:
+            _note(on_event, f"{labels.kind} labels are left out, what chose their views is not known")
+        elif codec is None:
+            exact = _plugins.load("codecs", EXACT, "CODEC")()
+            with _of_the_file(bundle, foreign):
+                sections.append(_exported(bundle, labels, EXACT, exact))
+            _note(on_event, f"{labels.kind} labels are stored by codec {EXACT}, their own does not give them again")
+        else:
+            with _of_the_file(bundle, foreign):
+                sections.append(_exported(bundle, labels, name, codec))
     return sections
 
 
@@ -88,7 +97,8 @@ def check_exported(bundle: Bundle, foreign: Foreign) -> None:
     have = {section.role for section in bundle.sections("labels")}
     for labels in foreign.exported:
         if labels.kind in have:
-            (read_privileged if labels.kind in PRIVILEGED else read_labels)(bundle, labels.kind)
+            with _of_the_file(bundle, foreign):
+                (read_privileged if labels.kind in PRIVILEGED else read_labels)(bundle, labels.kind)
 
 
 def without_places(foreign: Foreign) -> Foreign:
@@ -105,22 +115,14 @@ def _has_place(labels: Exported) -> bool:
     return labels.view_ids is not None or not (labels.draws or _plugins.load("labels", labels.kind, "KIND").own_image)
 
 
-def _exported(bundle: Bundle, labels: Exported, on_event: OnEvent) -> NewSection | None:
-    flat = labels.values.flatten(2)
-    name, codec = _codec(labels, flat)
-    if codec is None and labels.view_ids is not None:
-        _note(on_event, f"{labels.kind} labels are left out, what chose their views is not known")
-        return None
-    if codec is None:
-        _note(on_event, f"{labels.kind} labels are stored by codec {EXACT}, their own does not give them again")
-        name, codec = EXACT, _plugins.load("codecs", EXACT, "CODEC")()
+def _exported(bundle: Bundle, labels: Exported, name: str, codec: Codec) -> NewSection:
     if labels.kind in PRIVILEGED:
         return _privileged(bundle, labels, name, codec)
     return make_section(
         bundle,
         labels.kind,
         {"size": _side(bundle), **labels.parameters},
-        flat,
+        labels.values,
         domain=labels.domain,
         codec_name=name,
         codec=codec,
@@ -196,6 +198,17 @@ def _packed(bundle: Bundle, labels: Exported) -> Mapping[str, Tensor]:
 def _side(bundle: Bundle) -> int:
     side: int = bundle.section("images").tensors["images.pixels"]["shape"][2]
     return side
+
+
+@contextlib.contextmanager
+def _of_the_file(bundle: Bundle, foreign: Foreign) -> Iterator[None]:
+    """What a section of the new bundle cannot be is what the file holds."""
+    try:
+        yield
+    except BundleError as error:
+        raise BundleError(
+            f"{foreign.name}: {error.message.removeprefix(f'{bundle.name}: ')}", hint="export it again"
+        ) from error
 
 
 def _note(on_event: OnEvent, text: str) -> None:

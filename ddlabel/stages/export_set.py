@@ -24,6 +24,7 @@ from ..labels._kind import PRIVILEGED
 from ..labels._labels import read_labels
 from ..labels._privileged import read_privileged
 from ..options import check
+from ..streams import is_stream
 from ._export_measure import measure
 from ._recipe import learned_lr
 
@@ -121,7 +122,7 @@ def _write_file(
         sink = Sink(target.write)
         exporter.write(content, document, lambda _name: contextlib.nullcontext(sink))
     done = document | {"files": {os.path.basename(output): sink.record()}}
-    if output != "-" and os.path.isfile(output):  # nothing beside a device or FIFO
+    if not is_stream(output):  # nothing beside stdout, a device or FIFO
         with atomic_output(sidecar_of(output), force=force, durable=durable) as target:
             target.write(encode_sidecar(done))
     return done

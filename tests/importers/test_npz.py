@@ -14,6 +14,8 @@ from ddlabel.labels._labels import read_labels
 
 from .conftest import CONSTANTS, FACTS, pixels_of
 
+CODEC = {"name": "f32", "parameters": {}}
+
 
 def described(**changes) -> dict:
     """What `ddlabel export` says of the set of these tests."""
@@ -219,7 +221,10 @@ def test_two_soft_labels_are_refused(tmp_path: Path, units, labels, refused) -> 
         ({"labels": {"soft": {"in": "labels_soft", "shape": [8, 1, 4]}}}, "without their domain"),
         ({"labels": {"soft": {"in": "labels_soft", "domain": "logit", "shape": [8, 1, 5]}}}, "is not the"),
         ({"labels": {"soft": {"in": "labels_soft", "domain": "feature", "shape": [8, 1, 4]}}}, "are none of 8 images"),
-        ({"labels": {"soft": {"in": "labels_soft", "domain": "prob", "shape": [8, 1, 4]}}}, "labels.soft"),
+        ({"labels": {"soft": {"domain": "prob", "shape": [8, 1, 4], "codec": CODEC}}}, "no negative value"),
+        ({"labels": {"dense": {"in": "labels_soft", "domain": "logit", "codec": CODEC}}}, "make 25; export it again"),
+        ({"labels": {"fkd": {"in": "labels_soft", "domain": "logit", "codec": CODEC}}}, "views"),
+        ({"labels": {"feature": {"in": "labels_soft", "domain": "feature", "shape": [8, 1, 4, 1, 1]}}}, "does not say"),
         ({"images": {"count": 9}}, "of 9 images, there are 8"),
         ({"version": 2}, "expected at most 1"),
     ],
