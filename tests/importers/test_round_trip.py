@@ -253,3 +253,63 @@ def test_a_step_size_can_be_left_out(learned: Path, run_cli, imported, tmp_path:
         path = (tmp_path / f"x-{name}").with_suffix(SUFFIXES.get(name, ""))
         assert run_cli("export", learned, "--format", name, "-o", path).code == 0
         assert "student.lr" not in [section.name for section in imported(path, "--set", "lr=drop").sections()]
+
+
+def test_labels_of_another_input_space_are_left_out(labelled: Path, run_cli, tmp_path: Path) -> None:
+    """They were made from other inputs than the ones that students would see."""
+    path, output = tmp_path / "x.npz", tmp_path / "x.ddset"
+    assert run_cli("export", labelled, "--format", "npz", "-o", path).code == 0
+    outcome = run_cli("import", path, "--mean", "0,0,0", "--std", "1,1,1", "-o", output)
+
+    assert outcome.code == 0, outcome.err
+    assert "note: dense labels are left out, they were made for another space" in outcome.err
+    assert {section.role for section in Bundle.open(output).sections("labels")} == {"hard", "soft"}
+
+
+def test_views_follow_their_images_where_draws_are_stored(labelled: Path, files, run_cli, tmp_path: Path) -> None:
+    """A seed draws the views of a place; images in another order would have others."""
+    seeded = tmp_path / "seeded.ddset"
+    given = ("--teacher", files.teacher, "--kind", "fkd", "--set", "views=3", "--codec", "f32")
+    assert run_cli("augment-labels", files.base, *given, "-o", seeded).code == 0
+    turned, mixed = torch.arange(12).reshape(4, 3).flip(1).flatten(), torch.arange(12).reshape(4, 3).T.flatten()
+    for source, kept in ((labelled, True), (seeded, False)):
+        path, output = tmp_path / "x.npz", tmp_path / "x.ddset"
+        assert run_cli("export", source, "--format", "npz", "-o", path, "--force").code == 0
+        with np.load(path) as arrays:
+            changed = {
+                key: array[turned.numpy()][mixed.numpy()] if array.shape[:1] == (12,) and "norm" not in key else array
+                for key, array in arrays.items()
+            }
+        order = turned[mixed]
+        place = torch.argsort(order).numpy()
+        if kept:
+            partner = changed["labels_fkd_draws_partner"]
+            changed["labels_fkd_draws_partner"] = place[partner.astype(np.int64)]
+        np.savez(path, **changed)
+        Path(f"{path}.ddset-export.json").unlink()
+        outcome = run_cli("import", path, "-o", output, "--force")
+        assert outcome.code == 0, outcome.err
+        bundle = Bundle.open(output)
+        if not kept:
+            assert "note: x.npz: fkd labels are left out, their views follow from the order" in outcome.err
+            continue
+        every, view = torch.arange(12), torch.full((12,), 1)
+        found, before = (
+            load_kind(read_labels(each, "fkd")).view(read_distilled(each).images, every, view)
+            for each in (bundle, Bundle.open(source))
+        )
+        assert torch.equal(found, before[turned])
+        values = read_labels(Bundle.open(source), "fkd").values
+        assert torch.equal(read_labels(bundle, "fkd").values, values[turned])
+
+
+def test_columns_of_an_export_are_what_its_description_says(labelled: Path, run_cli, refused, tmp_path: Path) -> None:
+    """Lists of numbers that are features are no soft labels."""
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "x.parquet"
+    assert run_cli("export", labelled, "--format", "parquet", "--labels", "attention", "-o", path).code == 0
+    output = tmp_path / "x.ddset"
+    assert run_cli("import", path, "-o", output).code == 0
+
+    assert {section.role for section in Bundle.open(output).sections("labels")} == {"hard", "attention"}
+    assert "says itself which labels it holds" in refused(2, path, "--set", "soft=labels_attention")
