@@ -63,6 +63,7 @@ def read_arrays(
         OSError,
         NotImplementedError,
         RuntimeError,
+        ValueError,
         struct.error,
     ) as error:
         raise BundleError(f"{name}: not a readable .npz file ({ascii(str(error))[1:80]})") from error

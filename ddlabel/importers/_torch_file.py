@@ -82,12 +82,12 @@ def read_torch(sources: Sources, path: Path, *, name: str | None = None) -> Any:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             root, members = _members(archive, len(data), label)
             return _Reader(archive, root, members, label).load()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, struct.error, UnicodeError) as error:
-        raise BundleError(f"{label}: damaged or truncated ({ascii(str(error))[1:80]})") from error
     except PickleRefusedError as error:
         if str(error).startswith("damaged"):
             raise BundleError(f"{label}: its contents are {error}") from error
         raise BundleError(f"{label}: {error}", hint=REFUSED) from error
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, struct.error, ValueError) as error:
+        raise BundleError(f"{label}: damaged or truncated ({ascii(str(error))[1:80]})") from error
 
 
 def _members(archive: zipfile.ZipFile, size: int, label: str) -> tuple[str, dict[str, zipfile.ZipInfo]]:
