@@ -13,6 +13,7 @@ import torch
 
 from ddlabel.bundle import Bundle
 from ddlabel.config import AugmentLabelsConfig, RefineConfig
+from ddlabel.interchange import NPZ_EXPORT, SIDECAR, decode_sidecar, sidecar_of
 from ddlabel.labels._labels import read_labels
 from ddlabel.labels._privileged import read_privileged
 from ddlabel.stages import augment_labels, refine
@@ -85,3 +86,16 @@ def test_the_norm_of_features_is_in_npz_alone(labelled, export) -> None:
     assert torch.equal(norm.scale, torch.from_numpy(arrays["labels_feature_norm_scale"]))
     assert not [line for line in said["lost"] if "norm" in line]
     assert "the norm that feature labels are compared under is not in this format (npz)" in table["lost"]
+
+
+@pytest.mark.parametrize("form", ["folder", "npz", "mtt", "dc", "parquet", "webdataset"])
+def test_sidecars_are_what_imports_accept(labelled, export, form: str) -> None:
+    """Of every format with images, after every check; and what npz has inside is the same."""
+    suffix = {"npz": ".npz", "dc": ".pt", "parquet": ".parquet", "webdataset": ".tar"}.get(form, "")
+    path, said = export(labelled, f"x{suffix}", form)
+    beside = path / SIDECAR if path.is_dir() else Path(sidecar_of(str(path)))
+
+    assert said == decode_sidecar(beside.read_bytes(), "x")
+    if form == "npz":
+        inside = decode_sidecar(str(np.load(path)[NPZ_EXPORT]), "x")
+        assert {key: value for key, value in said.items() if key != "files"} == inside
