@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._plugins import is_known, names
@@ -106,12 +108,27 @@ def _report(bundle: Bundle, output: str, talk: Any) -> None:
 
 def _rows(bundle: Bundle) -> list[tuple[str, str, str]]:
     data = bundle.manifest.data or {}
-    values = {name: data.get(name) for name in ("name", "classes", "flip")}
+    values: dict[str, Any] = {name: data.get(name) for name in ("name", "classes", "flip")}
     values |= {name: data["space"][name] for name in ("mean", "std")} | {"space": data["space"]["kind"]}
-    config = bundle.manifest.history[-1]["config"]
+    entry = bundle.manifest.history[-1]
+    config, sections = entry["config"], {section.name for section in bundle.sections()}
     values |= {name: config[name] for name in ("values", "domain")}
+    values["labels"] = _per_class(bundle.tensor("labels.hard").tolist(), len(data["classes"]))
+    if "student.lr" in sections:
+        values["lr"] = f"{float(bundle.tensor('student.lr')):g}"
+    if data["space"]["kind"] == "zca":
+        values["zca"] = f"epsilon {data['space']['epsilon']:g}"
+    values["order of the records"] = entry["metrics"].get("order_deviations")
     origins = config["facts"]
     return [(fact, _short(values.get(fact)), str(origin)) for fact, origin in origins.items()]
+
+
+def _per_class(labels: Sequence[int], classes: int) -> str:
+    """How many images there are of each class."""
+    found = Counter(labels)
+    counts = [found[index] for index in range(classes)]
+    low, high = min(counts), max(counts)
+    return f"{low} per class" if low == high else f"{low} to {high} per class"
 
 
 def _short(value: Any) -> str:

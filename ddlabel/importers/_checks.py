@@ -9,7 +9,19 @@ from torch import Tensor
 
 from ..errors import BundleError
 
-__all__ = ["check_step_size", "distributions", "hard_labels", "images_of", "labels_of"]
+__all__ = [
+    "DROP",
+    "both_labels",
+    "check_step_size",
+    "distributions",
+    "hard_labels",
+    "images_of",
+    "labels_of",
+    "step_size",
+]
+
+DROP = ("take", "drop")
+"""Of a learned step size."""
 
 CHANNELS = (1, 3)
 MAX_SIDE = 2**16
@@ -52,6 +64,21 @@ def labels_of(value: Any, name: str) -> tuple[Tensor | None, Tensor | None]:
     return hard_labels(value, name), None
 
 
+def both_labels(labels: Any, soft: Any, soft_name: str, name: str) -> tuple[Tensor, Tensor]:
+    """Classes (n,) int64 beside soft labels (n, k) or (n, 1, k) float32.
+
+    Raises:
+        BundleError: the labels are soft too, so that two claim to be the soft ones; or the soft ones are none.
+    """
+    if isinstance(labels, Tensor) and labels.ndim > 1:
+        raise BundleError(f"{name}: both 'labels' and '{soft_name}' hold soft labels", hint="leave one of them out")
+    one_view = isinstance(soft, Tensor) and soft.ndim == 3 and soft.shape[1] == 1
+    nothing, found = labels_of(soft[:, 0] if one_view else soft, name)
+    if found is None or nothing is not None:
+        raise BundleError(f"{name}: '{soft_name}' is {_what(soft)}, expected floats of shape (n, k)")
+    return hard_labels(labels, name), found
+
+
 def hard_labels(value: Any, name: str) -> Tensor:
     """Classes (n,) int64; floats that are whole numbers count, as some files have them.
 
@@ -68,6 +95,17 @@ def hard_labels(value: Any, name: str) -> Tensor:
     return whole.to(torch.int64)
 
 
+def step_size(value: Any, name: str, lr: str) -> tuple[float | None, tuple[str, ...]]:
+    """A learned step size, and a note where `lr` is `drop`, so that it is left out.
+
+    Raises:
+        BundleError: it is taken, and no step size.
+    """
+    if value is None or lr == "drop":
+        return None, () if value is None else (f"{name}: its step size is left out, as --set lr=drop says",)
+    return check_step_size(value, name), ()
+
+
 def check_step_size(value: Any, name: str) -> float:
     """A learned step size as a number.
 
@@ -76,7 +114,12 @@ def check_step_size(value: Any, name: str) -> float:
     """
     number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
     if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < float("inf"):
-        raise BundleError(f"{name}: {_what(value)} where a step size belongs, expected one number above 0")
+        raise BundleError(
+            f"{name}: {_what(value)} where a step size belongs, expected one number above 0"
+            if not isinstance(number, int | float)
+            else f"{name}: a step size of {number}, expected one number above 0",
+            hint="leave it out with --set lr=drop",
+        )
     return float(number)
 
 

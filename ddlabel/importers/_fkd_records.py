@@ -61,10 +61,14 @@ def read_record(sources: Sources, path: Path, name: str, *, side: int) -> Record
         raise BundleError(f"{name}: logits hold NaN or infinity")
     count = len(logits)
     mix = "none" if partner is None else "mixup" if box is None else "cutmix"
+    if mix == "none" and (weight is not None or box is not None):
+        raise BundleError(f"{name}: the lambda or box of a mix, but no partners")
     corners = _box(box, side, name) if mix == "cutmix" else (0, 0, 0, 0)
     share = 1.0
     if mix == "cutmix":
         share = 1 - corners[2] * corners[3] / side**2
+        if share < _share(weight, name) - TOLERANCE:  # the box is cut at the edges, never larger
+            raise BundleError(f"{name}: its box covers {1 - share:.2f} of a view, its lambda leaves {1 - weight:.2f}")
     elif mix == "mixup":
         share = _share(weight, name)
     return Record(

@@ -15,6 +15,8 @@ from typing import Any
 __all__ = ["Named", "PickleRefusedError", "interpret"]
 
 MAX_OPCODES = 5_000_000
+MAX_DEPTH = 32
+"""Tuples within tuples; plain data have two or three."""
 
 
 class PickleRefusedError(ValueError):
@@ -86,6 +88,8 @@ class _Machine:
         self._calls, self._persistent, self._build = calls, persistent, build
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
+        self._nested: dict[int, tuple[int, Any]] = {}
+        """Depth of tuples that hold tuples, by identity; they are kept, so that no other takes their place."""
 
     def step(self, name: str, argument: Any) -> None:
         stack = self._stack
@@ -96,7 +100,7 @@ class _Machine:
         elif name in _EMPTY:
             stack.append(_EMPTY[name]())
         elif name in _TUPLES:
-            stack.append(tuple(self._pop(_TUPLES[name])))
+            stack.append(self._tuple(self._pop(_TUPLES[name])))
         elif name in {"BINPUT", "LONG_BINPUT"}:
             self._memo[argument] = stack[-1]
         elif name == "MEMOIZE":
@@ -116,13 +120,13 @@ class _Machine:
         if name == "MARK":
             stack.append(_MARK)
         elif name == "TUPLE":
-            stack.append(tuple(self._from_mark()))
+            stack.append(self._tuple(self._from_mark()))
         elif name in {"APPEND", "APPENDS"}:
             items = self._pop(1) if name == "APPEND" else self._from_mark()
             _expect(stack[-1], list).extend(items)
         elif name in {"SETITEM", "SETITEMS"}:
             items = self._pop(2) if name == "SETITEM" else self._from_mark()
-            _expect(stack[-1], dict).update(zip(items[::2], items[1::2], strict=True))
+            _set_items(_expect(stack[-1], dict), items)
         elif name == "GLOBAL":
             stack.append(self._known(str(argument)))
         elif name == "STACK_GLOBAL":
@@ -137,6 +141,15 @@ class _Machine:
             stack.append(self._persistent(stack.pop()))
         else:
             raise PickleRefusedError(f"holds opcode {name}, which plain data does not need")
+
+    def _tuple(self, items: Sequence[Any]) -> tuple[Any, ...]:
+        made, inner = tuple(items), [item for item in items if isinstance(item, tuple)]
+        if inner:
+            depth = 1 + max(self._nested.get(id(item), (1, None))[0] for item in inner)
+            if depth > MAX_DEPTH:
+                raise PickleRefusedError(f"holds tuples nested more than {MAX_DEPTH} deep, which plain data does not")
+            self._nested[id(made)] = depth, made
+        return made
 
     def _known(self, name: str) -> Named:
         if name not in self._calls:
@@ -159,6 +172,16 @@ class _Machine:
         items = self._stack[place + 1 :]
         del self._stack[place:]
         return items
+
+
+def _set_items(target: dict[Any, Any], items: Sequence[Any]) -> None:
+    """Keys are texts and numbers: to hash anything else may take a file's author as long, and as deep, as he likes."""
+    if len(items) % 2:
+        raise PickleRefusedError("damaged: a key without a value")
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        if type(key) not in {str, int}:
+            raise PickleRefusedError(f"holds a key of type {type(key).__name__}, expected texts or whole numbers")
+        target[key] = value
 
 
 def _expect(value: Any, kind: type[Any]) -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from ..data._images import EXTENSIONS, Picture, decode
 from ..errors import BundleError
 from ._sources import Sources, entries_of, shown
 
-__all__ = ["Pictures", "has_class_folders", "read_pictures"]
+__all__ = ["Pictures", "has_class_folders", "read_pictures", "stack"]
 
 NUMBER = re.compile(r"(?:new|class)?_?([0-9]{1,6})|([0-9]{5})_[A-Za-z0-9_-]+")
 """Names of folders that are class numbers: RDED's 00000, SRe2L's new000, 00000_name of `ddlabel export`."""
@@ -66,7 +68,7 @@ def read_pictures(sources: Sources, root: Path) -> Pictures:
     if not images:
         raise BundleError(f"{shown(root)}: no pictures in class folders, expected CLASS/PICTURE.png or .jpg")
     classes = None if by_number else tuple(_utf8(name) for name in names)
-    return Pictures(_stack(images, shown(root)), torch.tensor(labels), classes)
+    return Pictures(stack(images, shown(root)), torch.tensor(labels), classes)
 
 
 def _read_class(sources: Sources, folder: Path) -> list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:
@@ -80,7 +82,12 @@ def _read_class(sources: Sources, folder: Path) -> list[np.ndarray[tuple[int, ..
     return found
 
 
-def _stack(images: list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]], name: str) -> Tensor:
+def stack(images: Sequence[np.ndarray[Any, Any]], name: str) -> Tensor:
+    """Pictures (1 or 3, h, w) uint8 as one tensor (n, c, h, w); grey ones get colours where there are others.
+
+    Raises:
+        BundleError: of several sizes.
+    """
     sizes = {image.shape[1:] for image in images}
     if len(sizes) > 1:
         first, second = sorted(sizes)[:2]

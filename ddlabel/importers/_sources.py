@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,11 @@ class Sources:
             raise BundleError(f"{shown(path)}: grew while it was read, expected at most {limit} bytes")
         self._read[name or shown(path)] = (len(data), hashlib.sha256(data).hexdigest())
         return data
+
+    @property
+    def entered(self) -> Mapping[str, tuple[int, str]]:
+        """Size in bytes and sha256 of every file that was read, by its name in the history."""
+        return self._read
 
     def begins(self, path: Path, count: int = 8) -> bytes:
         """The first bytes of a file; none where it cannot be read."""

@@ -82,12 +82,12 @@ def read_torch(sources: Sources, path: Path, *, name: str | None = None) -> Any:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             root, members = _members(archive, len(data), label)
             return _Reader(archive, root, members, label).load()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, struct.error, UnicodeError) as error:
-        raise BundleError(f"{label}: damaged or truncated ({ascii(str(error))[1:80]})") from error
     except PickleRefusedError as error:
         if str(error).startswith("damaged"):
             raise BundleError(f"{label}: its contents are {error}") from error
         raise BundleError(f"{label}: {error}", hint=REFUSED) from error
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, struct.error, ValueError) as error:
+        raise BundleError(f"{label}: damaged or truncated ({ascii(str(error))[1:80]})") from error
 
 
 def _members(archive: zipfile.ZipFile, size: int, label: str) -> tuple[str, dict[str, zipfile.ZipInfo]]:
@@ -123,7 +123,7 @@ class _Reader:
         calls: dict[str, Any] = {
             "torch._utils _rebuild_tensor_v2": self._tensor,
             "torch._utils _rebuild_parameter": lambda tensor, *_rest: _is(tensor, Tensor),
-            "collections OrderedDict": dict,
+            "collections OrderedDict": _no_items,
             "_codecs encode": lambda text, _encoding: text.encode("latin1"),
             "numpy dtype": _dtype,
             **{f"torch {name}": _not_called for name in STORAGES},
@@ -135,10 +135,10 @@ class _Reader:
         """A storage by ("storage", type, key, device, count)."""
         word, kind, key, _device, count = _is(identity, tuple)
         dtype = STORAGES[_is(kind, Named).name.removeprefix("torch ")]
-        if word != "storage" or type(count) is not int:
-            raise PickleRefusedError("damaged: a storage without type or size")
+        if not (type(word) is str and word == "storage" and type(key) is str and type(count) is int):
+            raise PickleRefusedError("damaged: a storage without name, type or size")
         if (key, str(dtype)) not in self._storages:
-            member = self._members.get(f"{self._root}data/{_is(key, str)}")
+            member = self._members.get(f"{self._root}data/{key}")
             if member is None or member.file_size != count * dtype.itemsize:
                 raise PickleRefusedError(f"damaged: storage {ascii(key)[:40]} is missing or of another size")
             data = bytearray(self._archive.read(member))
@@ -175,10 +175,15 @@ def _scalar(dtype: Any, data: Any) -> float | int | bool:
 def _build(target: Any, state: Any) -> None:
     """The state of a NumPy type, whose byte order must be little, and of dictionaries, which have none."""
     if isinstance(target, _Dtype):
-        if _is(state, tuple)[1] not in {"<", "|"}:
+        if _is(_is(state, tuple)[1], str) not in {"<", "|"}:
             raise PickleRefusedError("damaged: numbers in another byte order than little-endian")
     elif not (isinstance(target, dict) and state == {}):
         raise PickleRefusedError(f"gives a {type(target).__name__} a state, which plain data does not need")
+
+
+def _no_items() -> dict[str, Any]:
+    """An empty OrderedDict; its items are set one by one, their keys checked."""
+    return {}
 
 
 def _not_called(*_arguments: Any) -> None:

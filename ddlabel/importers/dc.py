@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import BundleError, UsageError
 from ..options import opt
-from ._checks import check_step_size, images_of, labels_of
+from ._checks import DROP, both_labels, images_of, labels_of, step_size
 from ._importer import Foreign
 from ._sidecar import with_sidecar
 from ._sources import Sources, shown
@@ -34,6 +34,7 @@ class Dc:
     experiment: int | None = opt(
         None, "which experiment, counted from 0; auto is the last, as the authors' code takes", min=0
     )
+    lr: str = opt("take", "learned step size of the files: take or drop", choices=DROP)
 
     @classmethod
     def recognises(cls, sources: Sources) -> bool:
@@ -51,7 +52,12 @@ class Dc:
         name = shown(path)
         content = read_torch(sources, path)
         if isinstance(content, dict) and {"images", "labels"} <= content.keys():
-            return with_sidecar(self._plain(content, name), sources, path)
+            return with_sidecar(self._plain(content, name), sources, path, lr=self.lr)
+        if isinstance(content, list | tuple) and len(content) == 2:
+            raise BundleError(
+                f"{name}: a pair, no result of DC, DSA or DM",
+                hint="of images and labels as IDC writes them: --format idc",
+            )
         experiments = content.get("data") if isinstance(content, dict) else None
         if not isinstance(experiments, list | tuple) or not experiments:
             raise BundleError(f"{name}: no list 'data' of experiments, expected a result of DC, DSA or DM")
@@ -75,22 +81,25 @@ class Dc:
             metrics={"experiment": index, "experiments": len(experiments)}
             | ({"published": published} if published else {}),
         )
-        return with_sidecar(foreign, sources, path)
+        return with_sidecar(foreign, sources, path, lr=self.lr)
 
     def _plain(self, content: Mapping[str, Any], name: str) -> Foreign:
         if self.experiment is not None:
             raise UsageError(f"{name} has no experiments to choose from", field="experiment", hint="drop it")
-        labels, soft = labels_of(content["labels"], name)
-        if "soft_labels" in content:
-            _none, soft = labels_of(content["soft_labels"], name)
-        step = content.get("lr")
+        labels, soft = (
+            both_labels(content["labels"], content["soft_labels"], "soft_labels", name)
+            if "soft_labels" in content
+            else labels_of(content["labels"], name)
+        )
+        step, notes = step_size(content.get("lr"), name, self.lr)
         return Foreign(
             name=name,
             images=images_of(content["images"], name),
             values=None,
             labels=labels,
             soft=soft,
-            lr=None if step is None else check_step_size(step, name),
+            lr=step,
+            notes=notes,
             said={"labels": name} | ({"lr": name} if step is not None else {}),
         )
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from ..errors import BundleError, UsageError
 from ..options import opt
-from ._checks import check_step_size, distributions, images_of, labels_of
-from ._importer import Foreign
+from ._checks import DROP, distributions, images_of, labels_of, step_size
+from ._importer import Foreign, Twin
 from ._sidecar import with_sidecar
 from ._sources import Sources, entries_of, shown
 from ._torch_file import read_torch
@@ -33,6 +36,7 @@ class Mtt:
     iteration: str | None = opt(
         None, "which iteration: a number or 'best'; auto is that of the file given, else best, else the only one"
     )
+    lr: str = opt("take", "learned step size of the files: take or drop", choices=DROP)
 
     @classmethod
     def recognises(cls, sources: Sources) -> bool:
@@ -57,11 +61,12 @@ class Mtt:
             )
         name = shown(main)
         images = images_of(read_torch(sources, main), name)
-        twin = _twin(sources, own.get("images_zca"), images) if not shown_only else None
         labels, soft = labels_of(read_torch(sources, own["labels"]), shown(own["labels"]))
-        step = own.get("lr")
-        said = {"labels": shown(own["labels"])} | ({"lr": shown(step)} if step else {})
-        is_logit = soft is not None and not distributions(soft)
+        lr, notes = self._step_size(sources, own.get("lr"))
+        learned = soft is not None and not distributions(soft)
+        is_logit = soft is not None and learned and bool((soft < 0).any())
+        said = {"labels": shown(own["labels"]), "domain": "format (DATM, PAD)"}
+        said |= {"lr": shown(own["lr"])} if lr is not None else {}
         foreign = Foreign(
             name=name,
             images=images,
@@ -69,13 +74,22 @@ class Mtt:
             labels=labels,
             soft=soft,
             domain="logit" if is_logit else None,
-            learned=is_logit,
-            lr=None if step is None else check_step_size(read_torch(sources, step), shown(step)),
-            twin=twin,
-            said=said,
+            learned=learned,
+            lr=lr,
+            twin=None if shown_only else _twin(sources, files, iteration, images),
+            said=said if is_logit else _without(said, "domain"),
             metrics={"iteration": iteration},
+            notes=notes,
         )
-        return with_sidecar(foreign, sources, main.parent)
+        arrays = {} if soft is None else {own["labels"].name: soft}
+        foreign = with_sidecar(foreign, sources, main.parent, arrays=arrays, lr=self.lr)
+        return _for_whitened(foreign) if shown_only else foreign
+
+    def _step_size(self, sources: Sources, path: Path | None) -> tuple[float | None, tuple[str, ...]]:
+        """What the file of a learned step size says; it is not opened where it is to be dropped."""
+        if path is None:
+            return None, ()
+        return step_size(self.lr if self.lr == "drop" else read_torch(sources, path), shown(path), self.lr)
 
     def _iteration(self, files: dict[tuple[str, str], Path], given: list[tuple[str, str]]) -> str:
         numbers = sorted({number for kind, number in files if kind.startswith("images")}, key=_order)
@@ -126,16 +140,43 @@ def _files(sources: Sources) -> tuple[dict[tuple[str, str], Path], list[tuple[st
     return files, given
 
 
-def _twin(sources: Sources, path: Path | None, images: Tensor) -> Tensor | None:
-    """The same images in [0, 1] units, when the files show them."""
-    if path is None:
-        return None
-    twin = images_of(read_torch(sources, path), shown(path))
-    if twin.shape != images.shape or not twin.is_floating_point():
-        raise BundleError(
-            f"{shown(path)}: images of shape {tuple(twin.shape)}, those of its iteration have {tuple(images.shape)}"
-        )
-    return twin
+def _for_whitened(foreign: Foreign) -> Foreign:
+    """The un-whitened images of a set that was learned whitened: what says another space is of the other images."""
+    learned = [noun for noun, there in (("labels", foreign.learned), ("step size", foreign.lr is not None)) if there]
+    said = dict(foreign.said)
+    for fact in [fact for fact, noun in (("domain", "labels"), ("lr", "step size")) if noun in learned]:
+        said[fact] = f"{said.get(fact, 'file')}, learned for whitened inputs"
+    note = f"{foreign.name}: its {' and '.join(learned)} were learned for whitened inputs, these are not whitened"
+    return dataclasses.replace(
+        foreign,
+        stated=_without(foreign.stated, "space"),
+        said=_without(said, "space"),
+        notes=(*foreign.notes, *([note] if learned else [])),
+    )
+
+
+def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != name}
+
+
+def _twin(sources: Sources, files: Mapping[tuple[str, str], Path], iteration: str, images: Tensor) -> Twin | None:
+    """The same images in [0, 1] units where the files show them, else those of the last other iteration that has both.
+
+    Which whitening made the files is the same for all iterations.
+    """
+    others = sorted({number for _kind, number in files} - {iteration}, key=_order, reverse=True)
+    for number in (iteration, *others):
+        path, whitened = files.get(("images_zca", number)), files.get(("images", number))
+        if path is None or whitened is None:
+            continue
+        own = images if number == iteration else images_of(read_torch(sources, whitened), shown(whitened))
+        units = images_of(read_torch(sources, path), shown(path))
+        if units.shape != own.shape or not units.is_floating_point():
+            raise BundleError(
+                f"{shown(path)}: images of shape {tuple(units.shape)}, those of its iteration have {tuple(own.shape)}"
+            )
+        return Twin(units, None if number == iteration else own, number)
+    return None
 
 
 def _order(number: str) -> tuple[int, str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,14 @@ from torch import Tensor
 
 from ..data._images import Picture, decode
 from ..errors import BundleError, UsageError, suggest
+from ..interchange import PARQUET_EXPORT, PARQUET_FEATURES
 from ..options import opt
 from ._checks import hard_labels, labels_of
+from ._exported import LABELS as EXPORTED
+from ._exported import left_out
 from ._importer import Foreign
-from ._sidecar import described, read_sidecar
+from ._pictures import stack
+from ._sidecar import described
 from ._sources import Sources, shown
 
 __all__ = ["IMPORTER"]
@@ -27,8 +32,6 @@ MAX_ROWS = 10_000_000
 MAX_BYTES = 32 * 2**30
 """Of all columns, uncompressed, as the file declares."""
 MAX_CLASSES = 100_000
-EXPORT = b"ddset-export"
-"""Key of the schema under which `ddlabel export` describes its files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,40 +51,44 @@ class Parquet:
         """All rows."""
         path = sources.only
         name = shown(path)
-        table = _table(bytes(sources.read(path)), name)
-        columns = list(table.column_names)
-        pictures = _pictures(_values(table, _column(self.image, IMAGES, columns, "image", name)), name)
+        file = _open(bytes(sources.read(path)), name)
+        schema = file.schema_arrow
+        columns, metadata = list(schema.names), schema.metadata or {}
+        export = metadata.get(PARQUET_EXPORT.encode())
         label = _column(self.label, LABELS, columns, "label", name)
-        labels = hard_labels(_numbers(_values(table, label), name, label), name)
-        lists = [column for column in columns if _is_list(table.schema.field(column).type)]
-        soft = None
-        if self.soft is not None or lists:
-            if self.soft is None and len(lists) > 1:
-                raise UsageError(
-                    f"{name}: {len(lists)} columns of lists ({_shown(lists)})",
-                    field="soft",
-                    hint="say --set soft=COLUMN",
-                )
-            column = _column(self.soft, lists, lists, "soft", name)
-            nothing, soft = labels_of(_numbers(_values(table, column), name, column), name)
-            if nothing is not None or soft is None:
-                raise BundleError(f"{name}: column {ascii(column)[:60]} holds no lists of equal length")
-        classes = _class_names(table.schema.metadata, label, name)
+        lists = [column for column in columns if _is_list(schema.field(column).type)]
+        if export is not None and self.soft is not None:
+            raise UsageError(f"{name} says itself which labels it holds", field="soft", hint="drop --set soft")
+        soft = None if export is not None else self._soft_column(lists, name)
+        classes = _class_names(metadata, label, name) if export is None else None
         foreign = Foreign(
             name=name,
-            images=pictures,
+            images=_pictures(file, _column(self.image, IMAGES, columns, "image", name), name),
             values=None,
-            labels=labels,
-            soft=soft,
+            labels=hard_labels(_numbers(file, label, name), name),
+            soft=None if soft is None else _soft(_numbers(file, soft, name), soft, name),
             classes=classes,
             by_name=classes is not None,
             said={"labels": name} | ({"classes": f"{name}, its features"} if classes else {}),
         )
-        export = (table.schema.metadata or {}).get(EXPORT)
-        return foreign if export is None else described(foreign, read_sidecar(export, name), name)
+        if export is None:
+            return dataclasses.replace(foreign, notes=left_out([each for each in lists if each != soft], name))
+        richer = {column: _numbers(file, column, name) for column in columns if column.startswith(EXPORTED)}
+        return described(foreign, export, sources, path, arrays=richer)
+
+    def _soft_column(self, lists: Sequence[str], name: str) -> str | None:
+        """The column of soft labels, where there is one."""
+        if self.soft is None and len(lists) > 1:
+            raise UsageError(
+                f"{name}: {len(lists)} columns of lists ({_shown(lists)})",
+                field="soft",
+                hint="say --set soft=COLUMN",
+            )
+        return _column(self.soft, lists, lists, "soft", name) if lists or self.soft is not None else None
 
 
-def _table(data: bytes, name: str) -> Any:
+def _open(data: bytes, name: str) -> Any:
+    """A file whose metadata is read."""
     try:
         import pyarrow
         from pyarrow import parquet
@@ -91,11 +98,25 @@ def _table(data: bytes, name: str) -> Any:
         file = parquet.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
         groups = (file.metadata.row_group(index) for index in range(file.metadata.num_row_groups))
         size = sum(group.total_byte_size for group in groups)
-        if file.metadata.num_rows > MAX_ROWS or size > MAX_BYTES:
-            raise BundleError(f"{name}: {file.metadata.num_rows} rows of {size} bytes, expected at most {MAX_ROWS}")
-        return file.read()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise BundleError(f"{name}: not a readable parquet file ({ascii(str(error))[1:80]})") from error
+    if file.metadata.num_rows > MAX_ROWS or size > MAX_BYTES:
+        raise BundleError(f"{name}: {file.metadata.num_rows} rows of {size} bytes, expected at most {MAX_ROWS}")
+    return file
+
+
+def _groups(file: Any, column: str, name: str) -> Iterator[list[Any]]:
+    """The values of one column, a row group at a time."""
+    import pyarrow
+
+    for index in range(file.metadata.num_row_groups):
+        try:
+            values: list[Any] = file.read_row_group(index, columns=[column]).column(column).to_pylist()
+        except (pyarrow.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+            raise BundleError(
+                f"{name}: column {ascii(column)[:60]} cannot be read ({ascii(str(error))[1:80]})"
+            ) from error
+        yield values
 
 
 def _column(wanted: str | None, usual: Sequence[str], columns: Sequence[str], option: str, name: str) -> str:
@@ -109,34 +130,37 @@ def _column(wanted: str | None, usual: Sequence[str], columns: Sequence[str], op
     return found[0]
 
 
-def _values(table: Any, column: str) -> list[Any]:
-    values: list[Any] = table.column(column).to_pylist()
-    return values
-
-
-def _pictures(values: Sequence[Any], name: str) -> Tensor:
-    arrays = []
-    for row, value in enumerate(values):
-        data = value.get("bytes") if isinstance(value, dict) else value
-        if not isinstance(data, bytes):
-            raise BundleError(f"{name}: row {row} has no bytes of a picture (files beside the table are not read)")
-        arrays.append(decode(Picture(f"{name}, row {row}", data), None))
+def _pictures(file: Any, column: str, name: str) -> Tensor:
+    arrays: list[np.ndarray[Any, Any]] = []
+    for values in _groups(file, column, name):
+        for value in values:
+            data = value.get("bytes") if isinstance(value, dict) else value
+            if not isinstance(data, bytes):
+                raise BundleError(
+                    f"{name}: row {len(arrays)} has no bytes of a picture (files beside the table are not read)"
+                )
+            arrays.append(decode(Picture(f"{name}, row {len(arrays)}", data), None))
     if not arrays:
         raise BundleError(f"{name}: no rows")
-    sizes = {array.shape[1:] for array in arrays}
-    if len(sizes) > 1:
-        raise BundleError(f"{name}: pictures of {len(sizes)} sizes, expected one", hint="resize them first")
-    channels = max(len(array) for array in arrays)
-    return torch.from_numpy(np.stack([np.broadcast_to(array, (channels, *array.shape[1:])) for array in arrays]))
+    return stack(arrays, name)
 
 
-def _numbers(values: Sequence[Any], name: str, column: str) -> Tensor:
+def _numbers(file: Any, column: str, name: str) -> Tensor:
+    """All values of a column of numbers, or of lists of equal length, float64."""
     try:
-        return torch.from_numpy(np.asarray(values, dtype=np.float64))
+        parts = [np.asarray(values, dtype=np.float64) for values in _groups(file, column, name) if values]
+        return torch.from_numpy(np.concatenate(parts))
     except (TypeError, ValueError) as error:
         raise BundleError(
             f"{name}: column {ascii(column)[:60]} holds no numbers, or lists of several lengths"
         ) from error
+
+
+def _soft(values: Tensor, column: str, name: str) -> Tensor:
+    nothing, soft = labels_of(values, name)
+    if nothing is not None or soft is None:
+        raise BundleError(f"{name}: column {ascii(column)[:60]} holds no lists of equal length")
+    return soft
 
 
 def _is_list(kind: Any) -> bool:
@@ -149,7 +173,7 @@ def _is_list(kind: Any) -> bool:
 def _class_names(metadata: Mapping[bytes, bytes] | None, label: str, name: str) -> tuple[str, ...] | None:
     """Names of a ClassLabel feature, in label order; None where the table has none."""
     try:
-        said = json.loads((metadata or {})[b"huggingface"])
+        said = json.loads((metadata or {})[PARQUET_FEATURES.encode()])
         feature = said["info"]["features"][label]
         names = feature["names"] if feature["_type"] == "ClassLabel" else None
     except (KeyError, TypeError, ValueError, RecursionError):

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from ..config import ImportConfig
 from ..data._dataset import Dataset
@@ -15,12 +11,12 @@ from ..errors import BundleError, UsageError
 from ..importers._checks import distributions
 from ..importers._guess import constants_of, guess, likely_sets, summary_of
 from ..importers._importer import Foreign
+from ._import_classes import class_names
 from ._stage import IMAGENET_MEAN, IMAGENET_STD
 
-__all__ = ["Facts", "check_data", "class_order", "settle"]
+__all__ = ["OPTION", "Facts", "check_data", "settle"]
 
 OPTION, GUESS, DATA, FILE = "option", "guess accepted", "data set", "file"
-MAX_CLASSES, MAX_NAME, MAX_CLASS_FILE = 100_000, 1024, 16 * 2**20
 
 
 @dataclasses.dataclass
@@ -88,29 +84,6 @@ def check_data(foreign: Foreign, dataset: Dataset) -> None:
             field="data",
             hint="name the data set that it was distilled from",
         )
-
-
-def class_order(foreign: Foreign, facts: Facts) -> Tensor | None:
-    """The place of each of the files' classes among those of the facts, (k,) int64; None when numbers are places.
-
-    Raises:
-        BundleError: names that the facts do not have, or another number of them.
-    """
-    theirs, ours = foreign.classes, facts.classes
-    if theirs is None or ours is None or not foreign.by_name:
-        return None
-    places = {name: place for place, name in enumerate(ours)}
-    strange = [name for name in theirs if name not in places]
-    if not strange:
-        return torch.tensor([places[name] for name in theirs])
-    if len(theirs) != len(ours) or len(strange) < len(theirs) or facts.origins["classes"] != OPTION:
-        raise BundleError(
-            f"{foreign.name}: class {strange[0]!a:.80} is not among the {len(ours)} classes "
-            f"{', '.join(ours[:5])[:120]}",
-            field="classes",
-            hint="give --classes: the names of its classes, or new names in the order in which its own are sorted",
-        )
-    return None
 
 
 def _settle_values(facts: Facts, foreign: Foreign, config: ImportConfig) -> list[str]:
@@ -216,12 +189,18 @@ def _settle_constants(facts: Facts, foreign: Foreign, config: ImportConfig) -> l
 
 def _settle_domain(facts: Facts, foreign: Foreign, config: ImportConfig) -> list[str]:
     """Logits or probabilities."""
+    if foreign.soft is None and foreign.domain is not None and config.domain is None:
+        facts.take("domain", foreign.domain, foreign.said.get("domain", FILE))
+        return []
     if foreign.soft is None:
         return (
-            [] if config.domain is None or foreign.views else ["it has no soft labels, --domain is of those; drop it"]
+            []
+            if config.domain is None or foreign.views
+            else ["it has no soft labels whose domain is not said, --domain is of those; drop it"]
         )
+    said = foreign.said.get("domain", "format")
     if config.domain is not None or foreign.domain is not None:
-        facts.take("domain", config.domain or foreign.domain, OPTION if config.domain else "format")
+        facts.take("domain", config.domain or foreign.domain, OPTION if config.domain else said)
         return []
     seen = "prob" if distributions(foreign.soft) else "logit"
     if config.accept_guess:
@@ -244,7 +223,7 @@ def _settle_identity(facts: Facts, foreign: Foreign, config: ImportConfig) -> li
     elif config.data is None:
         problems.append("which data set it was distilled from is not in the file; give --data SPEC, or --name NAME")
     if config.classes:
-        facts.take("classes", _class_names(config.classes), OPTION)
+        facts.take("classes", class_names(config.classes), OPTION)
     elif config.data is None:
         if foreign.classes is None:
             problems.append(
@@ -268,28 +247,3 @@ def _likely(foreign: Foreign) -> list[str]:
     classes = width if foreign.labels is None else max(width or 0, int(foreign.labels.max()) + 1)
     channels, height, side = foreign.images.shape[1:]
     return likely_sets(channels, height, side, classes)
-
-
-def _class_names(given: tuple[str, ...]) -> tuple[str, ...]:
-    """Names as they were typed, or the lines of the one file that was named.
-
-    Raises:
-        UsageError: a file that cannot be read, fewer than two names, one twice, an empty or too long one.
-    """
-    names = list(given)
-    if len(given) == 1:
-        path = Path(given[0])
-        try:
-            if path.stat().st_size > MAX_CLASS_FILE:
-                raise UsageError(f"--classes: the file has more than {MAX_CLASS_FILE} bytes", field="classes")
-            names = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError, ValueError) as error:
-            raise UsageError(
-                f"--classes '{given[0][:80]}' is neither several names nor a text file", field="classes"
-            ) from error
-    bad = len(names) < 2 or len(names) > MAX_CLASSES or len(set(names)) < len(names)
-    if bad or any(not name.strip() or len(name) > MAX_NAME for name in names):
-        raise UsageError(
-            f"--classes gives {len(names)} names, expected 2 or more, all different, none empty", field="classes"
-        )
-    return tuple(names)

@@ -21,19 +21,19 @@ from ..importers._detect import detect
 from ..importers._guess import constants_of, guess, likely_sets, summary_of
 from ..importers._importer import Foreign, Importer
 from ..importers._sources import Sources
+from ..labels._kind import PRIVILEGED
 from ..options import as_dict, build_many, check
 from ..preprocess import describe_space, space_sections
 from ..space import Space
-from ..zca import Zca
-from ._import_facts import Facts, check_data, class_order, settle
-from ._import_labels import label_sections
+from ._import_classes import class_order
+from ._import_facts import OPTION, Facts, check_data, settle
+from ._import_labels import check_exported, exported_sections, label_sections, without_places
+from ._import_whitening import check_twin, check_whitening
 from ._stage import computing, redact
 from .distill import quantised
 
 __all__ = ["run"]
 
-TWIN_RMSE = 0.05
-"""Root mean square, in [0, 1] units, from which un-whitened images no longer show what the files show."""
 CONSTANTS_APART = 0.02
 """How far constants of a folder's own images may be from the published ones before the user is told."""
 
@@ -64,6 +64,8 @@ def run(
         ResourceError: files that may not be read, or that do not fit in memory.
     """
     check(config)
+    if not files:
+        raise UsageError("no file given, expected files or folders of another tool", field="files")
     sources = Sources(files)
     name = detect(sources) if config.format == "auto" else config.format
     (importer,) = build_many([_plugins.load("importers", name, "IMPORTER")], settings or {})
@@ -81,15 +83,22 @@ def run(
         for note in (*foreign.notes, *_doubts(foreign, facts)):
             on_event(Event(phase="import", message=f"note: {note}"))
         stored, metrics = _stored(foreign, facts, space, config)
-        metrics |= _twin(foreign, space, on_event) | dict(foreign.metrics)
+        metrics |= check_twin(foreign, space, on_event) | dict(foreign.metrics)
         said = {"format": name, "options": as_dict(importer), "sources": sources.record()}
+        said |= {"export": dict(foreign.export)} if foreign.export is not None else {}
         record = clock.record("import", _effective(config, facts) | said, seed=None, metrics=metrics | _counts(foreign))
         data = _data_record(foreign, facts, space, dataset)
-        return _bundle(foreign, facts, stored, space, data, record)
+        return _bundle(foreign, facts, stored, space, data, record, on_event)
 
 
 def _bundle(
-    foreign: Foreign, facts: Facts, stored: Tensor, space: Space, data: Mapping[str, Any], record: StageRecord
+    foreign: Foreign,
+    facts: Facts,
+    stored: Tensor,
+    space: Space,
+    data: Mapping[str, Any],
+    record: StageRecord,
+    on_event: OnEvent,
 ) -> Bundle:
     sections = [image_section(stored, space), hard_section(_hard(foreign), len(facts.classes or ()))]
     sections += space_sections(space)
@@ -97,8 +106,12 @@ def _bundle(
         lr = torch.tensor(foreign.lr, dtype=torch.float32)
         sections.append(NewSection("student.lr", "student", {"student.lr": lr}))
     bundle = Bundle.create("distilled", data, record, sections)
-    more = label_sections(bundle, foreign, facts)
-    return Bundle.create("distilled", data, record, [*sections, *more]) if more else bundle
+    more = [*label_sections(bundle, foreign, facts), *exported_sections(bundle, foreign, on_event)]
+    if not more:
+        return bundle
+    labelled = Bundle.create("distilled", data, record, [*sections, *more])
+    check_exported(labelled, foreign)
+    return labelled
 
 
 def _effective(config: ImportConfig, facts: Facts) -> dict[str, Any]:
@@ -148,9 +161,14 @@ def _in_our_order(foreign: Foreign, facts: Facts) -> Foreign:
     Raises:
         BundleError: other classes, numbers outside them, or labels of another width.
     """
-    places, classes = class_order(foreign, facts), len(facts.classes or ())
+    places, classes = (
+        class_order(foreign, facts.classes, typed=facts.origins.get("classes") == OPTION),
+        len(facts.classes or ()),
+    )
     views = foreign.views
-    widths = [part.shape[-1] for part in (foreign.soft, None if views is None else views.values) if part is not None]
+    of_classes = [labels for labels in foreign.exported if labels.kind not in PRIVILEGED]
+    parts = [foreign.soft, None if views is None else views.values, *(labels.values for labels in of_classes)]
+    widths = [part.shape[-1] for part in parts if part is not None]
     if any(width != classes for width in widths):
         raise BundleError(f"{foreign.name}: labels of {widths[0]} classes, there are {classes} names", field="classes")
     limit = classes if places is None else len(places)
@@ -165,13 +183,17 @@ def _in_our_order(foreign: Foreign, facts: Facts) -> Foreign:
     if places is None or torch.equal(places, torch.arange(classes)):
         return foreign
     columns = torch.argsort(places)
-    if (foreign.soft is not None or views is not None) and len(places) != classes:
+    if widths and len(places) != classes:
         raise BundleError(f"{foreign.name}: soft labels of {len(places)} classes, there are {classes}", field="classes")
     return dataclasses.replace(
         foreign,
         labels=None if foreign.labels is None else places[foreign.labels],
         soft=None if foreign.soft is None else foreign.soft[:, columns],
         views=None if views is None else dataclasses.replace(views, values=views.values[..., columns]),
+        exported=tuple(
+            dataclasses.replace(labels, values=labels.values[..., columns]) if labels.kind not in PRIVILEGED else labels
+            for labels in foreign.exported
+        ),
     )
 
 
@@ -181,7 +203,7 @@ def _by_class(foreign: Foreign, facts: Facts) -> Foreign:
     if foreign.labels is None:
         facts.origins["labels"] = f"{facts.origins.get('labels', 'file')}: largest soft label"
     order = torch.argsort(labels, stable=True)
-    return foreign if torch.equal(order, torch.arange(len(labels))) else foreign.in_order(order)
+    return foreign if torch.equal(order, torch.arange(len(labels))) else without_places(foreign).in_order(order)
 
 
 def _hard(foreign: Foreign) -> Tensor:
@@ -193,19 +215,13 @@ def _hard(foreign: Foreign) -> Tensor:
     return foreign.soft.argmax(dim=1)
 
 
-def _check_whitening(foreign: Foreign, zca: Zca) -> None:
-    wanted = foreign.images[0].numel()
-    if len(zca.matrix) != wanted:
-        raise BundleError(f"{foreign.name}: a whitening of {len(zca.matrix)} values, its images have {wanted}")
-
-
 def _space(foreign: Foreign, facts: Facts, dataset: Dataset | None, on_event: OnEvent) -> Space:
     """The input space; a ZCA is fitted on all training images, as the authors did."""
     if facts.mean is None or facts.std is None:
         raise ValueError("constants are settled before the space is made")
     zca = foreign.zca if facts.space == "zca" else None
     if zca is not None:
-        _check_whitening(foreign, zca)
+        check_whitening(foreign, zca)
         facts.origins["zca"] = foreign.name
     elif facts.space == "zca" and dataset is not None:
         on_event(Event(phase="fitting ZCA", done=0, total=1))
@@ -223,22 +239,6 @@ def _stored(foreign: Foreign, facts: Facts, space: Space, config: ImportConfig) 
     if facts.values == "units":
         images = space.from_units(images)
     return quantised(images, space) if config.pixels == "uint8" else (images, {})
-
-
-def _twin(foreign: Foreign, space: Space, on_event: OnEvent) -> dict[str, Any]:
-    """How far the decoded images are from what the files show of them."""
-    if foreign.twin is None:
-        return {}
-    rmse = float((space.decode(foreign.images) - foreign.twin).square().mean().sqrt())
-    if rmse > TWIN_RMSE:
-        on_event(
-            Event(
-                phase="import",
-                message=f"warning: decoded images differ from those that the files show by {rmse:.3f} (root mean "
-                "square of values from 0 to 1): another data set, or another input space?",
-            )
-        )
-    return {"twin_rmse": rmse}
 
 
 def _doubts(foreign: Foreign, facts: Facts) -> list[str]:

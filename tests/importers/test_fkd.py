@@ -37,7 +37,7 @@ def write_records(
             starts = (torch.from_numpy(source.random((size, 2))) * (SIDE + 1 - sides)).long()
             crop, flip = torch.cat([starts, sides], dim=1), torch.from_numpy(source.integers(0, 2, size)).bool()
             partner = torch.from_numpy(source.permutation(size))
-            weight = float(source.random())
+            weight = float(source.random()) * (0.6 if mix == "cutmix" else 1)  # its box covers 25 of 64 pixels
             box = [np.int64(1), np.int64(2), np.int64(6), np.int64(7)]
             main = partner if mix == "mixup" and weight < 0.5 else torch.arange(size)
             logits = 9.0 * functional.one_hot(labels[rows[main]], 4) + torch.from_numpy(source.random((size, 4)))
@@ -111,6 +111,25 @@ def test_views_follow_their_images_into_another_order_of_classes(tmp_path: Path,
 
     assert torch.equal(made[1][0], made[0][0][turned])
     assert torch.equal(made[1][1], made[0][1][turned].flip(2))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({2: None}, "but no partners"),
+        ({2: None, 4: None}, "but no partners"),
+        ({3: 0.9}, "its box covers 0.39 of a view, its lambda leaves 0.10"),
+        ({3: None}, "lambda is no number"),
+        ({3: 1.5, 4: None}, "lambda is no number"),
+    ],
+)
+def test_mixes_that_contradict_themselves_are_refused(tmp_path: Path, pictures, labels, refused, change, words) -> None:
+    write_records(tmp_path / "records", _many(labels), "cutmix")
+    path = tmp_path / "records" / "epoch_0" / "batch_0.tar"
+    record = torch.load(path, weights_only=False)
+    torch.save([change.get(place, part) for place, part in enumerate(record)], path)
+
+    assert words in refused(3, tmp_path / "records", pictures, *FACTS, *CONSTANTS)
 
 
 def test_only_the_first_epochs_can_be_taken(tmp_path: Path, pictures, labels, imported) -> None:

@@ -48,3 +48,9 @@ def test_what_is_no_pair_is_refused(tmp_path: Path, units, labels, refused) -> N
     for content, words in (([units], "no pair"), ([units, labels[:3]], "3 labels"), ([units.byte(), labels], "uint8")):
         torch.save(content, tmp_path / "data.pt")
         assert words in refused(3, tmp_path, *FACTS, *CONSTANTS, "--format", "idc", "--set", "factor=2")
+
+
+def test_a_pair_under_another_name_is_said_to_be_idcs(tmp_path: Path, units, labels, refused) -> None:
+    torch.save((units, labels), tmp_path / "mine.pt")
+
+    assert "as IDC writes them: --format idc" in refused(3, tmp_path / "mine.pt")

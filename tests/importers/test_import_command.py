@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from ddlabel import _plugins
+from ddlabel.config import ImportConfig
+from ddlabel.errors import UsageError
 from ddlabel.importers._guess import constants_of, guess, likely_sets
+from ddlabel.stages.import_set import run
 
 from .conftest import CONSTANTS, FACTS
 
@@ -68,6 +71,20 @@ def test_the_facts_and_where_they_came_from_are_printed(plain: Path, run_cli, tm
     facts = json.loads(document.out)["history"]["config"]["facts"]
     assert facts["values"] == "guess accepted"
     assert facts["classes"] == "option"
+
+
+def test_counts_step_size_and_whitening_are_among_the_facts(units, labels, tiny, run_cli, tmp_path: Path) -> None:
+    for name, value in (("images", 0.3 * units), ("labels", labels), ("lr", torch.tensor(0.0125))):
+        torch.save(value, tmp_path / f"{name}_best.pt")
+    outcome = run_cli("import", tmp_path, "--data", tiny, "--space", "zca", "-o", tmp_path / "out.ddset")
+
+    for words in ("2 per class", "0.0125", "epsilon 0.1"):
+        assert words in outcome.out
+
+
+def test_no_files_are_a_usage_error_of_the_stage_too() -> None:
+    with pytest.raises(UsageError, match="no file given"):
+        run(ImportConfig(), files=[])
 
 
 def test_the_same_files_give_the_same_bytes(plain: Path, run_cli, tmp_path: Path, monkeypatch) -> None:

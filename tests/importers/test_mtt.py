@@ -112,6 +112,13 @@ def test_whitened_images_get_the_whitening_of_the_data_and_the_files_check_it(
     assert entry["config"]["facts"]["zca"] == "fitted on 48 training images"
     assert bundle.manifest.data["fingerprint"] == dataset.fingerprint
     assert bundle.manifest.data["validation"]["fraction"] == 0
+    torch.save(units, folder / "images_zca_10.pt")
+    torch.save(zca.whiten(units), folder / "images_10.pt")
+    torch.save(dataset.train.labels[::6], folder / "labels_10.pt")
+    (folder / "images_zca_best.pt").unlink()
+    metrics = imported(folder, "--data", tiny, "--space", "zca").manifest.history[0]["metrics"]
+    assert metrics["twin_rmse"] < 1e-5
+    assert metrics["twin_iteration"] == "10"
     torch.save(1 - units, folder / "images_zca_best.pt")
     outcome = run_cli("import", folder, "--data", tiny, "--space", "zca", "-o", tmp_path / "odd.ddset")
     assert "warning: decoded images differ from those that the files show" in outcome.err
@@ -135,6 +142,43 @@ def test_a_guess_is_taken_only_when_the_user_says_so(tmp_path: Path, images, lab
     assert bundle.manifest.history[0]["config"]["facts"]["space"] == "guess accepted"
 
 
+def test_logits_need_a_negative_value_to_be_known_as_such(tmp_path: Path, images, logits, imported, refused) -> None:
+    """DATM and PAD learn logits; a file of numbers from 0 may hold anything."""
+    folder = write_set(tmp_path / "set", images, logits - logits.min() + 0.5)
+
+    assert "rows are no distributions: --domain logit" in refused(2, folder, *NORMALISED)
+    bundle = imported(folder, *NORMALISED, "--domain", "logit")
+    assert bundle.manifest.history[0]["config"]["facts"]["domain"] == "option"
+    assert read_labels(bundle, "soft").parameters["learned"] is True
+    bundle = imported(write_set(folder, images, logits), *NORMALISED)
+    assert bundle.manifest.history[0]["config"]["facts"]["domain"] == "format (DATM, PAD)"
+
+
+def test_what_was_learned_for_whitened_inputs_is_said_to_be(
+    tmp_path: Path, images, units, logits, run_cli, imported
+) -> None:
+    folder = write_set(tmp_path / "set", images, logits, lr=0.1)
+    torch.save(units, folder / "images_zca_best.pt")
+    given = (folder / "images_zca_best.pt", *FACTS, *CONSTANTS)
+    facts = imported(*given).manifest.history[0]["config"]["facts"]
+    outcome = run_cli("import", *given, "-o", tmp_path / "x.ddset")
+
+    assert "its labels and step size were learned for whitened inputs" in outcome.err
+    assert facts["domain"] == "format (DATM, PAD), learned for whitened inputs"
+    assert facts["lr"] == "lr_best.pt, learned for whitened inputs"
+
+
+def test_a_step_size_that_is_none_can_be_left_out(tmp_path: Path, images, labels, run_cli) -> None:
+    folder = write_set(tmp_path / "set", images, labels, lr=-0.5)
+    given = ("import", folder, *NORMALISED, "-o", tmp_path / "x.ddset")
+    refusal, outcome = run_cli(*given), run_cli(*given, "--set", "lr=drop")
+
+    assert refusal.code == 3
+    assert "leave it out with --set lr=drop" in refusal.err
+    assert outcome.code == 0
+    assert "its step size is left out" in outcome.err
+
+
 def test_rows_that_are_distributions_are_no_logits_unless_somebody_says_so(
     tmp_path: Path, images, logits, imported, refused
 ) -> None:
@@ -156,7 +200,7 @@ def test_rows_that_are_distributions_are_no_logits_unless_somebody_says_so(
         ({"labels": torch.tensor([0, 0, 1, 1, 2, 2, 3, 4])}, 3, "image 7 has class 4, expected 0 to 3"),
         ({"labels": torch.tensor([0, 0, 1, 1, 2, 2, 3, -1])}, 3, "label -1 of image 7"),
         ({"labels": torch.full((8,), 0.5)}, 3, "label 0.5"),
-        ({"labels": torch.zeros(8, 5)}, 3, "labels of 5 classes, there are 4 names"),
+        ({"labels": -torch.ones(8, 5)}, 3, "labels of 5 classes, there are 4 names"),
         ({"labels": torch.full((8, 4), float("inf"))}, 3, "NaN or infinity"),
         ({"lr": torch.tensor(-0.1)}, 3, "above 0"),
         ({"lr": torch.tensor(float("nan"))}, 3, "above 0"),

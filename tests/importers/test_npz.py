@@ -14,15 +14,20 @@ from ddlabel.labels._labels import read_labels
 
 from .conftest import CONSTANTS, FACTS, pixels_of
 
+CODEC = {"name": "f32", "parameters": {}}
+
 
 def described(**changes) -> dict:
     """What `ddlabel export` says of the set of these tests."""
+    images = {"count": 8, "form": "exact8"} | changes.pop("images", {})
     return {
         "schema": "ddlabel.export",
+        "version": 1,
+        "format": "npz",
         "data": {"name": "pets", "flip": False},
         "space": {"kind": "normalised", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]},
         "classes": [{"name": name} for name in ("ant", "bee", "cat", "dog")],
-        "images": {"form": "exact8"},
+        "images": images,
         "labels": {"hard": {}},
         "student_lr": None,
     } | changes
@@ -106,7 +111,7 @@ def test_an_export_needs_no_options_and_keeps_its_whitening(tmp_path: Path, unit
         "images_float": units.numpy(),
         "labels": labels.numpy(),
         "labels_soft": soft[:, None].numpy(),
-        "labels_dense": np.zeros((8, 9, 4)),
+        "labels_odd": np.zeros((8, 9, 4)),
         "zca_mean": np.full((1, 192), 0.25, np.float32),
         "zca_matrix": matrix.numpy(),
         "zca_inverse": (matrix / 4).numpy(),
@@ -125,3 +130,118 @@ def test_an_export_needs_no_options_and_keeps_its_whitening(tmp_path: Path, unit
     assert labelled.parameters["learned"] is True
     arrays["zca_matrix"] = np.eye(5, dtype=np.float32)
     assert "whitening has shapes" in refused(3, save(tmp_path / "y.npz", **arrays))
+
+
+def header(text: str, values: bytes = b"") -> bytes:
+    """A member of a .npz file with that header."""
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + values
+
+
+@pytest.mark.parametrize(
+    ("member", "words"),
+    [
+        (header("{'descr': '<i8', 'fortran_order': (\n"), "unusual header"),
+        (b"hello, this is no array", "no array of NumPy"),
+        (b"", "no array of NumPy"),
+        (header("{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000000,), }\n"), "does not fit"),
+        (header("{'descr': '<i8', 'fortran_order': False, 'shape': (99999999999999999999999,), }\n"), "unusual header"),
+        (header("{'descr': '<i8', 'fortran_order': False, 'shape': (-4,), }\n", bytes(32)), "unusual header"),
+        (header("{'descr': '<i8', 'fortran_order': False, 'shape': (4,), }\n", bytes(31)), "does not fit"),
+        (header("{'descr': [('a', '<i8')], 'fortran_order': False, 'shape': (4,), }\n"), "unusual header"),
+        (header("{'descr': '<i8', 'fortran_order': False, 'shape': (" + "1," * 4000 + "), }\n"), "header of"),
+        (header("(" * 3000), "unusual header"),
+        (header("{'descr': '<f9', 'fortran_order': False, 'shape': (4,), }\n"), "unknown type"),
+    ],
+)
+def test_headers_are_matched_and_never_evaluated(tmp_path: Path, units, refused, member: bytes, words: str) -> None:
+    path = save(tmp_path / "x.npz", images=pixels_of(units))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("labels.npy", member)
+
+    assert words in refused(3, path, *FACTS, *CONSTANTS)
+
+
+def test_encrypted_members_are_refused(tmp_path: Path, units, labels, refused) -> None:
+    path = save(tmp_path / "x.npz", images=pixels_of(units), labels=labels.numpy())
+    data = bytearray(path.read_bytes())
+    for magic, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        start = data.find(magic)
+        data[start + place] |= 1
+    path.write_bytes(data)
+
+    assert "encrypted" in refused(3, path, *FACTS, *CONSTANTS)
+
+
+def test_arrays_in_fortran_order_and_of_half_precision_are_read(tmp_path: Path, units, labels, imported) -> None:
+    images = np.asfortranarray(units.numpy().astype(np.float16))
+    path = save(tmp_path / "x.npz", images=images, labels=labels.numpy())
+    bundle = imported(path, *FACTS, *CONSTANTS, "--values", "space", "--space", "normalised")
+
+    assert torch.equal(bundle.tensor("images.pixels"), units.half().float())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"zca_epsilon": np.zeros(3)},
+        {"zca_matrix": np.zeros(()), "zca_mean": np.zeros(()), "zca_inverse": np.zeros(())},
+        {"zca_epsilon": np.array(0.0)},
+    ],
+)
+def test_an_impossible_whitening_is_refused(tmp_path: Path, units, labels, refused, change) -> None:
+    eye = np.eye(192, dtype=np.float32)
+    zca = {"zca_mean": eye[:1], "zca_matrix": eye, "zca_inverse": eye, "zca_epsilon": np.array(0.1)} | change
+    path = save(tmp_path / "x.npz", images_float=units.numpy(), labels=labels.numpy(), **zca)
+
+    assert "its whitening has shapes" in refused(3, path, *FACTS, *CONSTANTS, "--space", "zca")
+
+
+def test_labels_that_are_not_taken_are_named(tmp_path: Path, units, labels, run_cli) -> None:
+    path = save(tmp_path / "x.npz", images=pixels_of(units), labels=labels.numpy(), labels_mine=np.zeros((8, 2)))
+    outcome = run_cli("import", path, *FACTS, *CONSTANTS, "-o", tmp_path / "x.ddset")
+
+    assert outcome.code == 0
+    assert "note: x.npz: left out: labels_mine" in outcome.err
+
+
+def test_two_soft_labels_are_refused(tmp_path: Path, units, labels, refused) -> None:
+    soft = torch.rand(8, 4).numpy()
+    path = save(tmp_path / "x.npz", images=pixels_of(units), labels=soft, soft_labels=soft)
+    torch.save({"images": units, "labels": torch.rand(8, 4), "soft_labels": torch.rand(8, 4)}, tmp_path / "x.pt")
+
+    assert "both 'labels' and 'soft_labels' hold soft labels" in refused(3, path, *FACTS, *CONSTANTS)
+    given = (tmp_path / "x.pt", *FACTS, *CONSTANTS, "--values", "units")
+    assert "both 'labels' and 'soft_labels' hold soft labels" in refused(3, *given)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"labels": {"dense": {"in": "labels_dense", "domain": "logit", "shape": [8, 9, 4]}}}, "not there"),
+        ({"labels": {"soft": {"in": "labels_soft", "shape": [8, 1, 4]}}}, "without their domain"),
+        ({"labels": {"soft": {"in": "labels_soft", "domain": "logit", "shape": [8, 1, 5]}}}, "is not the"),
+        ({"labels": {"soft": {"in": "labels_soft", "domain": "feature", "shape": [8, 1, 4]}}}, "are none of 8 images"),
+        ({"labels": {"soft": {"domain": "prob", "shape": [8, 1, 4], "codec": CODEC}}}, "no negative value"),
+        ({"labels": {"dense": {"in": "labels_soft", "domain": "logit", "codec": CODEC}}}, "make 25; export it again"),
+        ({"labels": {"fkd": {"in": "labels_soft", "domain": "logit", "codec": CODEC}}}, "views"),
+        ({"labels": {"feature": {"in": "labels_soft", "domain": "feature", "shape": [8, 1, 4, 1, 1]}}}, "does not say"),
+        ({"images": {"count": 9}}, "of 9 images, there are 8"),
+        ({"version": 2}, "expected at most 1"),
+    ],
+)
+def test_labels_that_are_not_as_described_are_refused(tmp_path: Path, units, labels, refused, change, words) -> None:
+    arrays = {"images": pixels_of(units), "labels": labels.numpy(), "labels_soft": -np.ones((8, 1, 4), np.float32)}
+    path = save(tmp_path / "x.npz", **arrays, ddset_export=np.array(json.dumps(described(**change))))
+
+    assert words in refused(3, path)
+
+
+def test_log_probabilities_stay_such_and_domains_of_others_are_kept(tmp_path: Path, units, labels, imported) -> None:
+    soft = torch.randn(8, 1, 4).log_softmax(dim=2)
+    said = {"soft": {"in": "labels_soft", "domain": "logprob", "shape": [8, 1, 4]}}
+    arrays = {"images": pixels_of(units), "labels": labels.numpy(), "labels_soft": soft.numpy()}
+    bundle = imported(save(tmp_path / "x.npz", **arrays, ddset_export=np.array(json.dumps(described(labels=said)))))
+
+    assert read_labels(bundle, "soft").domain == "logprob"
+    assert torch.equal(read_labels(bundle, "soft").values, soft)
+    assert bundle.manifest.history[0]["config"]["facts"]["domain"] == "x.npz"

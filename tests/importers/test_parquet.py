@@ -85,6 +85,29 @@ def test_broken_tables_are_refused(tmp_path: Path, units, labels, refused) -> No
     refused(4, *given)
 
 
+def test_columns_that_nobody_wants_are_not_read(tmp_path: Path, units, labels, imported, monkeypatch, run_cli) -> None:
+    """A column may be larger than memory, and of a type that Python does not have."""
+    from pyarrow import parquet
+
+    path, read = write_table(tmp_path / "x.parquet", units, labels, a=[1] * 8, when=[2**62] * 8), []
+    table = parquet.read_table(path)
+    when = table.column("when").cast(pyarrow.timestamp("us"))
+    parquet.write_table(table.set_column(3, "when", when), path, row_group_size=3)
+    original = parquet.ParquetFile.read_row_group
+
+    def note(self, index, columns=None, **more):
+        read.append((index, tuple(columns)))
+        return original(self, index, columns=columns, **more)
+
+    monkeypatch.setattr(parquet.ParquetFile, "read_row_group", note)
+    bundle = imported(path, *FACTS, *CONSTANTS)
+    assert {columns for _index, columns in read} == {("image",), ("label",)}
+    assert {index for index, _columns in read} == {0, 1, 2}
+    assert len(bundle.tensor("labels.hard")) == 8
+    outcome = run_cli("import", path, *FACTS, *CONSTANTS, "--set", "label=when", "-o", tmp_path / "y.ddset")
+    assert (outcome.code, "column 'when' cannot be read" in outcome.err) == (3, True)
+
+
 def test_without_the_library_the_extra_is_named(tmp_path: Path, units, labels, refused, monkeypatch) -> None:
     path = write_table(tmp_path / "x.parquet", units, labels)
     monkeypatch.setitem(sys.modules, "pyarrow", None)

@@ -71,3 +71,23 @@ def test_a_torch_file_has_its_description_beside_it(tmp_path: Path, units, label
     assert torch.equal(bundle.tensor("images.pixels"), units)
     names = [source["name"] for source in bundle.manifest.history[0]["config"]["sources"]]
     assert names == ["out.pt", "out.pt.ddset-export.json"]
+
+
+@pytest.mark.parametrize("change", ["altered", "swapped", "missing", "added"])
+def test_an_export_whose_files_changed_is_refused(files, run_cli, refused, tmp_path: Path, change: str) -> None:
+    folder = tmp_path / "set"
+    assert run_cli("export", files.base, "--format", "folder", "-o", folder).code == 0
+    first, second = sorted(folder.glob("*/*.png"))[:2]
+    if change == "altered":
+        first.write_bytes(second.read_bytes())
+    elif change == "swapped":
+        first.rename(tmp_path / "kept")
+        second.rename(first)
+        (tmp_path / "kept").rename(second)
+    elif change == "missing":
+        first.unlink()
+    else:
+        (first.parent / "extra.png").write_bytes(first.read_bytes())
+    words = {"missing": "is missing", "added": "is not of this export"}.get(change, "was changed after it was exported")
+
+    assert words in refused(3, folder)

@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import struct
+import tarfile
 import warnings
 import zipfile
 from pathlib import Path
@@ -15,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ddlabel import _plugins
 from ddlabel.errors import BundleError, DdlabelError
 from ddlabel.importers._sources import Sources
 from ddlabel.importers._torch_file import read_torch
@@ -132,6 +134,29 @@ def test_pickles_of_more_than_data_are_refused(tmp_path: Path, pickled: bytes, w
     assert "\x1b" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("pickled", "words"),
+    [
+        pytest.param(b"})" + b"\x85" * 200_000 + b"Ns.", "nested more than 32 deep", id="deep key"),
+        pytest.param(b")" + b"\x85" * 40 + b".", "nested more than 32 deep", id="deep tuple"),
+        pytest.param(
+            b"})" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60)) + b"Ns.", "nested more than", id="shared tuples"
+        ),
+        pytest.param(b"})Ns.", "a key of type tuple", id="empty tuple"),
+        pytest.param(b"}NNs.", "a key of type NoneType", id="none"),
+        pytest.param(b"}(K\x01K\x02K\x03u.", "without a value", id="half a pair"),
+        pytest.param(b"ccollections\nOrderedDict\n])K\x01\x86a\x85R.", "damaged", id="pairs given to a call"),
+        pytest.param(b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n)NK\x01tQ.", "without name", id="storage"),
+    ],
+)
+def test_keys_are_never_hashed_before_they_are_known(tmp_path: Path, pickled: bytes, words: str) -> None:
+    """Nested tuples as keys end Python's stack, and shared ones its patience."""
+    path = saved(tmp_path / "x.pt", [1])
+    _rewrite(path, lambda _data: b"\x80\x02" + pickled)
+    with pytest.raises(BundleError, match=words):
+        read(path)
+
+
 @pytest.mark.parametrize("share", [0, 3, 40, 97])
 def test_truncated_files_are_refused(tmp_path: Path, share: int) -> None:
     path = saved(tmp_path / "x.pt", torch.arange(1000))
@@ -192,6 +217,28 @@ def test_any_change_of_bytes_is_read_or_refused(data) -> None:
         warnings.simplefilter("error")
         with contextlib.suppress(DdlabelError):
             read_torch(Memory([Path("x.pt")]), Path("x.pt"))
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.npz", "x.tar"])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_archives_that_lack_bytes_or_have_more_are_read_or_refused(tmp_path: Path, name: str, data) -> None:
+    """The directory of a zip then points before its beginning."""
+    path = tmp_path / name
+    if name == "x.tar":
+        with tarfile.open(path, "w") as archive:
+            archive.addfile(tarfile.TarInfo("a.cls"), io.BytesIO())
+    elif name == "x.npz":
+        np.savez(path, images=np.zeros((2, 3, 4, 4), np.float32), labels=np.arange(2))
+    else:
+        torch.save({"images": torch.zeros(2, 3, 4, 4), "labels": torch.arange(2)}, path)
+    content = bytearray(path.read_bytes())
+    place, size = data.draw(st.integers(0, len(content) - 1)), data.draw(st.integers(1, 60))
+    content[place : place + size] = content[place:place] if data.draw(st.booleans()) else bytes(2 * size)
+    path.write_bytes(content)
+    importer = {".pt": "dc", ".npz": "npz", ".tar": "webdataset"}[path.suffix]
+    with contextlib.suppress(DdlabelError):
+        _plugins.load("importers", importer, "IMPORTER")().read(Sources([path]))
 
 
 def test_files_that_are_no_files_are_refused(tmp_path: Path) -> None:
