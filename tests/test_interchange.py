@@ -59,7 +59,7 @@ def test_names_are_stated_once() -> None:
     package = Path(interchange.__file__).parent
     spelled = [
         (path.name, name)
-        for path in package.glob("exporters/*.py")
+        for path in package.glob("[ie][mx]porters/*.py")
         for name in names
         if f'"{name}"' in path.read_text(encoding="utf-8")
     ]
