@@ -19,7 +19,7 @@ from ._team import check_inputs, joining
 if TYPE_CHECKING:
     from ..bundle import Bundle
 
-__all__ = ["SET_HELP", "TEACHER_HELP", "TEACHER_SET_HELP", "follow_recipe", "run_stage"]
+__all__ = ["SET_HELP", "TEACHER_HELP", "TEACHER_SET_HELP", "check_names", "follow_recipe", "run_stage"]
 
 SET_HELP = (
     "one option of the method, loss, codec or recipe, as NAME=VALUE; repeatable ('ddlabel methods NAME' lists them)"
@@ -68,7 +68,7 @@ def run_stage(
     if output is not None and Resume in invocation.command.records:
         invocation.attempt(lambda: check_partial(output, resume))
     if record is not None:
-        invocation.attempt(lambda: _check_names(options(record)))
+        invocation.attempt(lambda: check_names(options(record)))
     invocation.fail_if_any()
     if output.output == "-" and talk.json:
         raise UsageError("'--output -' and '--json' both write to stdout, expected one of them", field="output")
@@ -176,7 +176,8 @@ def _check_clock() -> None:
     fixed_clock()
 
 
-def _check_names(plugins: Sequence[tuple[str, str, str]]) -> None:
+def check_names(plugins: Sequence[tuple[str, str, str]]) -> None:
+    """Refuse plugins (room, name, socket) that do not exist, all in one error."""
     from .._plugins import is_known, names
     from ..errors import suggest
 
