@@ -12,12 +12,14 @@ from .bundle import Bundle, NewSection
 from .errors import BundleError
 from .preprocess import data_of, read_space
 from .space import Space
-from .storage import zip_bytes
+from .storage import zip_bytes, zip_bytes_of
 
 __all__ = ["DistilledSet", "StoredSet", "hard_section", "image_section", "read_distilled", "read_stored"]
 
 IMAGES = "images.pixels"
 HARD = "labels.hard"
+ONE_HOT_VALUES = 2**18
+"""One-hot numbers in memory at a time, of 8 bytes."""
 _WHOLE = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 
 
@@ -98,8 +100,8 @@ def hard_section(labels: Tensor, classes: int) -> NewSection:
     Also measures the zip of their one-hot float32 form, which LADD's overhead rule asks for.
     """
     stored = labels.to(torch.uint8 if classes <= 256 else torch.int32)
-    one_hot = functional.one_hot(labels, classes).float()
-    zipped = zip_bytes([one_hot.numpy().tobytes()])
+    parts = labels.split(max(1, ONE_HOT_VALUES // classes))
+    zipped = zip_bytes_of(functional.one_hot(part, classes).float().numpy().tobytes() for part in parts)
     return NewSection(HARD, "labels", {HARD: stored}, role="hard", views=1, zip_bytes=zipped)
 
 

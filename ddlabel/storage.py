@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-__all__ = ["equal_ipc", "feature_size", "report", "zip_bytes"]
+__all__ = ["equal_ipc", "feature_size", "report", "zip_bytes", "zip_bytes_of"]
 
 _NOT_DISTILLED = {"teacher", "trajectory", "state", "scores"}
 ZIP_LEVEL = 6
@@ -28,7 +28,13 @@ def zip_bytes(parts: Sequence[bytes | memoryview]) -> int:
     The `zip_bytes` of a section are those of what LADD counts: uint8 pixels of images, one-hot float32 hard labels,
     float32 values of richer labels.
     """
-    return sum(len(zlib.compress(part, ZIP_LEVEL)) for part in parts)
+    return sum(zip_bytes_of([part]) for part in parts)
+
+
+def zip_bytes_of(pieces: Iterable[bytes | memoryview]) -> int:
+    """The same for one part that comes in pieces, which need not be in memory together."""
+    packer = zlib.compressobj(ZIP_LEVEL)
+    return sum(len(packer.compress(piece)) for piece in pieces) + len(packer.flush())
 
 
 def report(

@@ -7,7 +7,7 @@ import sys
 
 from .errors import ResourceError, UsageError
 
-__all__ = ["is_stream", "own_descriptor", "refuse_terminal"]
+__all__ = ["is_stdout", "is_stream", "own_descriptor", "refuse_terminal"]
 
 LONGEST_CHAIN = 40
 """Symbolic links in a row, as the system allows them."""
@@ -18,6 +18,11 @@ def is_stream(path: str) -> bool:
     if path == "-" or own_descriptor(path) is not None:
         return True
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+
+
+def is_stdout(path: str | None) -> bool:
+    """Whether what is written there goes where results are printed: `-`, or a name such as /dev/stdout."""
+    return path is not None and (path == "-" or own_descriptor(path) == 1)
 
 
 def own_descriptor(path: str) -> int | None:

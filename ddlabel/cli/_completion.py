@@ -1,4 +1,4 @@
-"""Completion of words in bash, zsh and fish: commands, options and the names that options take, without torch.
+"""Completion of words in bash, zsh, fish and PowerShell: commands, options and names they take, without torch.
 
 The scripts are typer's. They call the command with `_DDLABEL_COMPLETE` set, and `answer` prints what may follow; where
 nothing is printed, shells complete names of files.
@@ -21,10 +21,16 @@ __all__ = ["VARIABLE", "answer", "candidates", "run_completion"]
 
 VARIABLE = "_DDLABEL_COMPLETE"
 """Set by the scripts to `complete_` and the name of the shell."""
-SHELLS = ("bash", "zsh", "fish")
+SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
+POWER = SHELLS[-2:]
 INSTALL, SHOW = "--install-completion", "--show-completion"
 TOP = ("--help", "--version", INSTALL, SHOW)
 
+OWN_ROOMS: Mapping[str, Mapping[str, str]] = {
+    "method": {name: name for name in ("distill", "refine")},
+    "format": {"export": "exporters", "import": "importers"},
+}
+"""Options whose values are plugins of a room that depends on the command."""
 ROOMS: Mapping[str, str] = {
     "arch": "nets",
     "codec": "codecs",
@@ -34,10 +40,12 @@ ROOMS: Mapping[str, str] = {
     "loss": "losses",
     "protocol": "protocols",
 }
-"""Options whose values are plugins, and their room; those of `--method` are of the room of the command."""
+"""The others, and their room."""
 EXTRA: Mapping[str, tuple[str, ...]] = {
     "codec": ("auto",),
+    "constants": ("cifar10", "cifar100", "fashion-mnist", "mnist", "stl10", "svhn"),
     "device": ("auto", "cpu", "cuda", "mps"),
+    "format": ("auto",),
     "labels": ("hard",),
     "loss": ("native",),
 }
@@ -64,6 +72,11 @@ def run_completion(arguments: Sequence[str]) -> bool:
         )
     if arguments[0] == SHOW:
         print(get_completion_script(prog_name="ddlabel", complete_var=VARIABLE, shell=shell))
+    elif shell in POWER:  # typer would loosen the execution policy of the user
+        raise UsageError(
+            "PowerShell takes completion from the profile, which is yours to change",
+            hint=f"ddlabel {SHOW} {shell} >> $PROFILE",
+        )
     else:
         _shell, path = install(shell=shell, prog_name="ddlabel", complete_var=VARIABLE)
         print(f"completion for {shell} is in {path}; it works in new shells")
@@ -79,13 +92,15 @@ def answer(instruction: str, environ: Mapping[str, str], commands: Sequence[Comm
         commands: all there are.
     """
     shell = instruction.partition("_")[2]
-    words = _bash_words(environ) if shell == "bash" else _typed_words(environ.get("_TYPER_COMPLETE_ARGS", ""))
+    words = _words(shell, environ)
     found = candidates(words[:-1], words[-1], commands)
     if shell == "zsh":
         listed = "\n".join(f'"{_escaped(word)}"' for word in found)
         return (f"_arguments '*: :(({listed}))'" if found else "_files"), 0
     if shell == "fish" and environ.get("_TYPER_COMPLETE_FISH_ACTION") == "is-args":
         return "", 0 if found else 1
+    if shell in POWER:  # a word and what is said of it
+        return "\n".join(f"{word}::: " for word in found), 0
     return "\n".join(found), 0
 
 
@@ -135,7 +150,7 @@ def _values(command: Command, option: str, incomplete: str) -> list[str]:
     if name not in fields:
         return []
     known = {*EXTRA.get(name, ()), *(fields[name].metadata.get("choices") or ())}
-    room = command.name if name == "method" else ROOMS.get(name)
+    room = OWN_ROOMS[name].get(command.name) if name in OWN_ROOMS else ROOMS.get(name)
     if room is not None:
         known |= {f"{found}:" if name == "data" and found in PATHS else found for found in _plugins.names(room)}
     if name == "recipe":
@@ -155,6 +170,16 @@ def _recipes(stage: str | None = None) -> tuple[str, ...]:
 
 def _starting(incomplete: str, words: Iterable[str]) -> list[str]:
     return sorted(word for word in words if word.startswith(incomplete))
+
+
+def _words(shell: str, environ: Mapping[str, str]) -> list[str]:
+    """Words after the program, the last one maybe empty."""
+    if shell == "bash":
+        return _bash_words(environ)
+    words = _typed_words(environ.get("_TYPER_COMPLETE_ARGS", ""))
+    if shell in POWER and not environ.get("_TYPER_COMPLETE_WORD_TO_COMPLETE") and words[-1]:
+        return [*words, ""]  # the line has no space at its end, and no word was begun
+    return words
 
 
 def _bash_words(environ: Mapping[str, str]) -> list[str]:

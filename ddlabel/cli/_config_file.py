@@ -66,6 +66,7 @@ def _over(invocation: Invocation, values: Table) -> Invocation:
         texts={**texts, **invocation.texts},
         flags={**flags, **invocation.flags},
         lists=_merged(invocation.lists, values, command),
+        from_file=frozenset({*texts, *flags} - {*invocation.texts, *invocation.flags}),
     )
 
 

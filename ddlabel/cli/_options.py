@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import UsageError, suggest
 from ..options import build, describe, opt, parse_assignments
+from ..streams import is_stdout
 
 __all__ = [
     "Command",
@@ -96,6 +97,8 @@ class Invocation:
     lists: Mapping[str, tuple[str, ...]]
     problems: list[str]
     """Problems found so far; `fail_if_any` raises them together."""
+    from_file: frozenset[str] = frozenset()
+    """Names of options that were not typed, but are of `--config`."""
 
     def record(self, cls: type[Any]) -> Any:
         """Build an option record; its problems join the list, and the result is then None."""
@@ -123,6 +126,12 @@ class Invocation:
         except UsageError as error:
             self.problems.extend(error.problems)
             return None
+
+    def refuse_json_among_output(self) -> None:
+        """One stream cannot hold both."""
+        output = self.texts.get("output")
+        if self.flags.get("json") and is_stdout(output):
+            self.problems.append(f"'--output {output}' and '--json' both write to stdout, expected one of them")
 
     def fail_if_any(self) -> None:
         """Raise everything found so far as one error."""

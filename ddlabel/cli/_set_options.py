@@ -130,6 +130,23 @@ def _evaluate(config: Any, settings: Settings, whole: bool) -> None:
         raise UsageError.collect([f"option '{name}' is given by --{name} and by --set, expected one" for name in both])
 
 
+def _import(config: Any, settings: Settings, whole: bool) -> None:
+    from .._plugins import load
+
+    del whole
+    named = config.format not in {"auto", None}
+    sure = [load("importers", config.format, "IMPORTER")] if named else []
+    _check(sure, [] if named else _all("importers", "IMPORTER"), settings)
+
+
+def _export(_config: Any, _settings: Settings, _whole: bool) -> None:
+    """It has no `--set`."""
+
+
+def _format(room: str, socket: str) -> Callable[[Any], Plugins]:
+    return lambda config: () if config.format in {"auto", None} else [(room, config.format, socket)]
+
+
 def _all(room: str, socket: str) -> list[Any]:
     from .._plugins import load, names
 
@@ -155,5 +172,7 @@ STAGES: Mapping[str, tuple[Callable[[Any], Plugins], Callable[[Any, Settings, bo
     "augment-labels": (augment_labels.plugins_named, _augment_labels),
     "refine": (refine.plugins_named, _refine),
     "evaluate": (evaluate.plugins_named, _evaluate),
+    "import": (_format("importers", "IMPORTER"), _import),
+    "export": (_format("exporters", "EXPORTER"), _export),
 }
 """By stage: the plugins that its options name, and the check of `--set`."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ResourceError, UsageError
 from ..events import Event
+from ..streams import is_stdout
 from ._options import Invocation, Output, Resume, Talk
 from ._report import Reporter, print_json, say
 from ._resume import SUFFIX, PartialFile, alone, check_partial, is_partial, partial_name
@@ -69,9 +70,8 @@ def run_stage(
         invocation.attempt(lambda: check_partial(output, resume))
     if record is not None:
         invocation.attempt(lambda: check_names(options(record)))
+    invocation.refuse_json_among_output()
     invocation.fail_if_any()
-    if output.output == "-" and talk.json:
-        raise UsageError("'--output -' and '--json' both write to stdout, expected one of them", field="output")
     name = partial_name(output.output) if Resume in invocation.command.records else None
     with joining() as team, listening() as interrupts, contextlib.nullcontext() if name is None else alone(name, team):
         with interrupts.deferred():  # an import that is broken off leaves halves of modules
@@ -103,7 +103,7 @@ def run_stage(
         draw(result)
     if talk.json:
         print_json(invocation.command.name, _summary(result, output.output))
-    elif show is not None and output.output != "-":
+    elif show is not None and not is_stdout(output.output):
         show(result, talk)
     if output.output is not None and not talk.quiet:
         say(f"wrote {output.output}: {_size(result)}, content {result.content[:12]}")
@@ -182,6 +182,7 @@ def check_names(plugins: Sequence[tuple[str, str, str]]) -> None:
     from ..errors import suggest
 
     nouns = {"distill": "method", "losses": "loss", "codecs": "codec", "labels": "label kind", "refine": "refinement"}
+    nouns |= {"importers": "format", "exporters": "format"}
     problems = [
         f"unknown {nouns.get(room, room.rstrip('s'))} '{name}'{suggest(name, names(room))}"
         for room, name, _socket in plugins

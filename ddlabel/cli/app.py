@@ -69,12 +69,24 @@ A pipeline, start to end:
   ddlabel inspect        base.ddset dense.ddset gift.ddset scored.ddset
 
 \b
-Completion of commands, options and names in bash, zsh and fish: ddlabel --install-completion
+Completion of commands, options and names in bash, zsh, fish and PowerShell: ddlabel --install-completion
 
 \b
 Environment: DDLABEL_DATA_DIR (where named data sets lie), DDLABEL_CACHE_DIR (decoded images), DDLABEL_THREADS
 (--threads where it is not given), NO_COLOR, SOURCE_DATE_EPOCH (fixed clock in bundles).
 """
+LESS_MEMORY = {
+    "train-teacher": "lower --set batch, --size or the width of --arch",
+    "distill": "lower --set batch, --ipc, --size or the width of --arch",
+    "augment-labels": "label fewer views: --kind soft, or a lower --grid or --set views",
+    "refine": "lower --set batch or the width of --arch",
+    "evaluate": "lower --set batch or the width of --arch",
+    "export": "leave label kinds out, as with --labels hard",
+    "import": "use a machine with more; images and labels are decoded in memory",
+    "inspect": "give fewer bundles at a time",
+    "report": "give fewer bundles at a time",
+}
+"""What to do when a command ran out of memory."""
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
@@ -98,7 +110,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DdlabelError as error:
         return _fail(error, given)
     except MemoryError:
-        return _fail(ResourceError("out of memory", hint="lower --ipc, --size or the width of --arch"), given)
+        return _fail(_out_of_memory(given), given)
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):  # torch's words
+            raise
+        return _fail(_out_of_memory(given), given)
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
@@ -150,6 +166,12 @@ def _application() -> typer.Typer:
     for command in COMMANDS:
         register(app, command)
     return app
+
+
+def _out_of_memory(arguments: Sequence[str]) -> ResourceError:
+    """With what the command offers against it."""
+    advice = LESS_MEMORY.get(arguments[0] if arguments else "", "use a machine with more")
+    return ResourceError("out of memory", hint=advice)
 
 
 def _fail(error: DdlabelError, arguments: Sequence[str]) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..config import ExportConfig
 from ..errors import UsageError
-from ._options import Command, Invocation, Output, Talk
+from ..streams import is_stdout, is_stream
+from ._options import Command, ConfigFile, Invocation, Output, Talk, flag_of
 from ._report import Reporter, print_json, say
 from ._signals import listening
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ..exporters._exporter import Exporter
 
 __all__ = ["COMMAND"]
+
+MEASURING = {"data", "arch", "epochs", "seeds", "seed", "device"}
+"""Options of `--measure`."""
 
 
 def run(invocation: Invocation) -> None:
@@ -37,16 +40,17 @@ def run(invocation: Invocation) -> None:
         form = invocation.attempt(lambda: _format_of(invocation.texts.get("format"), output.output))
         config = None if config is None else dataclasses.replace(config, format=form)
     if config is not None and config.format is not None and output.output is not None:
-        invocation.attempt(lambda: _check_output(config, output, invocation.files))
+        _check_use(invocation, config)
+        read = (*invocation.files, *filter(None, (invocation.texts.get("config"),)))
+        invocation.attempt(lambda: _check_output(config, output, read))
     if config is not None and config.measure and config.data is None:
         invocation.problems.append("--measure needs test images, option 'data' is missing; add --data NAME")
+    invocation.refuse_json_among_output()
     invocation.fail_if_any()
-    if output.output == "-" and talk.json:
-        raise UsageError("'--output -' and '--json' both write to stdout, expected one of them", field="output")
     document = _export(invocation, config, output, talk)
     if talk.json:
         print_json("export", _summary(document, output.output))
-    elif document["measured"] and output.output != "-":
+    elif document["measured"] and not is_stdout(output.output):
         _print_measured(document["measured"])
     if not talk.quiet:
         say(f"wrote {output.output}: {_said(document)}")
@@ -111,17 +115,27 @@ def _check_output(config: ExportConfig, output: Output, inputs: tuple[str, ...])
 
     path, exporter = str(output.output), _exporter(str(config.format))
     if exporter.suffixes:
-        from ..exporters._sidecar import sidecar_of
+        from ..interchange import sidecar_of
 
         check_output(path, force=output.force, inputs=inputs)
-        if path != "-" and (os.path.isfile(path) or not os.path.exists(path)):  # a device has nothing beside it
+        if not is_stream(path):  # which has nothing beside it
             check_output(sidecar_of(path), force=output.force, inputs=inputs)
         return
-    if path == "-":
+    if is_stdout(path):
         raise UsageError(f"format '{config.format}' is a folder, which cannot go to stdout", field="output")
     from ..exporters._sidecar import check_ours
 
     check_folder(path, force=output.force, may_replace=check_ours, inputs=inputs)
+
+
+def _check_use(invocation: Invocation, config: ExportConfig) -> None:
+    """What is typed has an effect; a file of options may serve several exports."""
+    typed = {*invocation.texts, *invocation.flags} - invocation.from_file
+    if not config.measure:
+        without = sorted(typed & MEASURING)
+        invocation.problems.extend(f"option '{flag_of(name)}' has no effect without --measure" for name in without)
+    if "view" in typed and not _exporter(str(config.format)).has_pictures:
+        invocation.problems.append(f"format '{config.format}' holds no pictures, option '--view' has no effect")
 
 
 def _exporter(name: str) -> Exporter:
@@ -162,4 +176,4 @@ def _print_measured(measured: Mapping[str, Any]) -> None:
         print(text)
 
 
-COMMAND = Command(name="export", run=run, records=(ExportConfig, Output, Talk), files="BUNDLE")
+COMMAND = Command(name="export", run=run, records=(ExportConfig, Output, Talk, ConfigFile), files="BUNDLE")

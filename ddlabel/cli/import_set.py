@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._plugins import is_known, names
 from ..config import ImportConfig
 from ..errors import suggest
 from ..events import Event
-from ._options import Command, Invocation, Output, Talk
+from ..streams import is_stdout
+from ._options import Command, ConfigFile, Invocation, Output, Talk
 from ._report import Reporter, print_json, say
 from ._signals import listening
 
@@ -66,16 +66,15 @@ def _check(invocation: Invocation, config: ImportConfig | None, output: Output |
     from ..fsio import check_output
 
     target = output.output
-    invocation.attempt(lambda: check_output(target, force=output.force, inputs=_read(invocation.files, config)))
-    if target == "-" and invocation.flags.get("json"):
-        problems.append("'--output -' and '--json' both write to stdout, expected one of them")
+    invocation.attempt(lambda: check_output(target, force=output.force, inputs=_read(invocation, config)))
+    invocation.refuse_json_among_output()
     invocation.attempt(_check_clock)
 
 
-def _read(files: Sequence[str], config: ImportConfig | None) -> list[str]:
+def _read(invocation: Invocation, config: ImportConfig | None) -> list[str]:
     """Files that are read."""
     data = "" if config is None or config.data is None else config.data.partition(":")[2]
-    return [*files, data] if data else list(files)
+    return [*invocation.files, *filter(None, (data, invocation.texts.get("config")))]
 
 
 def _check_clock() -> None:
@@ -93,7 +92,7 @@ def _report(bundle: Bundle, output: str, talk: Any) -> None:
             "import",
             {"output": output, "content": bundle.content, "kind": bundle.kind, "history": entry, "sections": sections},
         )
-    elif output != "-" and not talk.quiet:
+    elif not is_stdout(output) and not talk.quiet:
         from ._tables import console, plain_table
 
         table = plain_table("Facts", [("fact", "left"), ("value", "left"), ("from", "left")], _rows(bundle))
@@ -125,7 +124,7 @@ def _short(value: Any) -> str:
 COMMAND = Command(
     name="import",
     run=run,
-    records=(ImportConfig, Output, Talk),
+    records=(ImportConfig, Output, Talk, ConfigFile),
     files="FILE...",
     lists={"set": "one option of the format, as NAME=VALUE; repeatable ('ddlabel methods FORMAT' lists them)"},
 )

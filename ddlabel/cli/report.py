@@ -40,7 +40,7 @@ def run(invocation: Invocation) -> None:
     if files.count("-") > 1:
         problems.append("two inputs are '-', expected stdin at most once")
     if output is not None:
-        _check_output(invocation, output, talk)
+        _check_output(invocation, output)
     invocation.fail_if_any()
     from ..bundle import Bundle
     from ..fsio import atomic_output
@@ -58,12 +58,11 @@ def run(invocation: Invocation) -> None:
         say(f"wrote {output.output}: {readable_bytes(len(made))} of {len(bundles)} bundle(s)")
 
 
-def _check_output(invocation: Invocation, output: Output, talk: Talk | None) -> None:
+def _check_output(invocation: Invocation, output: Output) -> None:
     if output.output is None:
         invocation.problems.append("option 'output' is missing, expected -o FILE, or -o - for stdout")
         return
-    if output.output == "-" and talk is not None and talk.json:
-        invocation.problems.append("'--output -' and '--json' both write to stdout, expected one of them")
+    invocation.refuse_json_among_output()
     from ..fsio import check_output
 
     target, inputs = output.output, invocation.files

@@ -70,6 +70,14 @@ class Codec(Protocol):
         """
         return domain
 
+    def check(self, views: int, classes: int) -> None:
+        """Refuse options that are impossible for labels of so many views and classes, before there are any.
+
+        Raises:
+            UsageError: as `encode` would.
+        """
+        del views, classes
+
     def bind(self, views: int) -> Self:
         """The codec for labels whose kind has so many views; only codecs that leave views out care."""
         del views

@@ -108,6 +108,11 @@ class TopK(Codec):
         """The error itself: most of it is what the values left out were."""
         return measured(self, values)
 
+    def check(self, views: int, classes: int) -> None:
+        """There are more than k classes."""
+        del views
+        self._count(classes)
+
     def _count(self, classes: int) -> int:
         """k, for so many classes.
 

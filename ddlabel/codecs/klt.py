@@ -59,12 +59,7 @@ class Transformed(Codec):
         """
         check_encodable(values)
         images, views, classes = values.shape
-        if classes > MOST:
-            raise UsageError(
-                f"codec 'klt' holds labels of up to {MOST} classes, these have {classes}",
-                field="codec",
-                hint="use --codec topk-ms or q4",
-            )
+        self.check(views, classes)
         rows = np.asarray(values.detach().reshape(-1, classes).numpy())
         plain = _plain_views(images, views, classes)
         flags = np.zeros((images, 1), np.uint8)
@@ -115,6 +110,16 @@ class Transformed(Codec):
                 f"codec 'klt' holds logit or logprob labels, these are '{domain}'", field="codec", hint="use --codec q8"
             )
         return domain
+
+    def check(self, views: int, classes: int) -> None:
+        """There are few enough classes."""
+        del views
+        if classes > MOST:
+            raise UsageError(
+                f"codec 'klt' holds labels of up to {MOST} classes, these have {classes}",
+                field="codec",
+                hint="use --codec topk-ms or q4",
+            )
 
     def _encode(self, rows: Array, plain: Array) -> dict[str, Array]:
         """The shared parts."""

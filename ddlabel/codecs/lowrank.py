@@ -82,6 +82,11 @@ class LowRank(Codec):
         """The error itself."""
         return measured(self, values)
 
+    def check(self, views: int, classes: int) -> None:
+        """There are as many views as ranks."""
+        del classes
+        self._rank(views)
+
     def _rank(self, views: int) -> int:
         """r, for so many views.
 

@@ -66,6 +66,11 @@ class Pruned(Codec):
         """That of the inner codec."""
         return self._inner.domain(domain)
 
+    def check(self, views: int, classes: int) -> None:
+        """What the inner codec says of the views that are kept."""
+        bound = self.bind(views)
+        bound._inner.check(bound._count, classes)
+
     def bind(self, views: int) -> Self:
         """With `total` set.
 

@@ -96,6 +96,11 @@ class ProductQuantised(Codec):
         """The error itself."""
         return measured(self, values)
 
+    def check(self, views: int, classes: int) -> None:
+        """There are enough classes for the groups."""
+        del views
+        self._cuts(classes)
+
     def _cuts(self, classes: int) -> list[int]:
         """Where groups start, and the end.
 

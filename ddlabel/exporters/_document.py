@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from .. import __version__
+from ..interchange import SCHEMA, VERSION
 from ..preprocess import data_of, describe_space
 from ._exporter import Content, Description
-from ._sidecar import SCHEMA
 
 __all__ = ["make_document"]
 
@@ -32,7 +32,7 @@ def make_document(name: str, content: Content, description: Description, measure
             entry[key] = value
     return {
         "schema": SCHEMA,
-        "version": 1,
+        "version": VERSION,
         "format": name,
         "ddlabel": __version__,
         "source": {
@@ -48,4 +48,5 @@ def make_document(name: str, content: Content, description: Description, measure
         "student_lr": content.lr,
         "lost": list(description.lost),
         "measured": measured,
+        **{key: value for key, value in description.more.items() if key != "classes"},
     }

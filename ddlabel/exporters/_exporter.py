@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import UsageError
 from ..events import Event, OnEvent, ignore
+from ..interchange import array_of_labels, draws_of_labels, norm_of_labels, view_ids_of_labels
 from ..manifest import Section
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = [
     "check_channels",
     "describe_labels",
     "label_arrays",
+    "norm_arrays",
 ]
 
 BATCH = 256
@@ -80,6 +82,7 @@ class Description:
     lost: tuple[str, ...] = ()
     """One sentence for each thing that is in the bundle and not in the export."""
     more: Mapping[str, Any] = field(default_factory=dict)
+    """Further keys of the sidecar; under `classes` lists of a value for each class."""
 
 
 class Sink(io.RawIOBase):
@@ -160,15 +163,24 @@ def label_arrays(content: Content) -> dict[str, np.ndarray]:
     """
     arrays = {}
     for kind, labels in content.labels.items():
-        name = f"labels_{kind}"
-        arrays[name] = labels.values.numpy()
+        arrays[array_of_labels(kind)] = labels.values.numpy()
         if labels.view_ids is not None:
-            arrays[f"{name}_view_ids"] = labels.view_ids.numpy()
+            arrays[view_ids_of_labels(kind)] = labels.view_ids.numpy()
         for draw, values in labels.augmentation.items():
-            arrays[f"{name}_draws_{draw}"] = values.numpy()
+            arrays[draws_of_labels(kind, draw)] = values.numpy()
     for kind, features in content.privileged.items():
-        arrays[f"labels_{kind}"] = features.values.numpy()
+        arrays[array_of_labels(kind)] = features.values.numpy()
     return arrays
+
+
+def norm_arrays(content: Content) -> dict[str, np.ndarray]:
+    """Mean and scale, (c, h, w) or (f,) float32, of norms that feature and attention labels are compared under."""
+    return {
+        norm_of_labels(kind, part): getattr(features.norm, part).numpy()
+        for kind, features in content.privileged.items()
+        if features.norm is not None
+        for part in ("mean", "scale")
+    }
 
 
 def describe_labels(content: Content) -> dict[str, Any]:
@@ -177,7 +189,7 @@ def describe_labels(content: Content) -> dict[str, Any]:
     for kind, labels in content.richer().items():
         section = labels.section
         described[kind] = {
-            "in": f"labels_{kind}",
+            "in": array_of_labels(kind),
             "domain": section.domain,
             "shape": list(labels.values.shape),
             "parameters": dict(section.parameters),

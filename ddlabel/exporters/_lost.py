@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ._exporter import Content
 
-__all__ = ["lost_labels", "lost_pictures", "lost_sections", "lost_whitening"]
+__all__ = ["lost_labels", "lost_norms", "lost_pictures", "lost_sections", "lost_whitening"]
 
 _CARRIED = ("images", "labels", "transform", "student")
 """Kinds of sections that have their own sentences."""
@@ -49,6 +49,12 @@ def lost_labels(content: Content) -> list[str]:
         f"{section.role} labels are left out{' (they are stale: the images changed)' if section.stale else ''}"
         for section in left
     ]
+
+
+def lost_norms(content: Content) -> list[str]:
+    """Of formats whose arrays have a row for each image."""
+    kinds = [kind for kind, features in content.privileged.items() if features.norm is not None]
+    return [f"the norm that {kind} labels are compared under is not in this format (npz)" for kind in kinds]
 
 
 def lost_sections(content: Content, *, but: Sequence[str] = ()) -> list[str]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..distilled import StoredSet
 from ..errors import UsageError
+from ..interchange import EXACT8, VIEWABLE
 from ._exporter import BATCH
 
 __all__ = ["CONTRAST", "VIEWS", "Pictures", "draw", "png"]
@@ -42,7 +43,7 @@ class Pictures:
     @property
     def form(self) -> str:
         """`exact8` or `viewable`."""
-        return "exact8" if self.view is None else "viewable"
+        return EXACT8 if self.view is None else VIEWABLE
 
     def record(self) -> dict[str, Any]:
         """For the sidecar."""

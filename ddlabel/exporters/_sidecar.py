@@ -1,35 +1,24 @@
-"""The file `ddset-export.json`, which every export has: where it lies, its bytes, and whose folder it is in."""
+"""Whose a folder is that an export would replace, by the sidecar in it."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+import stat
 from typing import Any
 
 from ..errors import UsageError
+from ..interchange import SCHEMA, SIDECAR
 
-__all__ = ["SCHEMA", "SIDECAR", "check_ours", "encode", "sidecar_of"]
+__all__ = ["check_ours"]
 
-SIDECAR = "ddset-export.json"
-SCHEMA = "ddlabel.export"
 _MAX_BYTES = 2**30
 """Of a sidecar that is read to see whose a folder is."""
 
 
-def sidecar_of(path: str) -> str:
-    """Where the sidecar of an export of one file lies: beside it, `FILE.ddset-export.json`."""
-    return f"{path}.{SIDECAR}"
-
-
-def encode(document: Mapping[str, Any]) -> bytes:
-    """The bytes of a sidecar: sorted keys, no NaN."""
-    text = json.dumps(document, sort_keys=True, allow_nan=False, indent=1, ensure_ascii=False)
-    return (text + "\n").encode("utf-8", "surrogatepass")
-
-
 def check_ours(folder: str) -> None:
-    """Refuse a folder that is not an export, or holds files that an export did not write.
+    """Refuse a folder that is not an export, or holds files that an export did not write as they are.
 
     Raises:
         UsageError: replacing it would lose something of somebody else.
@@ -41,21 +30,36 @@ def check_ours(folder: str) -> None:
             field="output",
             hint="name another folder, or remove it yourself",
         )
-    known = {SIDECAR, *listed}
     for root, folders, files in os.walk(folder):
         links = [name for name in folders if os.path.islink(os.path.join(root, name))]
         for name in sorted([*files, *links]):
-            relative = os.path.relpath(os.path.join(root, name), folder)
-            if relative.replace(os.sep, "/") not in known:
-                raise UsageError(
-                    f"folder '{folder}' holds '{relative}', which is not of its export; --force does not remove it",
-                    field="output",
-                    hint="move it away, or name another folder",
-                )
+            path = os.path.join(root, name)
+            relative = os.path.relpath(path, folder).replace(os.sep, "/")
+            said = listed.get(relative)
+            if relative == SIDECAR or (said is not None and _is_as_written(path, said)):
+                continue
+            what = "is not of its export" if said is None else "was changed after the export"
+            raise UsageError(
+                f"folder '{folder}' holds '{relative}', which {what}; --force does not remove it",
+                field="output",
+                hint="move it away, or name another folder",
+            )
 
 
-def _listed(path: str) -> set[str] | None:
-    """Names of the files of an export; None where the file is no sidecar."""
+def _is_as_written(path: str, said: Any) -> bool:
+    """Whether a file has the size and the digest that the sidecar says."""
+    try:
+        status = os.lstat(path)
+        if not isinstance(said, dict) or not stat.S_ISREG(status.st_mode) or status.st_size != said.get("bytes"):
+            return False
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == said.get("sha256")
+    except OSError:
+        return False
+
+
+def _listed(path: str) -> dict[str, Any] | None:
+    """What is said of the files of an export, by name; None where the file is no sidecar."""
     try:
         if os.path.islink(path) or os.stat(path).st_size > _MAX_BYTES:
             return None
@@ -66,4 +70,4 @@ def _listed(path: str) -> set[str] | None:
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         return None
     files = document.get("files")
-    return set(files) if isinstance(files, dict) else None
+    return files if isinstance(files, dict) else None

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from ..errors import UsageError
+from ..interchange import FLOAT32, MTT_IMAGES, MTT_LABELS, MTT_LR, MTT_UNITS
 from ..manifest import Section
 from ._exporter import Content, Description, Exporter, Open, describe_labels
 from ._lost import lost_labels, lost_sections, lost_whitening
@@ -47,16 +48,16 @@ class Mtt(Exporter):
 
     def describe(self, content: Content) -> Description:
         """Images exactly as students see them."""
-        labels: dict[str, Any] = {"hard": {"in": "labels_best.pt"}}
+        labels: dict[str, Any] = {"hard": {"in": MTT_LABELS}}
         lost: list[str] = []
         if content.labels:
-            labels = {"soft": describe_labels(content)["soft"] | {"in": "labels_best.pt"}}
+            labels = {"soft": describe_labels(content)["soft"] | {"in": MTT_LABELS}}
             best = content.labels["soft"].values[:, 0].argmax(dim=1)
             differ = int((best != content.stored.labels).sum())
             if differ:
                 lost.append(f"hard labels are left out; of {differ} images the largest logit is of another class")
         return Description(
-            images={"form": "float32", "in": "images_best.pt"},
+            images={"form": FLOAT32, "in": MTT_IMAGES},
             labels=labels,
             lost=(*lost, *lost_whitening(content), *lost_labels(content), *lost_sections(content)),
         )
@@ -69,13 +70,13 @@ class Mtt(Exporter):
         images = content.images()
         soft, space = content.labels.get("soft"), content.stored.space
         tensors: dict[str, Tensor] = {
-            "images_best.pt": images,
-            "labels_best.pt": content.stored.labels if soft is None else soft.values[:, 0].contiguous(),
+            MTT_IMAGES: images,
+            MTT_LABELS: content.stored.labels if soft is None else soft.values[:, 0].contiguous(),
         }
         if content.lr is not None:
-            tensors["lr_best.pt"] = torch.tensor(content.lr, dtype=torch.float32)
+            tensors[MTT_LR] = torch.tensor(content.lr, dtype=torch.float32)
         if space.zca is not None:
-            tensors["images_zca_best.pt"] = space.decode(images)
+            tensors[MTT_UNITS] = space.decode(images)
         for name, tensor in tensors.items():
             with file(name) as stream:
                 torch.save(tensor, cast(IO[bytes], stream))

@@ -7,7 +7,20 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ._exporter import BATCH, Content, Description, Exporter, Open, describe_labels, label_arrays
+from ..interchange import (
+    EXACT8,
+    FLOAT32,
+    NPZ_CLASSES,
+    NPZ_EXPORT,
+    NPZ_IMAGES,
+    NPZ_IMAGES_FLOAT,
+    NPZ_LABELS,
+    NPZ_LR,
+    NPZ_SPACE,
+    NPZ_ZCA,
+    domain_of_labels,
+)
+from ._exporter import BATCH, Content, Description, Exporter, Open, describe_labels, label_arrays, norm_arrays
 from ._lost import lost_labels, lost_sections
 
 if TYPE_CHECKING:
@@ -38,8 +51,8 @@ class Npz(Exporter):
         """Images exactly as they are stored."""
         is_uint8 = content.stored.pixels.element_size() == 1
         return Description(
-            images={"form": "exact8" if is_uint8 else "float32", "in": "images" if is_uint8 else "images_float"},
-            labels={"hard": {"in": "labels"}, **describe_labels(content)},
+            images={"form": EXACT8 if is_uint8 else FLOAT32, "in": NPZ_IMAGES if is_uint8 else NPZ_IMAGES_FLOAT},
+            labels={"hard": {"in": NPZ_LABELS}, **describe_labels(content)},
             lost=(*lost_labels(content), *lost_sections(content)),
         )
 
@@ -52,7 +65,7 @@ class Npz(Exporter):
             for name, array in _arrays(content).items():
                 _write(archive, name, array.dtype, array.shape, iter([array]))
             text = np.array(json.dumps(document, sort_keys=True, allow_nan=False))
-            _write(archive, "ddset_export", text.dtype, text.shape, iter([text]))
+            _write(archive, NPZ_EXPORT, text.dtype, text.shape, iter([text]))
 
 
 def _arrays(content: Content) -> dict[str, np.ndarray]:
@@ -61,20 +74,20 @@ def _arrays(content: Content) -> dict[str, np.ndarray]:
 
     space = content.stored.space
     arrays = {
-        "labels": content.stored.labels.numpy(),
-        "classes": np.array(content.stored.classes),
-        "space": np.array(space.kind),
-        "mean": np.array(space.mean, dtype=np.float64),
-        "std": np.array(space.std, dtype=np.float64),
+        NPZ_LABELS: content.stored.labels.numpy(),
+        NPZ_CLASSES: np.array(content.stored.classes),
+        NPZ_SPACE[0]: np.array(space.kind),
+        NPZ_SPACE[1]: np.array(space.mean, dtype=np.float64),
+        NPZ_SPACE[2]: np.array(space.std, dtype=np.float64),
     }
     if space.zca is not None:
-        arrays |= {f"zca_{part}": getattr(space.zca, part).numpy() for part in ("mean", "matrix", "inverse")}
-        arrays["zca_epsilon"] = np.array(space.zca.epsilon)
+        parts = (space.zca.mean.numpy(), space.zca.matrix.numpy(), space.zca.inverse.numpy())
+        arrays |= dict(zip(NPZ_ZCA, (*parts, np.array(space.zca.epsilon)), strict=True))
     if content.lr is not None:
-        arrays["student_lr"] = np.array(content.lr, dtype=np.float32)
-    arrays |= label_arrays(content)
+        arrays[NPZ_LR] = np.array(content.lr, dtype=np.float32)
+    arrays |= label_arrays(content) | norm_arrays(content)
     for kind, labels in content.richer().items():
-        arrays[f"labels_{kind}_domain"] = np.array(labels.section.domain)
+        arrays[domain_of_labels(kind)] = np.array(labels.section.domain)
     return arrays
 
 
@@ -94,7 +107,7 @@ def _write_images(archive: zipfile.ZipFile, content: Content) -> None:
             yield part.contiguous().numpy()
             content.step(start + BATCH)
 
-    name = "images" if is_uint8 else "images_float"
+    name = NPZ_IMAGES if is_uint8 else NPZ_IMAGES_FLOAT
     _write(archive, name, np.dtype(np.uint8 if is_uint8 else np.float32), shape, parts())
 
 

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import UsageError
+from ..interchange import PARQUET_EXPORT, PARQUET_FEATURES, PARQUET_IMAGE, PARQUET_LABEL
 from ._exporter import BATCH, Content, Description, Exporter, Open, check_channels, describe_labels, label_arrays
-from ._lost import lost_labels, lost_pictures, lost_sections
+from ._lost import lost_labels, lost_norms, lost_pictures, lost_sections
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,9 +39,9 @@ class Parquet(Exporter):
     def describe(self, content: Content) -> Description:
         """Pictures and labels by row."""
         return Description(
-            images={"in": "image.bytes", **(content.pictures.record() if content.pictures else {})},
-            labels={"hard": {"in": "label"}, **describe_labels(content)},
-            lost=(*lost_pictures(content), *lost_labels(content), *lost_sections(content)),
+            images={"in": f"{PARQUET_IMAGE}.bytes", **(content.pictures.record() if content.pictures else {})},
+            labels={"hard": {"in": PARQUET_LABEL}, **describe_labels(content)},
+            lost=(*lost_pictures(content), *lost_labels(content), *lost_norms(content), *lost_sections(content)),
         )
 
     def write(self, content: Content, document: Mapping[str, Any], file: Open) -> None:
@@ -48,13 +49,13 @@ class Parquet(Exporter):
         pa, pq = _pyarrow()
         columns = {name: _columns(array) for name, array in label_arrays(content).items()}
         features = {
-            "image": {"_type": "Image"},
-            "label": {"names": _class_names(content.stored.classes), "_type": "ClassLabel"},
+            PARQUET_IMAGE: {"_type": "Image"},
+            PARQUET_LABEL: {"names": _class_names(content.stored.classes), "_type": "ClassLabel"},
             **{name: _feature(array) for name, array in columns.items()},
         }
         metadata = {
-            "huggingface": json.dumps({"info": {"features": features}}),
-            "ddset-export": json.dumps(document, sort_keys=True, allow_nan=False),
+            PARQUET_FEATURES: json.dumps({"info": {"features": features}}),
+            PARQUET_EXPORT: json.dumps(document, sort_keys=True, allow_nan=False),
         }
         writer = None
         with file("") as stream:
@@ -116,7 +117,11 @@ def _table(content: Content, columns: Mapping[str, np.ndarray], rows: slice) -> 
     )
     label = pa.array(content.stored.labels[rows].numpy(), pa.int64())
     return pa.table(
-        {"image": image, "label": label, **{name: _lists(pa, array[rows]) for name, array in columns.items()}}
+        {
+            PARQUET_IMAGE: image,
+            PARQUET_LABEL: label,
+            **{name: _lists(pa, array[rows]) for name, array in columns.items()},
+        }
     )
 
 

@@ -12,16 +12,14 @@ import tarfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..interchange import TAR_EXPORT, encode_sidecar
 from ._exporter import Content, Description, Exporter, Open, check_channels, describe_labels, label_arrays
-from ._lost import lost_labels, lost_pictures, lost_sections
-from ._sidecar import encode
+from ._lost import lost_labels, lost_norms, lost_pictures, lost_sections
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["EXPORTER"]
-
-META = "__ddset-export__"
 
 
 class WebDataset(Exporter):
@@ -43,7 +41,7 @@ class WebDataset(Exporter):
         return Description(
             images={"in": "KEY.png", **(content.pictures.record() if content.pictures else {})},
             labels={"hard": {"in": "KEY.cls"}, **describe_labels(content)},
-            lost=(*lost_pictures(content), *lost_labels(content), *lost_sections(content)),
+            lost=(*lost_pictures(content), *lost_labels(content), *lost_norms(content), *lost_sections(content)),
         )
 
     def write(self, content: Content, document: Mapping[str, Any], file: Open) -> None:
@@ -54,7 +52,7 @@ class WebDataset(Exporter):
             raise ValueError("a tar of samples holds pictures, and none were drawn")
         arrays, classes = label_arrays(content), content.stored.classes
         with file("") as stream, tarfile.open(fileobj=stream, mode="w|", format=tarfile.USTAR_FORMAT) as archive:
-            _add(archive, META, encode(document))
+            _add(archive, TAR_EXPORT, encode_sidecar(document))
             for index, label in enumerate(content.stored.labels.tolist()):
                 key = f"{index:06d}"
                 _add(archive, f"{key}.cls", str(label).encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,6 +79,7 @@ def label_privileged(
     if codec is None:
         raise ValueError("no codec is chosen for features")
     form = _form(kind, labelling)
+    codec.check(len(labelling.checkpoints) if kind.keep == "all" else 1, math.prod(form.shape))
     if kind.source == "noise":
         values = _noise(config, kind, form, len(images), len(labelling.checkpoints))
         labellers: list[dict[str, Any]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -75,6 +76,7 @@ def learn(
         check_data(work, dataset)
         lesson = make_lesson(work, distilled, ipc, dataset, clock)
         check_method(work.method, lesson)
+        _check_codec(work, lesson)
         _check_memory(work.method, lesson, on_event)
         clock, start, reached = _follow(progress, work, lesson, dataset, clock, on_event)
         learned = run_method(work.method, lesson, start=start, on_event=on_event, on_checkpoint=reached)
@@ -123,6 +125,12 @@ def _check_teachers(method: Any, teachers: Sequence[Bundle]) -> None:
             field="teacher",
             hint="drop --teacher, use --matcher mtt, or --set init=teacher to begin with its features",
         )
+
+
+def _check_codec(work: Work, lesson: Lesson) -> None:
+    """The codec can hold labels of this shape; raises UsageError."""
+    method = work.method
+    work.codec.check(method.k if method.store == "all" else 1, math.prod(method.form(lesson).shape))
 
 
 def _check_memory(method: Any, lesson: Lesson, on_event: OnEvent) -> None:

@@ -89,6 +89,9 @@ def run(
         if not isinstance(kind, PrivilegedKind):
             kind = kind.bound(seed=config.seed, flip=bool(data_of(bundle)["flip"]))
             kind.parameters(images.side)  # refuses what cannot work before anything is labelled
+            if codec is not None:
+                codec.domain("logit")
+                codec.check(kind.view_count, len(images.classes))
         picked = choose_checkpoints(bundle, config, images, teachers, label, clock, on_event)
         nets = teacher_nets(teachers, picked.sections, clock)
         labelling = Labelling(bundle, config, images, teachers, picked.sections, nets, clock, on_event)

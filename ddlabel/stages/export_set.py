@@ -16,13 +16,15 @@ from ..events import Event, OnEvent, ignore
 from ..exporters._document import make_document
 from ..exporters._exporter import Content, Exporter, Sink
 from ..exporters._pictures import draw
-from ..exporters._sidecar import SIDECAR, check_ours, encode, sidecar_of
+from ..exporters._sidecar import check_ours
 from ..folders import atomic_folder
 from ..fsio import atomic_output
+from ..interchange import SIDECAR, encode_sidecar, sidecar_of
 from ..labels._kind import PRIVILEGED
 from ..labels._labels import read_labels
 from ..labels._privileged import read_privileged
 from ..options import check
+from ..streams import is_stream
 from ._export_measure import measure
 from ._recipe import learned_lr
 
@@ -120,9 +122,9 @@ def _write_file(
         sink = Sink(target.write)
         exporter.write(content, document, lambda _name: contextlib.nullcontext(sink))
     done = document | {"files": {os.path.basename(output): sink.record()}}
-    if output != "-" and os.path.isfile(output):  # nothing beside a device or FIFO
+    if not is_stream(output):  # nothing beside stdout, a device or FIFO
         with atomic_output(sidecar_of(output), force=force, durable=durable) as target:
-            target.write(encode(done))
+            target.write(encode_sidecar(done))
     return done
 
 
@@ -145,5 +147,5 @@ def _write_folder(
         exporter.write(content, document, file)
         done = document | {"files": files}
         with folder.file(SIDECAR) as target:
-            target.write(encode(done))
+            target.write(encode_sidecar(done))
     return done

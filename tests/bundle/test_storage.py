@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ddlabel.bundle import Bundle, NewSection, Packed, RawTensor
-from ddlabel.storage import equal_ipc, report, zip_bytes
+from ddlabel.storage import equal_ipc, report, zip_bytes, zip_bytes_of
 
 from .forging import DATA, hard_section, images_section, make_distilled, stage_record, teacher_section
 
@@ -195,6 +195,9 @@ def test_zip_bytes_are_those_of_a_zip_file() -> None:
         deflated = sum(member.compress_size for member in archive.infolist())
 
     assert deflated + 6 * len(parts) == zip_bytes(parts)
+    assert [zip_bytes([part]) for part in parts] == [
+        zip_bytes_of(part[start : start + 100] for start in range(0, len(part), 100)) for part in parts
+    ]
     assert zip_bytes([]) == 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ddlabel import _plugins
-from ddlabel.cli._completion import VARIABLE, answer, candidates
+from ddlabel.cli._completion import EXTRA, VARIABLE, answer, candidates
 from ddlabel.cli.app import COMMANDS
 from ddlabel.recipes import load_recipe
 
@@ -32,6 +32,11 @@ from ddlabel.recipes import load_recipe
         ("evaluate --arch convn", {"convnet"}),
         ("distill --space z", {"zca"}),
         ("distill --data ", {f"{name}:" if name in {"folder", "npz"} else name for name in _plugins.names("data")}),
+        ("export x.ddset --format ", {"auto", *_plugins.names("exporters")}),
+        ("import x --format m", {"mtt"}),
+        ("import x --constants ci", {"cifar10", "cifar100"}),
+        ("import x --domain ", {"logit", "prob"}),
+        ("config dump im", {"import"}),
         ("config ", {"dump"}),
         ("config dump ref", {"refine"}),
         ("config dump refine --method d", {"dcpi"}),
@@ -50,6 +55,13 @@ def test_words_are_completed(line: str, expected: set[str]) -> None:
     assert expected == set(candidates(words, incomplete, COMMANDS))
 
 
+def test_constants_are_those_that_an_import_takes() -> None:
+    """Completion does not load what knows them."""
+    from ddlabel.importers._guess import CLASS_COUNTS
+
+    assert sorted(CLASS_COUNTS) == sorted(EXTRA["constants"])
+
+
 def test_recipes_are_those_of_the_stage() -> None:
     """One that does not speak of it is not offered."""
     found = candidates(["evaluate", "--recipe"], "", COMMANDS)
@@ -62,6 +74,9 @@ def test_recipes_are_those_of_the_stage() -> None:
 def test_commands_without_files_offer_their_options_at_once() -> None:
     """`ddlabel distill <TAB>`."""
     assert {"--data", "--method", "--config"} <= set(candidates(["distill"], "", COMMANDS))
+
+
+POWER = {"_TYPER_COMPLETE_WORD_TO_COMPLETE": "g"}
 
 
 @pytest.mark.parametrize(
@@ -77,10 +92,13 @@ def test_commands_without_files_offer_their_options_at_once() -> None:
         ("fish", {"_TYPER_COMPLETE_ARGS": "ddlabel refine --method "}, ("dcpi\ngift\nrecode", 0)),
         ("fish", {"_TYPER_COMPLETE_ARGS": "ddlabel inspect ", "_TYPER_COMPLETE_FISH_ACTION": "is-args"}, ("", 1)),
         ("fish", {"_TYPER_COMPLETE_ARGS": "ddlabel re", "_TYPER_COMPLETE_FISH_ACTION": "is-args"}, ("", 0)),
+        ("powershell", {**POWER, "_TYPER_COMPLETE_ARGS": "ddlabel refine --method g"}, ("gift::: ", 0)),
+        ("pwsh", {"_TYPER_COMPLETE_ARGS": "ddlabel refine --method"}, ("dcpi::: \ngift::: \nrecode::: ", 0)),
+        ("pwsh", {"_TYPER_COMPLETE_ARGS": "ddlabel inspect"}, ("", 0)),
         ("bash", {}, None),
     ],
     ids=["bash", "bash cut at =", "bash at =", "bash next word", "zsh", "zsh colon", "zsh files", "fish", "fish files",
-         "fish no files", "nothing"],
+         "fish no files", "powershell", "powershell next word", "powershell files", "nothing"],
 )  # fmt: skip
 def test_scripts_get_their_form(shell: str, environ: dict[str, str], expected: tuple[str, int] | None) -> None:
     """As typer's scripts pass the words and read the answer."""
@@ -115,6 +133,12 @@ def test_scripts_are_shown_and_installed_for_the_shell_of_the_user(run_cli, tmp_
 
     assert "complete --command ddlabel" in shown.out
     assert "#compdef ddlabel" in named.out
-    assert (2, True) == (unknown.code, "shell 'tcsh' is unknown, expected one of bash, zsh, fish" in unknown.err)
+    assert (2, True) == (
+        unknown.code,
+        "shell 'tcsh' is unknown, expected one of bash, zsh, fish, powershell, pwsh" in unknown.err,
+    )
     assert f"completion for fish is in {tmp_path}/.config/fish/completions/ddlabel.fish" in installed.out
+    assert "complete_powershell" in run_cli("--show-completion", "pwsh").out
+    refused = run_cli("--install-completion", "pwsh")
+    assert (2, True) == (refused.code, "ddlabel --show-completion pwsh >> $PROFILE" in refused.err)
     assert shown.out.strip() == (tmp_path / ".config/fish/completions/ddlabel.fish").read_text().strip()

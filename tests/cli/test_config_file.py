@@ -214,6 +214,8 @@ def test_files_that_are_no_tables_are_refused(run_cli, tmp_path: Path, content: 
         ('[evaluate]\nloss = ["lk"]\nprotocol = "x"', ["unknown protocol 'x'", "unknown loss 'lk'"]),
         ('[refine]\nteacher = "t.ddset"', ["option 'teacher' in [refine] is 't.ddset', expected a list of files"]),
         ('[augment-labels]\nteacher = "t"', ["option 'teacher' in [augment-labels] is 't', expected a list of files"]),
+        ('[export]\nformat = "npy"', ["[export]: unknown format 'npy'"]),
+        ("[import]\nset = { bogus = 1 }", ["[import]: unknown option 'bogus'"]),
         (
             "[train_teacher]\nepochs = 3\n[train-teacher]\nepochs = 4",
             ["[train-teacher] is there twice, as 'train_teacher' and 'train-teacher'"],

@@ -115,6 +115,28 @@ def test_force_replaces_an_export_and_no_other_folder(run_cli, files, tmp_path: 
     assert (ours / "00000_0" / "mine.png").exists()
 
 
+def test_force_keeps_files_that_were_changed_after_the_export(run_cli, files, tmp_path: Path) -> None:
+    """Another size, other bytes of the same size, a link in place of a file."""
+    out = tmp_path / "x"
+    command = ("export", files.base, "--format", "folder", "--force", "-o", out)
+    assert 0 == run_cli(*command).code
+    picture = out / "00000_0" / "000000.png"
+    data = picture.read_bytes()
+    for changed in (data + b"more", data[:-1] + b"x"):
+        picture.write_bytes(changed)
+        outcome = run_cli(*command)
+        assert 2 == outcome.code
+        assert "holds '00000_0/000000.png', which was changed after the export" in outcome.err
+        assert changed == picture.read_bytes()
+    (tmp_path / "kept.png").write_bytes(data)
+    picture.unlink()
+    picture.symlink_to(tmp_path / "kept.png")
+    assert 2 == run_cli(*command).code
+    picture.unlink()
+    assert 0 == run_cli(*command).code
+    assert data == picture.read_bytes()
+
+
 def test_a_file_goes_to_stdout_as_it_would_to_the_disk(
     files, run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -253,3 +275,83 @@ def test_an_interrupt_leaves_nothing(run_cli, files, tmp_path: Path, monkeypatch
 
     assert 143 == outcome.code
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["-o", "x.npz", "--data", "digits", "--seed", "3"], "option '--seed' has no effect without --measure"),
+        (["-o", "x.tar", "--seeds", "3"], "option '--seeds' has no effect without --measure"),
+        (["-o", "x.tar", "--arch", "mlp", "--epochs", "4"], "option '--epochs' has no effect without --measure"),
+        (["-o", "x.tar", "--device", "cpu"], "option '--device' has no effect without --measure"),
+        (["-o", "x.npz", "--view", "clip"], "format 'npz' holds no pictures, option '--view' has no effect"),
+        (["--format", "npz", "-o", "/dev/stdout", "--json"], "'--output /dev/stdout' and '--json' both write to"),
+        (["--format", "folder", "-o", "/dev/stdout"], "is a folder, which cannot go to stdout"),
+    ],
+)
+def test_options_without_effect_are_refused(
+    run_cli, files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], problem: str
+) -> None:
+    """Typed ones, before anything is written."""
+    monkeypatch.chdir(tmp_path)
+    outcome = run_cli("export", files.base, *words)
+
+    assert 2 == outcome.code
+    assert problem in outcome.err + outcome.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_and_bundles_do_not_share_stdout(run_cli, files, tmp_path: Path, monkeypatch) -> None:
+    """By any of its names, for every command that writes a file."""
+    monkeypatch.chdir(tmp_path)
+    link = tmp_path / "out"
+    link.symlink_to("/dev/stdout")
+    commands = [
+        ("refine", files.dense, "--method", "gift"),
+        ("report", files.base),
+        ("export", files.base, "--format", "npz"),
+        ("import", tmp_path / "none.npz"),
+    ]
+    for command in commands:
+        for name in ("/dev/stdout", "/dev/fd/1", link):
+            outcome = run_cli(*command, "-o", name, "--json")
+            assert 2 == outcome.code
+            assert f"'--output {name}' and '--json' both write to stdout" in outcome.err
+
+
+def test_stdout_in_a_file_has_no_sidecar(files, tmp_path: Path) -> None:
+    """The name /dev/stdout is then a file like any other, in a folder that is nobody's."""
+    with (tmp_path / "out.npz").open("wb") as stream:
+        code = "import sys; from ddlabel.cli.app import main; sys.exit(main(sys.argv[1:]))"
+        command = ["export", str(files.base), "--format", "npz", "-o", "/dev/stdout"]
+        done = subprocess.run([sys.executable, "-c", code, *command], stdout=stream, stderr=subprocess.PIPE, text=True)
+
+    assert (0, ["out.npz"]) == (done.returncode, [path.name for path in tmp_path.iterdir()]), done.stderr
+    assert not Path(f"/dev/stdout.{SIDECAR}").exists()
+
+
+def test_options_of_exports_and_imports_come_from_a_file(run_cli, files, tmp_path: Path) -> None:
+    """What `config dump` prints, with settings that only `--measure` would read; what is typed wins."""
+    config, out = tmp_path / "x.toml", tmp_path / "out"
+    dumped = run_cli("config", "dump", "export", "--format", "npz", "--labels", "soft", "--seeds", "4")
+    config.write_text(dumped.out.replace("[export]", "seed = 3\n[export]"))
+    by_file = run_cli("export", files.soft, "--config", config, "-o", tmp_path / "a.npz")
+    typed = run_cli("export", files.soft, "--config", config, "--labels", "hard", "-o", tmp_path / "b.npz")
+    both = run_cli("export", files.soft, "--config", config, "--seeds", "4", "-o", tmp_path / "c.npz")
+    over = run_cli("export", files.soft, "--config", config, "--force", "-o", config)
+
+    assert (0, 0, 2, 2) == (by_file.code, typed.code, both.code, over.code), (dumped.err, by_file.err, typed.err)
+    assert "labels_soft" in np.load(tmp_path / "a.npz")
+    assert "labels_soft" not in np.load(tmp_path / "b.npz")
+    assert "option '--seeds' has no effect without --measure" in both.err
+    assert "is also an input" in over.err
+    text = '[import]\nformat = "npz"\nclasses = ["a", "b", "c", "d"]\naccept_guess = false\nset = {layout = "nhwc"}\n'
+    (tmp_path / "i.toml").write_text(text)
+    imported = run_cli("import", tmp_path / "a.npz", "--config", tmp_path / "i.toml", "-o", out)
+    shown = run_cli("config", "dump", "import", "--config", tmp_path / "i.toml", "--mean", "0.5", "--std", "0.25")
+
+    assert 0 == imported.code, imported.err
+    assert ("a", "b", "c", "d") == tuple(Bundle.open(out).manifest.data["classes"])
+    assert 'classes = ["a", "b", "c", "d"]' in shown.out
+    assert "mean = [0.5]" in shown.out
+    assert '[import.set]\nlayout = "nhwc"' in shown.out

@@ -658,3 +658,26 @@ def test_damaged_parts_of_klt_are_refused(part: str, change, message: str) -> No
 
     with pytest.raises(BundleError, match=message):
         klt.decode(parts, (30, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "shape"),
+    [
+        ("klt", {}, (1, 1, 257)),
+        ("prune", {"values": "topk-ms"}, (1, 3, 1)),
+        ("topk-min", {"k": 4}, (1, 1, 4)),
+        ("vq", {"groups": 5}, (1, 1, 4)),
+        ("lowrank", {"rank": 4}, (1, 3, 4)),
+    ],
+)
+def test_what_encoding_refuses_for_its_shape_is_known_before_there_are_labels(
+    name: str, options: dict[str, Any], shape: tuple[int, int, int]
+) -> None:
+    """In the same words."""
+    made, said = codec(name, **options), []
+    for call in (lambda: made.check(*shape[1:]), lambda: made.encode(torch.zeros(shape))):
+        with pytest.raises(UsageError) as caught:
+            call()
+        said.append(caught.value.message)
+
+    assert said[0] == said[1]

@@ -192,13 +192,34 @@ def test_dc_file_has_one_experiment_and_the_scores(make, export) -> None:
         from .conftest import record
 
         bundle = bundle.with_evaluation(record("evaluate"), {"protocol": "dm", "images": digest, "results": results})
-    path, _said = export(bundle, "res_DM_tiny_ConvNet_2ipc.pt", "dc")
+    path, said = export(bundle, "res_DM_tiny_ConvNet_2ipc.pt", "dc")
     read = torch.load(path, weights_only=True)
     ((images, labels),) = read["data"]
 
     assert torch.equal(read_distilled(bundle).images, images)
     assert torch.equal(read_distilled(bundle).labels, labels)
     assert {"mlp": [0.5, 0.25]} == read["accs_all_exps"]
+    assert {"evaluation": 0, "protocol": "dm", "in": "accs_all_exps"} == said["scores"]
+    assert [line for line in said["lost"] if "scores of other evaluations" in line]
+
+
+def test_accuracies_of_two_protocols_are_not_mixed_in_a_dc_file(make, export) -> None:
+    """The last evaluation, and of a net with several losses the first; the sidecar says which protocol."""
+    from .conftest import record
+
+    def row(arch: str, value: float, **more: object) -> dict[str, object]:
+        return {"arch": arch, "images": "bundle", "labels": "hard", "accuracy": {"values": [value]}, **more}
+
+    bundle = make()
+    digest = bundle.images_digest()
+    for protocol, rows in (("mtt", [row("mlp", 0.1)]), ("dm", [row("mlp", 0.5), row("mlp", 0.75), row("vgg11", 0.25)])):
+        bundle = bundle.with_evaluation(
+            record("evaluate"), {"protocol": protocol, "images": digest, "results": [*rows, row("lenet", 1, steps=5)]}
+        )
+    path, said = export(bundle, "x.pt", "dc")
+
+    assert {"mlp": [0.5], "vgg11": [0.25]} == torch.load(path, weights_only=True)["accs_all_exps"]
+    assert {"evaluation": 1, "protocol": "dm", "in": "accs_all_exps"} == said["scores"]
 
 
 def test_parquet_says_to_hugging_face_what_its_columns_are(make, export) -> None:

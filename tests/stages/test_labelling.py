@@ -232,3 +232,25 @@ def test_guesses_at_random_gain_nothing_by_another_order() -> None:
     assert reordered_accuracy(torch.randint(200, (512,), generator=draws), labels) < least_accuracy(200, 3.0)
     assert reordered_accuracy(order[labels], labels) > 0.5
     assert reordered_accuracy(torch.zeros(1).long(), torch.zeros(1).long()) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "codec", "settings", "message"),
+    [
+        ("soft", "topk-ms", {"k": "4"}, "k is 4 for labels of 4 classes, expected k from 1 to 3"),
+        ("dense", "vq", {"groups": "5"}, "groups is 5 for labels of 4 classes"),
+        ("dense", "lowrank", {"rank": "26"}, "rank is 26 for labels of 25 views"),
+        ("feature", "lowrank", {"rank": "2"}, "rank is 2 for labels of 1 views"),
+        ("attention", "topk-min", {"k": "1000"}, "k is 1000"),
+    ],
+)
+def test_options_that_no_label_can_have_are_refused_before_any_is_asked_for(
+    label: Callable[..., Bundle], kind: str, codec: str, settings: dict[str, str], message: str
+) -> None:
+    """The classes and views are known before a teacher answers."""
+    seen: list[Event] = []
+    with pytest.raises(UsageError) as caught:
+        label({"kind": kind, "codec": codec}, settings, seen.append)
+
+    assert message in caught.value.message
+    assert not [event for event in seen if event.phase.startswith("labelling")]

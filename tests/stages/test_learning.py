@@ -223,3 +223,14 @@ def test_broken_images_are_refused(files) -> None:
     record = StageRecord("refine", {}, 0, [], {}, 0.0, 0.0, {})
     with pytest.raises(BundleError, match="NaN"):
         refine.run(bundle.with_stage(record, add=[broken]), config(files), SETTINGS)
+
+
+def test_a_codec_that_cannot_hold_the_labels_is_refused_before_they_are_learned(files) -> None:
+    """One label of an image has no two directions."""
+    seen: list[Event] = []
+    with pytest.raises(UsageError, match="rank is 2 for labels of 1 views"):
+        refine.run(
+            Bundle.open(files.base), config(files, codec="lowrank"), {**SETTINGS, "rank": 2}, on_event=seen.append
+        )
+
+    assert not [event for event in seen if event.phase == "distilling"]
