@@ -7,6 +7,7 @@ and checked against their digest on the bytes used.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -255,6 +256,12 @@ class Bundle:
         layout = lay_out(self.manifest.document, self._sources, self.name)
         layout.write(self._sources, stream.write)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as the bytes of its file, since a file that is open here is not open in another process."""
+        stream = io.BytesIO()
+        self.write_to(stream)
+        return _reopened, (stream.getvalue(), self.name)
+
     @cached_property
     def _needed_by_all(self) -> set[str]:
         """Features in `requires` that no section explains, so that every section may need them."""
@@ -295,6 +302,13 @@ class Bundle:
 
 def _raw(dtype: str, shape: tuple[int, ...], data: bytearray) -> RawTensor:
     return RawTensor(dtype, shape, bytes(data))
+
+
+def _reopened(data: bytes, name: str) -> Bundle:
+    """A bundle that was pickled."""
+    bundle = Bundle.open(io.BytesIO(data))
+    bundle.name = name
+    return bundle
 
 
 def _assemble(document: dict[str, Any], sources: Mapping[str, Source], add: Sequence[NewSection], name: str) -> Bundle:

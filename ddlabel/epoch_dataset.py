@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -32,7 +33,16 @@ class EpochDataset(Dataset[Sample]):
         return len(self.image)
 
     def __getitem__(self, index: int) -> Sample:
-        """One sample, in the order of the epoch when nothing shuffles it."""
+        """One sample, in the order of the epoch when nothing shuffles it.
+
+        Raises:
+            IndexError: there are not as many.
+            TypeError: no whole number.
+        """
+        try:
+            index = operator.index(index)
+        except TypeError:
+            raise TypeError(f"sample {index!r:.80} of an epoch, expected a whole number") from None
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of an epoch of {len(self)}")
         return self.__getitems__([index % len(self)])[0]

@@ -6,6 +6,7 @@ space, the same labels and views, the same loss, from the same functions and the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from . import seeding
 from .augment._augment import apply
 from .augment._augment import build as build_augmentation
 from .bundle import Bundle
-from .data._stored_pixels import Pixels
+from .data._stored_pixels import Pixels, StoredPixels
 from .distilled import DistilledSet
 from .epoch_dataset import EpochDataset
 from .errors import UsageError
@@ -37,7 +38,7 @@ from .training import Recipe, accuracy
 __all__ = ["LoadedBundle"]
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class LoadedBundle:
     """A distilled bundle, ready to train on."""
 
@@ -100,8 +101,7 @@ class LoadedBundle:
         none twice before each was seen once; every window of every image where the estimator is `full`. fkd labels:
         view `epoch` (mod v) of each image.
         """
-        if type(epoch) is not int or epoch < 0:
-            raise UsageError(f"epoch is {epoch!r}, expected a whole number from 0", field="epoch")
+        _check_epoch(epoch)
         draws = seeding.generator(self.seed, *self.path, "epoch", epoch)
         return EpochDataset(self._sampler.samples, *self._sampler.visits(epoch, draws))
 
@@ -115,14 +115,17 @@ class LoadedBundle:
                 smaller.
 
         Raises:
-            UsageError: another number of outputs than classes; no epoch where one is needed.
+            UsageError: another number of outputs than classes; no epoch where one is needed, or none that is one.
         """
+        _check_tensor("logits", logits)
         if logits.ndim != 2 or logits.shape[1] != len(self.classes):
             raise UsageError(
                 f"logits have shape {tuple(logits.shape)}, expected (batch, {len(self.classes)}), one output per class",
                 field="logits",
             )
-        if epoch is None and (isinstance(self.objective, EpochLoss) or self.recipe.loss_decay):
+        if epoch is not None:
+            _check_epoch(epoch)
+        elif isinstance(self.objective, EpochLoss) or self.recipe.loss_decay:
             raise UsageError(f"loss '{self.loss_name}' changes with the epoch", field="epoch", hint="pass epoch=")
         made = self._targets(targets).to(logits.device)
         value: Tensor = loss_of_epoch(self.objective, epoch or 0)(logits, made)
@@ -132,12 +135,15 @@ class LoadedBundle:
         """The soft labels of a batch as probabilities (b, k), for an own loss.
 
         Raises:
-            UsageError: hard labels.
+            UsageError: hard labels; a temperature that is no positive number.
         """
+        if type(temperature) not in {int, float} or not 0 < temperature < math.inf:
+            raise UsageError(f"temperature is {temperature!r}, expected a number above 0", field="temperature")
         return log_probabilities(self._targets(targets), temperature).exp()
 
     def augmentation(self, epoch: int = 0) -> Callable[[Tensor], Tensor]:
         """The recipe's augmentation of batches (b, c, h, w), with the draws of an epoch; labels of views have none."""
+        _check_epoch(epoch)
         augment = build_augmentation(self.recipe.augment, flip=bool(data_of(self.bundle)["flip"]))
         draws = seeding.generator(self.seed, *self.path, "augment", epoch)
 
@@ -148,6 +154,7 @@ class LoadedBundle:
 
     def lr(self, epoch: int = 0) -> float:
         """Step size of the recipe in an epoch, from 0, by its schedule."""
+        _check_epoch(epoch)
         return self.recipe.lr * rate(self.recipe, epoch)
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -164,9 +171,12 @@ class LoadedBundle:
         """The other way: float32 images, as uint8 pixels to look at; values outside 0 to 255 are clamped.
 
         Raises:
-            UsageError: other types or shapes than the bundle's images have.
+            UsageError: other types or shapes than the bundle's images have; values that are not finite.
         """
         batch = self._batch(images, torch.float32, "float32 images as `encode` gives them")
+        wrong = int((~batch.isfinite()).sum())
+        if wrong:
+            raise UsageError(f"images have {wrong} values that are not finite, expected none", field="images")
         pixels = self.space.on(images.device).to_pixels(batch)
         return pixels if images.ndim == 4 else pixels[0]
 
@@ -184,9 +194,26 @@ class LoadedBundle:
         return test.pixels, test.labels
 
     def accuracy(self, net: nn.Module, pixels: Pixels, labels: Tensor) -> float:
-        """Top-1 accuracy in [0, 1] of a net in eval mode on uint8 pixels (n, c, h, w) of classes (n,)."""
+        """Top-1 accuracy in [0, 1] of a net in eval mode on uint8 pixels (n, c, h, w) of classes (n,).
+
+        Raises:
+            UsageError: a net without parameters, which say where it is; pixels of another type or shape.
+        """
+        if not isinstance(net, nn.Module):
+            raise UsageError(f"net is {_kind(net)}, expected a torch.nn.Module", field="net")
+        if next(net.parameters(), None) is None:
+            raise UsageError("net has no parameters, expected one that was trained", field="net")
+        if not isinstance(pixels, Tensor | StoredPixels):
+            raise UsageError(f"pixels are {_kind(pixels)}, expected a torch.Tensor", field="pixels")
+        _check_tensor("labels", labels)
         if isinstance(pixels, Tensor):
             pixels = self._batch(pixels, torch.uint8, "uint8 pixels in 0 to 255")
+        if labels.shape != (len(pixels),) or not len(pixels):
+            raise UsageError(
+                f"labels have shape {tuple(labels.shape)}, expected ({len(pixels)},), the class of each of 1 or more "
+                "images",
+                field="labels",
+            )
         return accuracy(net, pixels, labels, space=self.space)
 
     def features(self, kind: str = "feature") -> PrivilegedSet:
@@ -205,9 +232,16 @@ class LoadedBundle:
         return make_sampler(data, batch=self.recipe.batch, estimator=estimator, seed=seed)
 
     def _targets(self, targets: Mapping[str, Tensor]) -> Targets:
+        if not isinstance(targets, Mapping) or "hard" not in targets:
+            raise UsageError(
+                f"targets are {_kind(targets)}, expected the dict of a batch of .dataset(), with 'hard' and what goes "
+                "with it",
+                field="targets",
+            )
         return Targets(targets["hard"], targets.get("soft"), self.domain, targets.get("local"))
 
     def _batch(self, images: Tensor, dtype: torch.dtype, expected: str) -> Tensor:
+        _check_tensor("images", images)
         shape = tuple(self.images.shape[1:])
         if images.dtype != dtype or tuple(images.shape[-3:]) != shape or images.ndim not in {3, 4}:
             raise UsageError(
@@ -224,3 +258,17 @@ class LoadedBundle:
         return (
             f"LoadedBundle({self.bundle.name}: images {shape}, {len(self.classes)} classes, {self.kind} labels{views})"
         )
+
+
+def _check_epoch(epoch: int) -> None:
+    if type(epoch) is not int or epoch < 0:
+        raise UsageError(f"epoch is {epoch!r}, expected a whole number from 0", field="epoch")
+
+
+def _check_tensor(name: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise UsageError(f"{name} are {_kind(value)}, expected a torch.Tensor", field=name)
+
+
+def _kind(value: Any) -> str:
+    return f"of type '{type(value).__name__}'"

@@ -18,6 +18,7 @@ from .events import ignore
 from .labels._labels import RICHEST_FIRST, choose_kind, read_labels
 from .labels._privileged import PRIVILEGED
 from .loaded import LoadedBundle
+from .options import MAX_SEED
 from .preprocess import data_of
 from .protocols._protocol import is_online
 from .stages._recipe import archs_of, automatic_protocol, check_settings, protocol_loss, recipe_and_loss, student_of
@@ -49,8 +50,9 @@ def load(
 
     Raises:
         BundleError: not a bundle, not a distilled one; labels that are missing or stale.
-        UsageError: unknown names or options; labels that are no class labels.
+        UsageError: unknown names or options; labels that are no class labels; arguments of other types.
     """
+    _check_types(source, {"labels": labels, "loss": loss, "protocol": protocol, "arch": arch}, settings, seed)
     bundle = source if isinstance(source, Bundle) else Bundle.open(source)
     distilled = read_distilled(bundle)
     kind = choose_kind(bundle) if labels is None else labels
@@ -88,6 +90,27 @@ def load(
     _, targets = default_collate([loaded.dataset()[0]])
     loaded.loss(torch.zeros(1, len(loaded.classes)), targets, epoch=0)  # a loss of other labels refuses them
     return loaded
+
+
+def _check_types(source: Any, names: Mapping[str, Any], settings: Any, seed: Any) -> None:
+    problems = []
+    if not isinstance(source, str | os.PathLike | Bundle) and not callable(getattr(source, "read", None)):
+        problems.append(f"source is {_shown(source)}, expected a path, a file that is open for reading, or a Bundle")
+    problems += [
+        f"{name} is {_shown(value)}, expected a name in a text, or None"
+        for name, value in names.items()
+        if value is not None and not isinstance(value, str)
+    ]
+    if settings is not None and not (isinstance(settings, Mapping) and all(isinstance(name, str) for name in settings)):
+        problems.append(f"settings are {_shown(settings)}, expected a dict of options by name")
+    if type(seed) is not int or not 0 <= seed <= MAX_SEED:
+        problems.append(f"seed is {_shown(seed)}, expected a whole number from 0 to {MAX_SEED}")
+    if problems:
+        raise UsageError.collect(problems)
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r:.80} of type '{type(value).__name__}'"
 
 
 def _check_kind(kind: str) -> None:

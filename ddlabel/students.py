@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Generator, Tensor
@@ -173,7 +172,7 @@ class _Permutations:
 
     def __init__(self, size: int, seed: int, stream: str) -> None:
         self.size, self.seed, self.stream = size, seed, stream
-        self._round = lru_cache(maxsize=2)(self._draw_round)
+        self._drawn: dict[int, Tensor] = {}
 
     def take(self, start: int, count: int) -> Tensor:
         """Positions start to start + count, (count,) int64."""
@@ -185,8 +184,13 @@ class _Permutations:
             start, count = start + len(part), count - len(part)
         return torch.cat(parts)
 
-    def _draw_round(self, index: int) -> Tensor:
-        return torch.randperm(self.size, generator=seeding.generator(self.seed, self.stream, index))
+    def _round(self, index: int) -> Tensor:
+        """A permutation (size,) int64; the last two are kept, plainly, so that a sampler can be pickled."""
+        if index not in self._drawn:
+            kept = list(self._drawn.items())[-1:]
+            drawn = torch.randperm(self.size, generator=seeding.generator(self.seed, self.stream, index))
+            self._drawn = dict([*kept, (index, drawn)])
+        return self._drawn[index]
 
 
 class _InTurn(EpochSampler):

@@ -21,7 +21,7 @@ MAX_FEATURES = 16_384
 _CHUNK = 1000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Zca:
     """A fitted whitening."""
 
@@ -32,6 +32,17 @@ class Zca:
     inverse: Tensor
     """(d, d) float32, symmetric."""
     epsilon: float
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same transform to the bit, on whatever device."""
+        if not isinstance(other, Zca):
+            return NotImplemented
+        pairs = ((self.mean, other.mean), (self.matrix, other.matrix), (self.inverse, other.inverse))
+        return self.epsilon == other.epsilon and all(torch.equal(ours.cpu(), theirs.cpu()) for ours, theirs in pairs)
+
+    def __hash__(self) -> int:
+        """Of what is cheap to look at."""
+        return hash((self.epsilon, tuple(self.matrix.shape)))
 
     def whiten(self, units: Tensor) -> Tensor:
         """From [0, 1] units to whitened images, both (n, c, h, w) float32."""

@@ -156,6 +156,22 @@ def test_a_data_set_travels_to_another_process(fkd: Path) -> None:
     assert all(torch.equal(data[row][0], copied[row][0]) for row in range(len(data)))
 
 
+@pytest.mark.parametrize("seen", [False, True], ids=["at once", "after an epoch"])
+def test_a_bundle_travels_to_another_process(files, seen: bool) -> None:
+    """Pickled with its file, whose descriptor means nothing elsewhere; what was drawn before changes nothing."""
+    loaded = ddlabel.load(files.dense)
+    if seen:
+        loaded.dataset(3)
+    copied = pickle.loads(pickle.dumps(loaded))
+    pairs = zip(DataLoader(loaded.dataset(5), batch_size=5), DataLoader(copied.dataset(5), batch_size=5), strict=True)
+
+    assert all(torch.equal(one[0], other[0]) for one, other in pairs)
+    assert (loaded.bundle.content, loaded.bundle.name) == (copied.bundle.content, copied.bundle.name)
+    del loaded  # and its descriptor
+    assert torch.equal(copied.to_pixels(copied.images), copied.bundle.tensor("images.pixels"))
+    assert [] == copied.bundle.verify()
+
+
 @pytest.mark.slow
 def test_loaders_with_workers_give_the_same(fkd: Path) -> None:
     """Two processes, started anew."""
@@ -233,6 +249,64 @@ def test_what_cannot_be_trained_on_is_refused_when_it_is_loaded(files, options, 
     """Names and options, before any epoch."""
     with pytest.raises(UsageError, match=message):
         ddlabel.load(files.dense, **options)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        (3, {}, "source is 3 of type 'int', expected a path, a file that is open for reading, or a Bundle"),
+        (None, {}, "source is None of type 'NoneType'"),
+        (b"x", {}, "source is b'x' of type 'bytes'"),
+        ("dense", {"labels": 1}, "labels is 1 of type 'int', expected a name in a text, or None"),
+        ("dense", {"loss": 1, "protocol": 2, "arch": 3}, "loss is 1 .*protocol is 2 .*arch is 3 "),
+        ("dense", {"settings": [1]}, r"settings are \[1\] of type 'list', expected a dict of options by name"),
+        ("dense", {"settings": {1: 2}}, "settings are {1: 2} of type 'dict', expected a dict of options by name"),
+        ("dense", {"seed": "0"}, "seed is '0' of type 'str', expected a whole number"),
+    ],
+    ids=lambda value: None if isinstance(value, str) and len(value) > 10 else repr(value),
+)
+def test_arguments_of_other_types_are_refused(files, source, options, message: str) -> None:
+    """With what was expected."""
+    with pytest.raises(UsageError, match=message):
+        ddlabel.load(files.dense if source == "dense" else source, **options)
+
+
+def test_what_is_asked_of_a_bundle_is_checked(files) -> None:
+    """Epochs, temperatures, indices, nets, tensors: nothing makes numbers of nonsense."""
+    loaded = ddlabel.load(files.dense)
+    (images, targets), *_rest = DataLoader(loaded.dataset(), batch_size=12)
+    pixels, classes = loaded.test_data(files.data)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(images[0].numel(), 4))
+    for epoch in (-1, 1.5, True, "1"):
+        for asked in (loaded.dataset, loaded.lr, loaded.augmentation):
+            with pytest.raises(UsageError, match="expected a whole number from 0"):
+                asked(epoch)
+        with pytest.raises(UsageError, match="expected a whole number from 0"):
+            loaded.loss(torch.zeros(12, 4), targets, epoch=epoch)
+    for temperature in (0, -1.0, float("nan"), float("inf"), "1"):
+        with pytest.raises(UsageError, match=r"temperature is .*, expected a number above 0"):
+            loaded.probabilities(targets, temperature=temperature)
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="images have 12 values that are not finite"):
+            spoilt = images.clone()
+            spoilt[:, 0, 0, 0] = value
+            loaded.to_pixels(spoilt)
+    with pytest.raises(TypeError, match="sample 'x' of an epoch, expected a whole number"):
+        loaded.dataset()["x"]
+    for wrong, message in (
+        ((torch.nn.Flatten(), pixels, classes), "net has no parameters"),
+        ((len, pixels, classes), "net is of type 'builtin_function_or_method', expected a torch.nn.Module"),
+        ((net, "x", classes), "pixels are of type 'str'"),
+        ((net, pixels, classes[1:]), r"labels have shape \(23,\), expected \(24,\)"),
+        ((net, pixels[:0], classes[:0]), "the class of each of 1 or more"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            loaded.accuracy(*wrong)
+    for call in (loaded.encode, loaded.to_pixels, lambda value: loaded.loss(value, targets)):
+        with pytest.raises(UsageError, match=r"of type 'list', expected a torch\.Tensor"):
+            call([1])
+    with pytest.raises(UsageError, match="targets are of type 'Tensor', expected the dict"):
+        loaded.probabilities(targets["soft"])
 
 
 def test_files_that_cannot_be_trained_on_are_refused(files, tmp_path: Path) -> None:

@@ -42,6 +42,16 @@ def test_pixels_survive_a_round_trip(space: Space) -> None:
     assert torch.equal(kept, PIXELS)
 
 
+def test_spaces_are_equal_by_value() -> None:
+    """Whitenings to the bit, and so with hashes; anything else is another space."""
+    white, again = whitened(), whitened()
+
+    assert (white, hash(white)) == (again, hash(again))
+    assert NORMALISED != white != dataclasses.replace(white, zca=_zero_row(white.zca))
+    assert white.zca != 3
+    assert NORMALISED == Space("normalised", (0.4, 0.5), (0.2, 0.3))
+
+
 def test_pixels_are_clipped_and_rounded() -> None:
     """Out of range values end at 0 and 255."""
     wild = torch.tensor([[-100.0, 100.0], [0.0, 0.001]]).reshape(1, 2, 1, 2)

@@ -2,7 +2,8 @@
 
 A table per stage, `[distill]`, with the options of its command line by name, lists where the command line takes several
 values, and a table `[distill.set]` for what `--set` takes. `seed`, `device` and `threads` may also stand above the
-tables, for all of them. The whole file is checked, also the tables of other stages.
+tables, for all of them. The whole file is checked, also the tables of other stages: names, types and bounds, plugins,
+and `set` where the table names what takes it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import UsageError, suggest
-from ..options import OptionDoc, describe
+from ..options import OptionDoc, build, describe
 from ._options import Command, ConfigFile, Invocation, Talk
 
 __all__ = ["COMMON", "option_records", "stage_commands", "with_file"]
@@ -45,10 +46,18 @@ def with_file(invocation: Invocation, commands: Sequence[Command]) -> Invocation
     except UsageError as error:
         problems.extend(error.problems)
         return invocation
-    tables, found = _tables(document, stage_commands(commands))
+    stages = stage_commands(commands)
+    tables, found = _tables(document, stages)
+    for name, other in stages.items():
+        if name != invocation.command.name and name in {key.replace("_", "-") for key in document}:
+            found += _refused(other, tables[name])
     problems += [f"{path}: {problem}" for problem in found]
+    return _over(invocation, tables.get(invocation.command.name, {}))
+
+
+def _over(invocation: Invocation, values: Table) -> Invocation:
+    """A command line over the table of its stage."""
     command = invocation.command
-    values = tables.get(command.name, {})
     options = {option.name for record in option_records(command) for option in describe(record)}
     texts = {name: _text(value) for name, value in values.items() if name in options and type(value) is not bool}
     flags = {name: value for name, value in values.items() if name in options and type(value) is bool}
@@ -59,6 +68,19 @@ def with_file(invocation: Invocation, commands: Sequence[Command]) -> Invocation
         lists=_merged(invocation.lists, values, command),
         from_file=frozenset({*texts, *flags} - {*invocation.texts, *invocation.flags}),
     )
+
+
+def _refused(command: Command, values: Table) -> list[str]:
+    """What a stage would refuse of its table by the plugins that the table names; more of them may yet be typed."""
+    from ._set_options import check_plugins
+    from ._stage import follow_recipe
+
+    table = _over(Invocation(command, (), {}, {"quiet": True}, dict.fromkeys(command.lists, ()), []), values)
+    settings = table.settings()
+    if table.texts.get("recipe", "auto").lower() not in {"auto", "none"}:
+        table, settings = follow_recipe(table, settings)
+    check_plugins(table, settings, whole=False)
+    return [f"[{command.name}]: {problem}" for problem in dict.fromkeys(table.problems)]
 
 
 def _merged(typed: Mapping[str, tuple[str, ...]], values: Table, command: Command) -> dict[str, tuple[str, ...]]:
@@ -81,7 +103,7 @@ def _read(path: str) -> dict[str, Any]:
     if len(data) > MAX_BYTES:
         raise UsageError(f"config '{path}' has more than {MAX_BYTES} bytes, expected a table of options")
     try:
-        return tomllib.loads(data.decode("utf-8"))
+        return tomllib.loads(data.decode("utf-8-sig"))  # editors of Windows begin with a mark
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         message = str(error).rstrip(".")
         raise UsageError(f"config '{path}' is not TOML: {message[:1].lower()}{message[1:]}", field="config") from error
@@ -94,11 +116,13 @@ def _tables(document: Table, stages: Mapping[str, Command]) -> tuple[dict[str, d
     common: dict[str, Any] = {}
     tables: dict[str, dict[str, Any]] = {}
     problems: list[str] = []
+    spelt: dict[str, str] = {}
     for key, value in document.items():
         name = key.replace("_", "-")
         if isinstance(value, dict) and name in stages:
-            if name in tables:
-                problems.append(f"[{name}] is there twice, as '{name}' and '{key}'")
+            if name in spelt:
+                problems.append(f"[{name}] is there twice, as '{spelt[name]}' and '{key}'")
+            spelt[name] = key
             tables[name] = _checked(value, stages[name], problems)
         elif isinstance(value, dict):
             problems.append(f"unknown table [{key[:80]}]{suggest(key, stages)}")
@@ -132,6 +156,7 @@ def _checked(table: Table, command: Command, problems: list[str]) -> dict[str, A
             values |= {} if found else {name: value}
             continue
         wrong = _mistyped(options[name], value) if name in options else _mislisted(value)
+        wrong = wrong or (_out_of_bounds(command, name, value) if name in options else None)
         if wrong is None:
             values[name] = value
         else:
@@ -161,6 +186,17 @@ def _is(value: Any, kind: str) -> bool:
     return type(value) in allowed
 
 
+def _out_of_bounds(command: Command, name: str, value: Any) -> str | None:
+    """What was expected instead of a value of the right type, or None when it may be."""
+    record = next(each for each in option_records(command) if name in {option.name for option in describe(each)})
+    required = {option.name: "" for option in describe(record) if option.required}
+    try:
+        build(record, required | {name: value if isinstance(value, bool) else _text(value)})
+    except UsageError as error:
+        return error.problems[0].rpartition(", expected ")[2]
+    return None
+
+
 def _not_a_list(value: Any, kind: str) -> str | None:
     expected = f"a list of {ITEMS[kind]}"
     if not isinstance(value, list) or not all(_is(item, kind) for item in value):
@@ -170,7 +206,8 @@ def _not_a_list(value: Any, kind: str) -> str | None:
 
 def _mislisted(value: Any) -> str | None:
     """The same for repeatable options, which name files."""
-    return None if all(isinstance(item, str) for item in _items(value)) else "a file, or a list of files, in quotes"
+    fine = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return None if fine else "a list of files in quotes"
 
 
 def _wrong_settings(stage: str, value: Any) -> Iterator[str]:

@@ -20,7 +20,7 @@ from ._team import check_inputs, joining
 if TYPE_CHECKING:
     from ..bundle import Bundle
 
-__all__ = ["SET_HELP", "TEACHER_HELP", "TEACHER_SET_HELP", "follow_recipe", "run_stage"]
+__all__ = ["SET_HELP", "TEACHER_HELP", "TEACHER_SET_HELP", "check_names", "follow_recipe", "run_stage"]
 
 SET_HELP = (
     "one option of the method, loss, codec or recipe, as NAME=VALUE; repeatable ('ddlabel methods NAME' lists them)"
@@ -69,7 +69,7 @@ def run_stage(
     if output is not None and Resume in invocation.command.records:
         invocation.attempt(lambda: check_partial(output, resume))
     if record is not None:
-        invocation.attempt(lambda: _check_names(options(record)))
+        invocation.attempt(lambda: check_names(options(record)))
     invocation.refuse_json_among_output()
     invocation.fail_if_any()
     name = partial_name(output.output) if Resume in invocation.command.records else None
@@ -176,11 +176,13 @@ def _check_clock() -> None:
     fixed_clock()
 
 
-def _check_names(plugins: Sequence[tuple[str, str, str]]) -> None:
+def check_names(plugins: Sequence[tuple[str, str, str]]) -> None:
+    """Refuse plugins (room, name, socket) that do not exist, all in one error."""
     from .._plugins import is_known, names
     from ..errors import suggest
 
     nouns = {"distill": "method", "losses": "loss", "codecs": "codec", "labels": "label kind", "refine": "refinement"}
+    nouns |= {"importers": "format", "exporters": "format"}
     problems = [
         f"unknown {nouns.get(room, room.rstrip('s'))} '{name}'{suggest(name, names(room))}"
         for room, name, _socket in plugins

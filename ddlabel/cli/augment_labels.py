@@ -6,7 +6,7 @@ from ..config import AugmentLabelsConfig
 from ._options import Command, ConfigFile, Invocation, Output, Resume, Talk
 from ._stage import SET_HELP, TEACHER_HELP, Stage, run_stage
 
-__all__ = ["COMMAND"]
+__all__ = ["COMMAND", "plugins_named"]
 
 
 def run(invocation: Invocation) -> None:
@@ -21,11 +21,12 @@ def run(invocation: Invocation) -> None:
         invocation,
         AugmentLabelsConfig,
         _stage,
-        options=_plugins_named,
+        options=plugins_named,
     )
 
 
-def _plugins_named(config: AugmentLabelsConfig) -> list[tuple[str, str, str]]:
+def plugins_named(config: AugmentLabelsConfig) -> list[tuple[str, str, str]]:
+    """What `--set` may speak of, and what must exist."""
     codec = [] if config.codec in {"auto", "default"} else [("codecs", config.codec, "CODEC")]
     return [("labels", config.kind, "KIND"), *codec]
 

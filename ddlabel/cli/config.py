@@ -22,8 +22,8 @@ USUAL = "config dump STAGE [options of the stage]"
 def run(invocation: Invocation) -> None:
     r"""Print what a stage would run with, as a TOML file that its --config takes: config dump STAGE [OPTIONS].
 
-    Everything is in it: what is typed, over --config FILE, over --recipe, over the defaults. Bundles are not read and
-    nothing runs; --json prints the same as JSON.
+    Everything is in it: what is typed, over --config FILE, over --recipe, over the defaults. Values are checked, those
+    of --set too, but bundles are not read and nothing runs; --json prints the same as JSON.
 
     \b
     Example:
@@ -54,8 +54,9 @@ def dump(invocation: Invocation) -> None:
     """Print what the stage would run with.
 
     Raises:
-        UsageError: everything that is wrong with the options.
+        UsageError: everything that is wrong with the options, with those of `--set` as the stage would say it.
     """
+    from ._set_options import check_plugins
     from ._stage import follow_recipe
 
     talk, settings = invocation.record(Talk), invocation.settings()
@@ -66,6 +67,8 @@ def dump(invocation: Invocation) -> None:
     for record in option_records(invocation.command):
         values |= _values(invocation, record)
         missing += [option for option in describe(record) if option.required and option.name not in invocation.texts]
+    if not invocation.problems:
+        check_plugins(invocation, settings, whole=True)
     invocation.fail_if_any()
     for name in invocation.command.lists:
         if name != SET and invocation.lists.get(name):

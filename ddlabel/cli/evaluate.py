@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..bundle import Bundle
     from ..stages._gradcam import Overlays
 
-__all__ = ["COMMAND"]
+__all__ = ["COMMAND", "plugins_named"]
 
 PICTURES = {"diagnose": ".png", "picture": ".svg"}
 """Options that name a picture, and what their files end with."""
@@ -54,7 +54,7 @@ def run(invocation: Invocation) -> None:
         invocation,
         EvaluateConfig,
         lambda: remembering(_stage(), maps),
-        options=_plugins_named,
+        options=plugins_named,
         output_optional=True,
         show=_show,
         draw=draw,
@@ -121,7 +121,8 @@ def _write_maps(maps: list[Overlays], folder: str, *, force: bool) -> None:
         say(f"wrote {name}")
 
 
-def _plugins_named(config: EvaluateConfig) -> list[tuple[str, str, str]]:
+def plugins_named(config: EvaluateConfig) -> list[tuple[str, str, str]]:
+    """What `--set` may speak of, and what must exist."""
     losses = [("losses", name, "LOSS") for name in config.loss if name != "native"]
     protocols = [] if config.protocol is None else [("protocols", config.protocol, "PROTOCOL")]
     return [*protocols, *losses]

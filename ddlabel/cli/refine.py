@@ -6,7 +6,7 @@ from ..config import RefineConfig
 from ._options import Command, ConfigFile, Invocation, Output, Resume, Talk
 from ._stage import SET_HELP, Stage, run_stage
 
-__all__ = ["COMMAND"]
+__all__ = ["COMMAND", "plugins_named"]
 
 
 def run(invocation: Invocation) -> None:
@@ -17,10 +17,11 @@ def run(invocation: Invocation) -> None:
       ddlabel refine dense.ddset --method gift -o gift.ddset
       ddlabel refine base.ddset --method dcpi --data digits --set steps=20 -o learned.ddset
     """
-    run_stage(invocation, RefineConfig, _stage, options=_plugins_named)
+    run_stage(invocation, RefineConfig, _stage, options=plugins_named)
 
 
-def _plugins_named(config: RefineConfig) -> list[tuple[str, str, str]]:
+def plugins_named(config: RefineConfig) -> list[tuple[str, str, str]]:
+    """What `--set` may speak of, and what must exist."""
     codec = [] if config.codec in {"keep", "auto"} else [("codecs", config.codec, "CODEC")]
     return [("refine", config.method, "REFINEMENT"), *codec]
 

@@ -68,8 +68,7 @@ def run(
         DivergedError: a label that is not finite.
     """
     check(config)
-    if config.codec == DEFAULT:
-        config = dataclasses.replace(config, codec="f16" if config.kind in PRIVILEGED else "f32")
+    config = with_codec(config)
     kind, codec = build_kind_and_codec(config, settings or {})
     if not teachers:
         raise UsageError("labels come from a teacher, expected --teacher FILE", field="teacher")
@@ -212,6 +211,13 @@ def _default_checkpoint(kind: Kind | PrivilegedKind, teachers: Sequence[Bundle])
                 hint="train the teacher with --keep 1,..., or say --checkpoint last",
             )
     return "1"
+
+
+def with_codec(config: AugmentLabelsConfig) -> AugmentLabelsConfig:
+    """The same with the codec that suits the labels, where none is named."""
+    if config.codec != DEFAULT:
+        return config
+    return dataclasses.replace(config, codec="f16" if config.kind in PRIVILEGED else "f32")
 
 
 def build_kind_and_codec(

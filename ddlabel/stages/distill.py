@@ -72,7 +72,7 @@ def run(
         ResourceError: more memory is needed than is free, naming the options to lower.
     """
     check(config)
-    (method,) = build_many([_method_class(config, settings or {})], _settings(config, settings or {}))
+    method = read_method(config, settings or {})
     check_teachers(config.method, method.needs, teachers, filtered=config.filter is not None)
     if config.checkpoint is not None and "backbones" not in method.needs:
         raise UsageError(
@@ -120,6 +120,16 @@ def run(
             sources = kept[distilled.patches[..., :1]]
             distilled = dataclasses.replace(distilled, patches=torch.cat([sources, distilled.patches[..., 1:]], dim=-1))
         return _bundle(config, method, problem, distilled, dataset, clock, teachers)
+
+
+def read_method(config: DistillConfig, settings: Mapping[str, Any]) -> Any:
+    """The method with its options.
+
+    Raises:
+        UsageError: unknown method or options, values out of bounds.
+    """
+    (method,) = build_many([_method_class(config, settings)], _settings(config, settings))
+    return method
 
 
 def _method_class(config: DistillConfig, settings: Mapping[str, Any]) -> type[Any]:

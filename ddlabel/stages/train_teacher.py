@@ -78,8 +78,7 @@ def run(
         ResourceError: more memory or disk is needed than is free.
     """
     check(config)
-    check_untrained(config, settings or {})
-    request = read_request(config, _defaults(config), settings or {})
+    request = read_options(config, settings or {})
     recipe = request.recipe if config.epochs else replace(request.recipe, epochs=0)
     request = replace(request, recipe=recipe)
     kept, recorded = choose_epochs(config, recipe.rounds)
@@ -231,6 +230,16 @@ def _trajectory_bytes(plan: TeacherPlan, held: Sequence[int]) -> int:
     net = on_meta(plan.arch, **shape(plan.dataset))
     row = sum(parameter.numel() for parameter in net.parameters()) * torch.float32.itemsize
     return row * len(plan.recorded) * len(held)
+
+
+def read_options(config: TrainTeacherConfig, settings: Mapping[str, Any]) -> Request:
+    """What the options ask for.
+
+    Raises:
+        UsageError: they are impossible, or unknown.
+    """
+    check_untrained(config, settings)
+    return read_request(config, _defaults(config), settings)
 
 
 def _defaults(config: TrainTeacherConfig) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def test_a_file_makes_the_bundle_that_typed_options_make(run_cli, files, tmp_pat
         kind = "dense"
         grid = 2
         ratio = "1/2"
-        teacher = {json.dumps(str(files.teacher))}
+        teacher = [{json.dumps(str(files.teacher))}]
         """)
     typed = ("--data", files.data, "--method", "random", "--ipc", "2", "--pixels", "float32", "--seed", "3")
     outcomes = [
@@ -75,23 +75,25 @@ def test_what_is_typed_wins_over_the_file_the_recipe_and_the_defaults(effective,
     recipe = "mtt/cifar10-ipc10"
     words = ("distill", "--data", "digits")
     default, published = effective(*words), effective(*words, "--recipe", recipe)
-    name = next(key for key, value in published["set"].items() if re.fullmatch(r"[\d.e-]+", value))
-    config = write(f'[distill]\nrecipe = "{recipe}"\nipc = 7\nvalidation = 0.25\nset = {{ {name} = 0.125, own = 3 }}')
+    name = "lr_images"
+    config = write(
+        f'[distill]\nrecipe = "{recipe}"\nipc = 7\nvalidation = 0.25\nset = {{ {name} = 0.125, microbatch = 3 }}'
+    )
     from_file = effective(*words, "--config", config)
     typed = effective(*words, "--config", config, "--ipc", "8", "--set", f"{name}=0.5", "--method", published["method"])
 
     assert "dm" == default["method"] != published["method"] == from_file["method"]
     assert (7, 0.25, "0.125", "3") == (*(from_file[key] for key in ("ipc", "validation")), *pick(from_file, name))
     assert (8, 0.25, "0.5", "3") == (*(typed[key] for key in ("ipc", "validation")), *pick(typed, name))
-    assert published["set"].keys() | {"own"} == typed["set"].keys()
-    assert default == effective(*words, "--config", config, "--recipe", "auto", "--ipc", "10", "--set", "x=1") | {
+    assert published["set"].keys() | {"microbatch"} == typed["set"].keys()
+    assert default == effective(*words, "--config", config, "--recipe", "auto", "--ipc", "10", "--set", "steps=1") | {
         "validation": default["validation"],
         "set": default["set"],
     }
 
 
 def pick(options: dict, name: str) -> tuple[str, str]:
-    return options["set"][name], options["set"]["own"]
+    return options["set"][name], options["set"]["microbatch"]
 
 
 def test_flags_of_a_file_are_switched_off_by_their_opposite(effective, run_cli, write) -> None:
@@ -156,7 +158,7 @@ def test_everything_that_is_wrong_is_said_at_once(run_cli, monkeypatch: pytest.M
         "option 'loss' in [evaluate] is 'ce', expected a list of texts",
         "option 'incremental' in [evaluate] is [5, 'x'], expected a list of whole numbers",
         "option 'baselines' in [evaluate] is 1, expected true or false",
-        "option 'teacher' in [evaluate] is 3, expected a file, or a list of files, in quotes",
+        "option 'teacher' in [evaluate] is 3, expected a list of files in quotes",
         "option 'set' in [evaluate] is 5, expected a table [evaluate.set]",
         "option 'arch' in [evaluate] is ['mlp,lenet'], expected a list of texts without commas",
         "option 'seed' in [train-teacher] is 'x', expected a whole number",
@@ -190,6 +192,100 @@ def test_files_that_are_no_tables_are_refused(run_cli, tmp_path: Path, content: 
     assert f"error: config '{path}' {message}" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("content", "messages"),
+    [
+        ("[distill]\nipc = 0", ["option 'ipc' in [distill] is 0, expected a number >= 1 and <= 1000000"]),
+        ("[distill]\nvalidation = nan", ["option 'validation' in [distill] is nan, expected a finite number"]),
+        ('[distill]\nspace = "lab"', ["option 'space' in [distill] is 'lab', expected one of normalised"]),
+        ("[train-teacher]\nkeep = [-1]", ["option 'keep' in [train-teacher] is [-1], expected a number >= "]),
+        ('[distill]\nmethod = "dmm"', ["[distill]: unknown method 'dmm'; did you mean 'dm'?"]),
+        ('[distill]\nrecipe = "dmm"', ["[distill]: unknown recipe 'dmm'"]),
+        (
+            '[distill]\nmethod = "dm"\nset = { bogus = 1, steps = -1 }',
+            ["[distill]: unknown option 'bogus'", "[distill]: option 'steps' is -1, expected a number >= "],
+        ),
+        ('[distill]\nrecipe = "mtt/cifar10-ipc10"\nset = { bogus = 1 }', ["[distill]: unknown option 'bogus'"]),
+        ('[augment-labels]\nkind = "dense"\nset = { gird = 3 }', ["unknown option 'gird'; did you mean 'grid'?"]),
+        ('[augment_labels]\nkind = "dense"\ncodec = "q9"', ["[augment-labels]: unknown codec 'q9'"]),
+        ("[train-teacher]\nset = { lr = -1, lrr = 1 }", ["unknown option 'lrr'", "option 'lr' is -1.0, expected"]),
+        ("[evaluate]\nset = { lr = -1, temprature = 1 }", ["did you mean 'temperature'?", "option 'lr' is -1.0, ex"]),
+        ('[evaluate]\nloss = ["kl"]\nset = { temperature = -1 }', ["option 'temperature' is -1.0, expected"]),
+        ('[evaluate]\nloss = ["lk"]\nprotocol = "x"', ["unknown protocol 'x'", "unknown loss 'lk'"]),
+        ('[refine]\nteacher = "t.ddset"', ["option 'teacher' in [refine] is 't.ddset', expected a list of files"]),
+        ('[augment-labels]\nteacher = "t"', ["option 'teacher' in [augment-labels] is 't', expected a list of files"]),
+        ('[export]\nformat = "npy"', ["[export]: unknown format 'npy'"]),
+        ("[import]\nset = { bogus = 1 }", ["[import]: unknown option 'bogus'"]),
+        (
+            "[train_teacher]\nepochs = 3\n[train-teacher]\nepochs = 4",
+            ["[train-teacher] is there twice, as 'train_teacher' and 'train-teacher'"],
+        ),
+    ],
+    ids=lambda value: value.replace("\n", " ") if isinstance(value, str) else None,
+)  # fmt: skip
+def test_tables_of_other_stages_are_checked_as_theirs(run_cli, write, content: str, messages: list[str]) -> None:
+    """Values, plugins, and `set` where it is known what takes it: exit 2, one line each, with the file."""
+    config = write(content)
+    outcome = run_cli("config", "dump", "refine", "--config", config)
+    said = outcome.err.splitlines()
+
+    assert (2, len(messages)) == (outcome.code, len(said)), outcome.err
+    for message, line in zip(messages, said, strict=True):
+        assert line.startswith(f"error: {config}: ")
+        assert message in line
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[distill]\nset = { syn_steps = 3 }",
+        '[augment-labels]\nkind = "dense"\nset = { keep = 1, bits = 4 }',
+        "[refine]\nset = { matched = 1 }",
+        "[evaluate]\nset = { lambda_reg = 0.5, future = true, temperature = 2, as = 'spatial' }",
+        "[train-teacher]\nscores = './later.npz'\nset = { lr = 0.5, score_nets = 2 }",
+        "[refine]\nmethod = 'recode'\nset = { bits = 4 }",
+    ],
+    ids=lambda value: value.replace("\n", " "),
+)
+def test_what_may_yet_be_typed_is_not_refused(run_cli, write, content: str) -> None:
+    """A method, a codec or labels that the table does not name; a file that an earlier stage writes."""
+    stage = "evaluate" if content.startswith("[refine]") else "refine"
+    outcome = run_cli("config", "dump", stage, "--config", write(content))
+
+    assert (0, "") == (outcome.code, outcome.err)
+
+
+def test_a_mark_at_the_beginning_of_the_file_is_not_of_its_text(effective, write) -> None:
+    """As editors of Windows write it."""
+    assert 3 == effective("distill", "--config", write("\ufeff[distill]\nipc = 3"))["ipc"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["distill", "--set", "bogus=1"], "unknown option 'bogus'"),
+        (["distill", "--method", "dmm"], "unknown method 'dmm'; did you mean 'dm'?"),
+        (["distill", "--recipe", "mtt/cifar10-ipc10", "--set", "steps=-3"], "option 'steps' is -3, expected"),
+        (["distill", "--unroll", "full", "--set", "steps=3"], "method 'dm' has no option 'unroll'"),
+        (["train-teacher", "--set", "bogus=1"], "unknown option 'bogus'"),
+        (["augment-labels", "--kind", "dense", "--set", "bogus=1"], "unknown option 'bogus'"),
+        (["augment-labels", "--kind", "soft", "--grid", "3", "--set", "x=1"], "--grid is for --kind dense"),
+        (["refine", "--set", "gamma=7"], "option 'gamma' is 7.0, expected a number"),
+        (["refine", "--method", "dcpi", "--set", "bogus=1"], "unknown option 'bogus'"),
+        (["evaluate", "--set", "lr=-1"], "option 'lr' is -1.0, expected a number > 0"),
+        (["evaluate", "--loss", "ce", "--labels", "hard", "--set", "temperature=2"], "unknown option 'temperature'"),
+        (["evaluate", "--epochs", "3", "--set", "epochs=2"], "'epochs' is given by --epochs and by --set"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_dump_refuses_what_the_stage_would_refuse(run_cli, words: list[str], message: str) -> None:
+    """By the options alone."""
+    outcome = run_cli("config", "dump", *words)
+
+    assert (2, "") == (outcome.code, outcome.out)
+    assert message in outcome.err
+
+
 def test_the_file_is_not_overwritten(run_cli, write) -> None:
     """Fault 92 for the file of options, even with --force."""
     config = write("[refine]\nmethod = 'gift'")
@@ -204,9 +300,10 @@ def test_the_file_is_not_overwritten(run_cli, write) -> None:
     "words",
     [
         ["train-teacher", "--keep", "1,5", "--data", "digits", "--set", "lr=1e-2"],
-        ["distill", "--recipe", "mtt/cifar10-ipc10", "--arch", "auto", "--set", 'name=a "b" \x7f é'],
+        ["distill", "--recipe", "mtt/cifar10-ipc10", "--arch", "auto", "--set", "steps=10"],
+        ["distill", "--method", "glad", "--set", 'generator=a "b" \x7f é.py:A'],
         ["distill", "--data", "folder:a b", "-o", "x.ddset", "--force", "--ipc", "1_0"],
-        ["augment-labels", "in.ddset", "--teacher", "a.ddset", "--teacher", "b.ddset", "--set", "stream=0123456789ab"],
+        ["augment-labels", "in", "--teacher", "a", "--teacher", "b", "--kind", "fkd", "--set", "stream=0123456789ab"],
         ["refine", "--method", "gift", "--set", "gamma=0.30000000000000004"],
         ["evaluate", "--recipe", "mtt/cifar10-ipc10", "--loss", "kl,ce", "--baselines", "--incremental", "5,10"],
     ],
