@@ -11,7 +11,7 @@ cd "$3"
 run() { echo "\$ ddlabel $*" && ddlabel "$@" --force; }
 score() { run evaluate "$1.ddset" --data "$data" --threads 1 "${@:2}" -o "$1-$tag.ddset"; }
 
-run import "$foreign/dc-cifar10-ipc10" --data "$data" --space normalised --constants cifar10 -o dc.ddset
+run import "$foreign"/dc-cifar10-ipc10/res_*.pt --data "$data" --space normalised --constants cifar10 -o dc.ddset
 run import "$foreign/mtt-cifar10-ipc10/images_0.pt" --data "$data" --space zca --constants cifar10 -o mtt-0.ddset
 run import "$foreign/mtt-cifar10-ipc10/images_100.pt" --data "$data" --space zca --constants cifar10 -o mtt-100.ddset
 run import "$foreign/pad-mnist-ipc10/images_zca_10.pt" --name mnist --classes 0,1,2,3,4,5,6,7,8,9 --mirror no \
