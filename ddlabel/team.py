@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch._C._distributed_c10d import Store
 
-__all__ = ["ALONE", "Team", "joined", "place"]
+__all__ = ["ALONE", "Team", "bits", "joined", "place"]
 
 PATIENCE = timedelta(days=7)
 """How long one process waits for the others: shares may be unequal, and a dead process is noticed at once."""
@@ -201,12 +201,15 @@ class Team:
         Raises:
             ResourceError: another process is gone.
         """
-        if self.size == 1:
-            return tensor
-        import torch
+        return tensor if self.size == 1 else self.add_up(bits(tensor)).view(tensor.dtype)
 
-        bits = {1: torch.uint8, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-        return self.add_up(tensor.contiguous().view(bits)).view(tensor.dtype)
+
+def bits(tensor: Tensor) -> Tensor:
+    """The numbers of a tensor as integers of the same bits, of the same shape."""
+    import torch
+
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return tensor.contiguous().view(integers[tensor.element_size()])
 
 
 ALONE = Team()

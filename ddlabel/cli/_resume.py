@@ -25,12 +25,13 @@ from ..fsio import exclusive, is_stream, remove_output
 from ..team import ALONE, Team, place
 from ._options import Output, Resume, Talk
 from ._report import say
+from ._signals import Interrupts
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
     from ..stages._partial import Progress
 
-__all__ = ["SUFFIX", "PartialFile", "alone", "check_partial", "is_partial", "partial_name"]
+__all__ = ["SUFFIX", "PartialFile", "alone", "check_finished", "check_partial", "is_partial", "partial_name"]
 
 SUFFIX = ".partial"
 _ENDING = re.compile(re.escape(SUFFIX) + r"(-[0-9]+)?\Z")
@@ -109,6 +110,30 @@ def check_partial(output: Output, resume: Resume) -> None:
             field="resume",
             hint="use --resume to continue it, or --force to start over",
         )
+
+
+def check_finished(output: str) -> None:
+    """Refuse to continue what is finished, or would overwrite something; other outputs are checked elsewhere.
+
+    Raises:
+        UsageError: the output exists: naming the state beside it, if there is one.
+    """
+    name = partial_name(output)
+    if name is None or not os.path.exists(output):
+        return
+    states = [each for each in (name, *_others(name).values()) if os.path.lexists(each)]
+    if states:
+        raise UsageError(
+            f"output '{output}' exists, and so does '{states[0]}', the state of an unfinished run",
+            field="resume",
+            hint="use --resume --force to continue that and overwrite the output, or remove the state if the output is "
+            "its result",
+        )
+    raise UsageError(
+        f"output '{output}' exists, and there is no '{name}' to continue: the run is finished",
+        field="resume",
+        hint="use --force to start over, or give another output",
+    )
 
 
 def _check_size(others: Mapping[int, str], size: int) -> None:
@@ -200,12 +225,15 @@ class PartialFile:
         )
 
     @contextlib.contextmanager
-    def keeping(self) -> Iterator[None]:
-        """Whatever stops the run inside, its newest state is kept first, and the user told where."""
+    def keeping(self, interrupts: Interrupts) -> Iterator[None]:
+        """Whatever stops the run inside, its newest state is kept first, and the user told where.
+
+        A signal while that is written does not stop it; a second one does.
+        """
         try:
             yield
         except BaseException as error:
-            note = self._keep()
+            note = self._keep(interrupts)
             kept = self.progress.kept is not None
             if note and isinstance(error, InterruptedRunError):
                 hint = "run the same command with --resume to continue" if kept else None
@@ -237,14 +265,13 @@ class PartialFile:
     def _save(self, bundle: Bundle) -> None:
         bundle.save(self.name, force=True, durable=self._durable)
 
-    def _keep(self) -> str | None:
+    def _keep(self, interrupts: Interrupts) -> str | None:
         failed = ""
         try:
-            self.progress.keep()
-        except InterruptedRunError:
-            raise
+            with interrupts.finishing():
+                self.progress.keep()
         except (DdlabelError, MemoryError) as error:
-            failed = f"the newest state could not be kept ({error or 'out of memory'})"
+            failed = f"the newest state could not be kept ({str(error) or 'out of memory'})"
         if self.progress.kept is None:
             return failed or None
         done, total, unit = self.progress.kept
