@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import (
     BundleError,
@@ -112,11 +112,11 @@ def check_partial(output: Output, resume: Resume) -> None:
         )
 
 
-def check_finished(output: str) -> None:
-    """Refuse to continue what is finished, or would overwrite something; other outputs are checked elsewhere.
+def check_finished(output: str, stage: str) -> None:
+    """Refuse to continue what is finished, or what would overwrite something; other outputs are checked elsewhere.
 
     Raises:
-        UsageError: the output exists: naming the state beside it, if there is one.
+        UsageError: there is an output beside a state, or a whole one of this stage without a state.
     """
     name = partial_name(output)
     if name is None or not os.path.exists(output):
@@ -129,11 +129,13 @@ def check_finished(output: str) -> None:
             hint="use --resume --force to continue that and overwrite the output, or remove the state if the output is "
             "its result",
         )
-    raise UsageError(
-        f"output '{output}' exists, and there is no '{name}' to continue: the run is finished",
-        field="resume",
-        hint="use --force to start over, or give another output",
-    )
+    if _stage_of(output) == stage:
+        raise UsageError(
+            f"output '{output}' is a whole result of '{stage}', and there is no '{name}' to continue: that run is "
+            "finished",
+            field="resume",
+            hint="use --force to start over, or give another output",
+        )
 
 
 def _check_size(others: Mapping[int, str], size: int) -> None:
@@ -190,6 +192,16 @@ def _kind_of(name: str) -> str | None:
         return None
 
 
+def _stage_of(name: str) -> Any:
+    """That wrote the bundle in a file; None where there is no whole bundle."""
+    from ..bundle import Bundle
+
+    try:
+        return Bundle.open(name).manifest.history[-1]["stage"]
+    except DdlabelError:
+        return None
+
+
 def _open_state(name: str) -> Bundle:
     """The bundle in a file; the advice is the same whatever is wrong with it."""
     from ..bundle import Bundle
@@ -233,7 +245,10 @@ class PartialFile:
         try:
             yield
         except BaseException as error:
-            note = self._keep(interrupts)
+            try:
+                note = self._keep(interrupts)
+            except InterruptedRunError:  # a signal just before it was made to wait
+                note = self._keep(interrupts)
             kept = self.progress.kept is not None
             if note and isinstance(error, InterruptedRunError):
                 hint = "run the same command with --resume to continue" if kept else None

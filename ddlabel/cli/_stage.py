@@ -170,7 +170,7 @@ def _check_files(
     read = (*inputs, *_other_files(invocation.texts, settings))
     found = len(problems)
     if continues and not output.force:
-        invocation.attempt(lambda: check_finished(target))
+        invocation.attempt(lambda: check_finished(target, invocation.command.name))
     said = len(problems) > found
     invocation.attempt(lambda: check_output(target, force=output.force or said, inputs=read))
 

@@ -286,7 +286,9 @@ def test_resume_beside_a_finished_output_says_what_is_there(run_cli, tiny: str, 
     output = unfinished.with_suffix("")
     state = unfinished.read_bytes()
     unfinished.unlink()
-    run_cli(*distil(tiny), "-o", output)
+    output.write_bytes(b"of somebody else")
+    foreign = run_cli(*distil(tiny), "-o", output, "--resume")
+    run_cli(*distil(tiny), "-o", output, "--force")
     whole = output.read_bytes()
     nothing = run_cli(*distil(tiny), "-o", output, "--resume")
     unfinished.write_bytes(state)
@@ -294,8 +296,9 @@ def test_resume_beside_a_finished_output_says_what_is_there(run_cli, tiny: str, 
     kept = (output.read_bytes(), unfinished.read_bytes())
     continued = run_cli(*distil(tiny), "-o", output, "--resume", "--force")
 
-    assert (2, 2, 0) == (nothing.code, beside.code, continued.code)
-    assert f"output '{output}' exists, and there is no '{unfinished}' to continue: the run is finished" in nothing.err
+    assert (2, 2, 2, 0) == (foreign.code, nothing.code, beside.code, continued.code)
+    assert f"error: output '{output}' is a whole result of 'distill', and there is no '{unfinished}' to" in nothing.err
+    assert f"error: output '{output}' exists, expected a new name; use --force to overwrite\n" == foreign.err
     assert f"output '{output}' exists, and so does '{unfinished}', the state of an unfinished run" in beside.err
     assert "--resume --force" in beside.err
     assert (whole, state) == kept
