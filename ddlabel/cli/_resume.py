@@ -26,6 +26,7 @@ from ..team import ALONE, Team, place
 from ._options import Output, Resume, Talk
 from ._report import say
 from ._signals import Interrupts
+from ._team import speaker
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
@@ -246,14 +247,16 @@ class PartialFile:
             yield
         except BaseException as error:
             try:
-                note = self._keep(interrupts)
+                note, lost = self._keep(interrupts)
             except InterruptedRunError:  # a signal just before it was made to wait
-                note = self._keep(interrupts)
+                note, lost = self._keep(interrupts)
+            if lost and not self._team.leads:  # of whose errors the user may learn from the first
+                say(f"{speaker()}{note}")
             kept = self.progress.kept is not None
             if note and isinstance(error, InterruptedRunError):
                 hint = "run the same command with --resume to continue" if kept else None
                 raise InterruptedRunError(error.signum, f"{error.message}; {note}", hint=hint) from error
-            if note and not self._quiet:
+            if note and (not self._quiet or (lost and self._team.leads)):
                 advice = "--force starts over" if isinstance(error, DivergedError) else "--resume continues"
                 say(f"{note}; {advice}" if kept else note)
             raise
@@ -280,7 +283,8 @@ class PartialFile:
     def _save(self, bundle: Bundle) -> None:
         bundle.save(self.name, force=True, durable=self._durable)
 
-    def _keep(self, interrupts: Interrupts) -> str | None:
+    def _keep(self, interrupts: Interrupts) -> tuple[str, bool]:
+        """What to say of the newest state, and whether it is lost."""
         failed = ""
         try:
             with interrupts.finishing():
@@ -288,6 +292,6 @@ class PartialFile:
         except (DdlabelError, MemoryError) as error:
             failed = f"the newest state could not be kept ({str(error) or 'out of memory'})"
         if self.progress.kept is None:
-            return failed or None
+            return failed, bool(failed)
         done, total, unit = self.progress.kept
-        return f"{failed}{failed and '; '}the state after {done} of {total} {unit} is in {self.name}"
+        return f"{failed}{failed and '; '}the state after {done} of {total} {unit} is in {self.name}", bool(failed)

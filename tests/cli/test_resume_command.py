@@ -495,14 +495,14 @@ def test_fault_116_out_of_memory_keeps_the_state(
 def test_fault_116_out_of_memory_while_the_state_is_taken(
     run_cli, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Callable[[], BaseException]
 ) -> None:
-    """It is said, and hides nothing of why the run ended."""
+    """It is said, also with --quiet, and hides nothing of why the run ended."""
 
     def fails(*_arguments: object) -> None:
         raise error()
 
     interrupt_inside(monkeypatch, 2, MemoryError)
     monkeypatch.setattr(stage, "state_section", fails)
-    outcome = run_cli(*distil(tiny), "-o", tmp_path / "x.ddset")
+    outcome = run_cli(*distil(tiny), "-q", "-o", tmp_path / "x.ddset")
 
     assert 6 == outcome.code
     assert "the newest state could not be kept (out of memory" in outcome.err
