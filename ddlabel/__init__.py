@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # importing `typing` takes longer than all below: a Ctrl-C in that would be a traceback
 if TYPE_CHECKING:
+    from typing import Any
+
     from .bundle import Bundle
     from .epoch_dataset import EpochDataset
     from .loaded import LoadedBundle

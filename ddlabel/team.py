@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch._C._distributed_c10d import Store
 
-__all__ = ["ALONE", "Team", "joined", "place"]
+__all__ = ["ALONE", "Team", "bits", "joined", "place"]
 
+ARRIVAL = timedelta(minutes=10)
+"""How long a process waits until all have come: nobody notices that one of them died before."""
 PATIENCE = timedelta(days=7)
-"""How long one process waits for the others: shares may be unequal, and a dead process is noticed at once."""
+"""How long it waits for them afterwards: shares may be unequal, and a dead process is noticed at once."""
 
 _LAST_WORDS = timedelta(seconds=3)
 """How long a process that failed waits to learn whether the first one failed for the same reason."""
@@ -181,7 +183,7 @@ class Team:
             return None
 
     def add_up(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor of every process, the same bits in each of them.
+        """The sum of a tensor of every process, the same bits in each of them; it travels by the CPU.
 
         Raises:
             ResourceError: another process is gone.
@@ -190,10 +192,10 @@ class Team:
             return tensor
         from torch import distributed
 
-        total = tensor.detach().clone()
+        total = tensor.detach().cpu().clone()
         with _peers():
             distributed.all_reduce(total)
-        return total
+        return total.to(tensor.device)
 
     def merge(self, tensor: Tensor) -> Tensor:
         """A tensor of which every process has made some numbers and left the others zero, put together: exact bits.
@@ -201,12 +203,15 @@ class Team:
         Raises:
             ResourceError: another process is gone.
         """
-        if self.size == 1:
-            return tensor
-        import torch
+        return tensor if self.size == 1 else self.add_up(bits(tensor)).view(tensor.dtype)
 
-        bits = {1: torch.uint8, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-        return self.add_up(tensor.contiguous().view(bits)).view(tensor.dtype)
+
+def bits(tensor: Tensor) -> Tensor:
+    """The numbers of a tensor as integers of the same bits, of the same shape."""
+    import torch
+
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return tensor.contiguous().view(integers[tensor.element_size()])
 
 
 ALONE = Team()
@@ -217,11 +222,11 @@ ALONE = Team()
 def joined() -> Iterator[Team]:
     """The team that torchrun started this process in; `ALONE` where it did not.
 
-    Tensors on the CPU travel by gloo, those on a GPU by NCCL.
+    Everything travels by gloo, which notices a process that is gone; NCCL waits for it.
 
     Raises:
         UsageError: half of what torchrun sets is missing.
-        ResourceError: the other processes cannot be reached.
+        ResourceError: the other processes cannot be reached, or have not come in time.
     """
     size = place()[1]
     if size == 1:
@@ -235,21 +240,30 @@ def joined() -> Iterator[Team]:
             field="WORLD_SIZE",
             hint="use torchrun --nproc-per-node N -m ddlabel ..., or unset WORLD_SIZE",
         )
-    import torch
     from torch import distributed
     from torch._C._distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _peers():
-        store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+        store, rank, size = next(rendezvous("env://", timeout=ARRIVAL))
         own = PrefixStore("ddlabel", store)
-        distributed.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=PATIENCE)
+        distributed.init_process_group("gloo", store=own, rank=rank, world_size=size, timeout=ARRIVAL)
+        _be_patient()
     try:
         yield Team(rank, size, int(os.environ["LOCAL_RANK"]), own)
     finally:
         with contextlib.suppress(RuntimeError):
             distributed.destroy_process_group()
+
+
+def _be_patient() -> None:
+    """All have come: from now on wait for their work. The function for it was private once."""
+    from torch.distributed import distributed_c10d
+
+    for name in ("set_timeout", "_set_pg_timeout"):
+        if hasattr(distributed_c10d, name):
+            getattr(distributed_c10d, name)(PATIENCE)
+            return
 
 
 @contextlib.contextmanager

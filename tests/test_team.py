@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 
-from ddlabel.errors import UsageError
+from ddlabel import team
+from ddlabel.errors import ResourceError, UsageError
 from ddlabel.team import ALONE, Team, joined
 
 PROGRAM = """
@@ -36,6 +38,8 @@ with joined() as team:
     else:
         assert list(team.receive(1)) == [b"one", b"", b"two"]
         team.tell("first")
+    group = torch.distributed.distributed_c10d._get_default_group()
+    assert 7 == group._get_backend(torch.device("cpu")).options._timeout.days
     if team.rank == 1:
         sys.exit(9)
     try:
@@ -71,6 +75,18 @@ def test_half_of_what_torchrun_sets_is_refused(monkeypatch: pytest.MonkeyPatch) 
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UsageError, match="RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT is missing"), joined():
+        pass
+
+
+@pytest.mark.timeout(60)
+def test_a_process_that_never_comes_is_waited_for_some_minutes_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody tells of one that died before it joined."""
+    monkeypatch.setattr(team, "ARRIVAL", timedelta(seconds=1))
+    place = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    for name, value in place.items():
+        monkeypatch.setenv(name, str(value))
+
+    with pytest.raises(ResourceError, match="another process of this run is gone or cannot be reached"), joined():
         pass
 
 

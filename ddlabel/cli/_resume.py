@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import (
     BundleError,
@@ -25,12 +25,14 @@ from ..fsio import exclusive, is_stream, remove_output
 from ..team import ALONE, Team, place
 from ._options import Output, Resume, Talk
 from ._report import say
+from ._signals import Interrupts
+from ._team import speaker
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
     from ..stages._partial import Progress
 
-__all__ = ["SUFFIX", "PartialFile", "alone", "check_partial", "is_partial", "partial_name"]
+__all__ = ["SUFFIX", "PartialFile", "alone", "check_finished", "check_partial", "is_partial", "partial_name"]
 
 SUFFIX = ".partial"
 _ENDING = re.compile(re.escape(SUFFIX) + r"(-[0-9]+)?\Z")
@@ -111,6 +113,32 @@ def check_partial(output: Output, resume: Resume) -> None:
         )
 
 
+def check_finished(output: str, stage: str) -> None:
+    """Refuse to continue what is finished, or what would overwrite something; other outputs are checked elsewhere.
+
+    Raises:
+        UsageError: there is an output beside a state, or a whole one of this stage without a state.
+    """
+    name = partial_name(output)
+    if name is None or not os.path.exists(output):
+        return
+    states = [each for each in (name, *_others(name).values()) if os.path.lexists(each)]
+    if states:
+        raise UsageError(
+            f"output '{output}' exists, and so does '{states[0]}', the state of an unfinished run",
+            field="resume",
+            hint="use --resume --force to continue that and overwrite the output, or remove the state if the output is "
+            "its result",
+        )
+    if _stage_of(output) == stage:
+        raise UsageError(
+            f"output '{output}' is a whole result of '{stage}', and there is no '{name}' to continue: that run is "
+            "finished",
+            field="resume",
+            hint="use --force to start over, or give another output",
+        )
+
+
 def _check_size(others: Mapping[int, str], size: int) -> None:
     """Refuse to continue without processes that have done a share."""
     last = max(others, default=0)
@@ -165,6 +193,16 @@ def _kind_of(name: str) -> str | None:
         return None
 
 
+def _stage_of(name: str) -> Any:
+    """That wrote the bundle in a file; None where there is no whole bundle."""
+    from ..bundle import Bundle
+
+    try:
+        return Bundle.open(name).manifest.history[-1]["stage"]
+    except DdlabelError:
+        return None
+
+
 def _open_state(name: str) -> Bundle:
     """The bundle in a file; the advice is the same whatever is wrong with it."""
     from ..bundle import Bundle
@@ -200,17 +238,25 @@ class PartialFile:
         )
 
     @contextlib.contextmanager
-    def keeping(self) -> Iterator[None]:
-        """Whatever stops the run inside, its newest state is kept first, and the user told where."""
+    def keeping(self, interrupts: Interrupts) -> Iterator[None]:
+        """Whatever stops the run inside, its newest state is kept first, and the user told where.
+
+        A signal while that is written does not stop it; a second one does.
+        """
         try:
             yield
         except BaseException as error:
-            note = self._keep()
+            try:
+                note, lost = self._keep(interrupts)
+            except InterruptedRunError:  # a signal just before it was made to wait
+                note, lost = self._keep(interrupts)
+            if lost and not self._team.leads:  # of whose errors the user may learn from the first
+                say(f"{speaker()}{note}")
             kept = self.progress.kept is not None
             if note and isinstance(error, InterruptedRunError):
                 hint = "run the same command with --resume to continue" if kept else None
                 raise InterruptedRunError(error.signum, f"{error.message}; {note}", hint=hint) from error
-            if note and not self._quiet:
+            if note and (not self._quiet or (lost and self._team.leads)):
                 advice = "--force starts over" if isinstance(error, DivergedError) else "--resume continues"
                 say(f"{note}; {advice}" if kept else note)
             raise
@@ -237,15 +283,15 @@ class PartialFile:
     def _save(self, bundle: Bundle) -> None:
         bundle.save(self.name, force=True, durable=self._durable)
 
-    def _keep(self) -> str | None:
+    def _keep(self, interrupts: Interrupts) -> tuple[str, bool]:
+        """What to say of the newest state, and whether it is lost."""
         failed = ""
         try:
-            self.progress.keep()
-        except InterruptedRunError:
-            raise
+            with interrupts.finishing():
+                self.progress.keep()
         except (DdlabelError, MemoryError) as error:
-            failed = f"the newest state could not be kept ({error or 'out of memory'})"
+            failed = f"the newest state could not be kept ({str(error) or 'out of memory'})"
         if self.progress.kept is None:
-            return failed or None
+            return failed, bool(failed)
         done, total, unit = self.progress.kept
-        return f"{failed}{failed and '; '}the state after {done} of {total} {unit} is in {self.name}"
+        return f"{failed}{failed and '; '}the state after {done} of {total} {unit} is in {self.name}", bool(failed)

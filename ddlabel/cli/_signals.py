@@ -45,6 +45,19 @@ class Interrupts:
         finally:
             self._deferring = False
 
+    @contextlib.contextmanager
+    def finishing(self) -> Iterator[None]:
+        """While inside, what is written last is written: one signal changes nothing, a second one raises.
+
+        What was pending before is pending afterwards.
+        """
+        deferring, pending = self._deferring, self._pending
+        self._pending, self._deferring = None, True
+        try:
+            yield
+        finally:
+            self._deferring, self._pending = deferring, pending
+
     def safe_point(self) -> None:
         """Raise the remembered signal, if there is one."""
         if self._pending is not None:

@@ -13,7 +13,7 @@ from ..events import Event
 from ..streams import is_stdout
 from ._options import Invocation, Output, Resume, Talk
 from ._report import Reporter, print_json, say
-from ._resume import SUFFIX, PartialFile, alone, check_partial, is_partial, partial_name
+from ._resume import SUFFIX, PartialFile, alone, check_finished, check_partial, is_partial, partial_name
 from ._signals import Interrupts, listening
 from ._team import check_inputs, joining
 
@@ -64,7 +64,8 @@ def run_stage(
     if "recipe" in invocation.texts:
         invocation, settings = follow_recipe(invocation, settings)
     record = invocation.record(config)
-    _check_files(invocation, settings, output, output_optional)
+    continues = resume.resume and Resume in invocation.command.records
+    _check_files(invocation, settings, output, output_optional, continues)
     invocation.attempt(_check_clock)
     if output is not None and Resume in invocation.command.records:
         invocation.attempt(lambda: check_partial(output, resume))
@@ -88,15 +89,18 @@ def run_stage(
             raise UsageError(f"'{invocation.command.name}' is for one process, this is one of {team.size}")
         partial = None if name is None else PartialFile(name, output, resume, talk, team)
         reporter = Reporter(quiet=talk.quiet or not team.leads, verbose=talk.verbose)
-        with contextlib.nullcontext() if partial is None else partial.keeping():
-            follow = {} if partial is None else {"progress": partial.progress}
-            result = _compute(run, bundles, record, settings, {**more, **follow}, reporter, interrupts)
-            if output.output is not None and team.leads:
-                result.save(output.output, force=output.force, durable=not output.no_fsync)
-            with contextlib.suppress(ResourceError) if team.leads else contextlib.nullcontext():
-                team.exchange(b"")  # nobody gives a state up before the result is written
-        if partial is not None:
-            partial.remove_all()
+        with contextlib.ExitStack() as ending:
+            with contextlib.nullcontext() if partial is None else partial.keeping(interrupts):
+                follow = {} if partial is None else {"progress": partial.progress}
+                result = _compute(run, bundles, record, settings, {**more, **follow}, reporter, interrupts)
+                if partial is not None:  # no signal comes between the result and the end of its state
+                    ending.enter_context(interrupts.finishing())
+                if output.output is not None and team.leads:
+                    result.save(output.output, force=output.force, durable=not output.no_fsync)
+                with contextlib.suppress(ResourceError) if team.leads else contextlib.nullcontext():
+                    team.exchange(b"")  # nobody gives a state up before the result is written
+            if partial is not None:
+                partial.remove_all()
         if not team.leads:
             return
     if draw is not None:
@@ -130,7 +134,11 @@ def follow_recipe(invocation: Invocation, settings: dict[str, str]) -> tuple[Inv
 
 
 def _check_files(
-    invocation: Invocation, settings: Mapping[str, str], output: Output | None, output_optional: bool
+    invocation: Invocation,
+    settings: Mapping[str, str],
+    output: Output | None,
+    output_optional: bool,
+    continues: bool,
 ) -> None:
     problems = invocation.problems
     files = invocation.files
@@ -160,7 +168,11 @@ def _check_files(
     if is_partial(target):
         problems.append(f"output '{target}' ends with {SUFFIX} as states of unfinished runs do; give another name")
     read = (*inputs, *_other_files(invocation.texts, settings))
-    invocation.attempt(lambda: check_output(target, force=output.force, inputs=read))
+    found = len(problems)
+    if continues and not output.force:
+        invocation.attempt(lambda: check_finished(target, invocation.command.name))
+    said = len(problems) > found
+    invocation.attempt(lambda: check_output(target, force=output.force or said, inputs=read))
 
 
 def _other_files(texts: Mapping[str, str], settings: Mapping[str, str]) -> list[str]:

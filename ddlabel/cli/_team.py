@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 
@@ -60,11 +61,16 @@ def speaker() -> str:
 
 
 def only_first_speaks(error: DdlabelError) -> bool:
-    """Whether this is another process, and the user learns of the error from the first.
+    """Whether this is another process, and the user learns of the error from the first, or from another one.
 
-    That is so of all that is wrong with a command line, which every process finds before any of them begins.
+    What is wrong with a command line every process of a machine finds before any of them begins; the first of each
+    machine says so, since another one may lack a folder.
     """
-    return bool(speaker()) and isinstance(error, Told | UsageError | InterruptedRunError)
+    if not speaker():
+        return False
+    if isinstance(error, UsageError):
+        return os.environ.get("LOCAL_RANK", "0") != "0"
+    return isinstance(error, Told | InterruptedRunError)
 
 
 @contextlib.contextmanager

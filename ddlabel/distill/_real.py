@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +10,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..augment._augment import Augmentation, Step, apply
+from ..errors import ResourceError
 from ..nets._net import Net, on_meta
 from ..nets._net import build as build_net
+from ..team import Team, bits
 from ._method import Problem
 
 __all__ = [
@@ -63,12 +66,22 @@ Match = Callable[[int, Tensor, tuple[Step, ...], Tensor], tuple[float, Tensor]]
 and its gradient by those."""
 
 
-def match_by_class(batches: RealBatches, images: Tensor, match: Match) -> tuple[float, Tensor]:
+def match_by_class(batches: RealBatches, images: Tensor, match: Match, net: nn.Module) -> tuple[float, Tensor]:
     """The sum of the distances of all classes, and its gradient by the distilled images (k*ipc, c, h, w).
 
     Of several processes each matches its share of the classes; all draw the same numbers and get the same result.
+
+    Args:
+        batches: draws the real images.
+        images: the distilled ones, alike in all processes.
+        match: compares those of one class.
+        net: what it looks through, alike in all processes.
+
+    Raises:
+        ResourceError: processes are no longer alike, or one is gone.
     """
     problem = batches.problem
+    known = _fingerprint(batches, images, net) if problem.team.size > 1 else 0
     count = len(problem.classes)
     ours = problem.team.mine(range(count))
     gradient = torch.zeros_like(images)
@@ -81,9 +94,42 @@ def match_by_class(batches: RealBatches, images: Tensor, match: Match) -> tuple[
         rows = slice(label * problem.ipc, (label + 1) * problem.ipc)
         losses[label], gradient[rows] = match(label, real, steps, images[rows])
     total = 0.0
-    for loss in problem.team.merge(losses).tolist():
+    for loss in _merge_of_the_alike(problem.team, losses, known).tolist():
         total += loss
     return total, problem.team.merge(gradient)
+
+
+def _fingerprint(batches: RealBatches, images: Tensor, net: nn.Module) -> int:
+    """Of all that must be alike: the random numbers and, on the CPU, images and net; 64 bits of a sha256.
+
+    On CUDA the passes through a net and a generator add up in no fixed order, so that processes differ by rounding.
+    """
+    digest = hashlib.sha256(batches.generator.get_state().numpy().data)
+    if batches.problem.device.type == "cpu":
+        for tensor in (images, *net.state_dict().values()):
+            digest.update(tensor.detach().contiguous().numpy().data)
+    return int.from_bytes(digest.digest()[:8], "little", signed=True)
+
+
+def _merge_of_the_alike(team: Team, losses: Tensor, known: int) -> Tensor:
+    """Losses (k,) float64 of all processes, once all know that they work on the same.
+
+    Raises:
+        ResourceError: they do not, which on machines of one kind cannot happen.
+    """
+    if team.size == 1:
+        return losses
+    marks = torch.zeros(team.size, dtype=torch.int64)
+    marks[team.rank] = known
+    merged = team.merge(torch.cat([bits(losses), marks]))
+    others = [rank for rank, mark in enumerate(merged[len(losses) :].tolist()) if mark != merged[len(losses)]]
+    if others:
+        raise ResourceError(
+            f"process {others[0]} has other images, nets or random numbers than process 0, expected the same bits",
+            field="torchrun",
+            hint="use machines of one kind with one version of torch and one number of threads",
+        )
+    return merged[: len(losses)].view(losses.dtype)
 
 
 def encoded(problem: Problem, indices: Tensor) -> Tensor:

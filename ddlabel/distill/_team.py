@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ..team import bits
 
 if TYPE_CHECKING:
     from ._method import Method, Problem, State
@@ -74,10 +75,12 @@ def merge(method: Method, problem: Problem, first: State, own: State) -> State:
             if now is None or now.shape != tensor.shape:
                 state[name] = tensor
             else:
-                made = tensor != (torch.zeros_like(tensor) if before is None else before.cpu())
+                made = bits(tensor) != bits(torch.zeros_like(tensor) if before is None else before.cpu())
                 state[name] = torch.where(made, tensor, now)
     return {name: tensor.to(problem.device) for name, tensor in state.items()}
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    return one is other or (one.shape == other.shape and one.cpu().equal(other.cpu()))
+    """Whether two tensors have the same bits: -0.0 is not 0.0, and a NaN is itself."""
+    alike = one.shape == other.shape and one.dtype == other.dtype
+    return one is other or (alike and bits(one.cpu()).equal(bits(other.cpu())))

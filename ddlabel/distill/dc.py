@@ -174,7 +174,7 @@ class GradientMatching:
                 microbatch=self.microbatch or chunk,
             )
 
-        return match_by_class(batches, images, match_class)
+        return match_by_class(batches, images, match_class, net)
 
     def _train(
         self,

@@ -159,7 +159,7 @@ class DistributionMatching:
         def match(_label: int, real: Tensor, steps: tuple[Step, ...], own: Tensor) -> tuple[float, Tensor]:
             return match_means(outputs, own, steps, mean_outputs(outputs, real, chunk), microbatch)
 
-        return match_by_class(batches, images, match)
+        return match_by_class(batches, images, match, outputs.net)
 
     def _match_jointly(
         self, problem: Problem, outputs: Outputs, images: Tensor, batches: RealBatches

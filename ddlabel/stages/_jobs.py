@@ -82,6 +82,7 @@ class Jobs:
         self._bundles: dict[str, bytes] = {}
         self._running: tuple[str, Moment] | None = None
         self._total = 0
+        self._coming = 0
         self._next = 0.0
         if saved is not None:
             try:
@@ -93,6 +94,10 @@ class Jobs:
                     hint="use --force to start over",
                 ) from error
 
+    def announce(self, count: int) -> None:
+        """So many jobs, of all processes, will be given to `run`: for those who ask how far we are before that."""
+        self._coming += count
+
     def run(self, jobs: Sequence[Job], on_done: OnDone = lambda _job, _finished: None) -> dict[str, Outcome]:
         """The outcomes of jobs by key, those of other processes too; every process must call it with the same jobs.
 
@@ -101,6 +106,7 @@ class Jobs:
         """
         own = share(jobs, self._team)
         self._total += len(own)
+        self._coming = max(0, self._coming - len(jobs))
         for job in own:
             if job.key not in self._finished:
                 self._finished[job.key] = job.work(self._watch(job.key))
@@ -149,7 +155,8 @@ class Jobs:
     def _tell(self, running: tuple[str, Moment] | None) -> None:
         finished, bundles = dict(self._finished), dict(self._bundles)
         done = len(finished) + len(bundles)
-        self._progress.reached(done, max(done, self._total), lambda: _sections(finished, bundles, running))
+        total = max(done, self._total + -(-self._coming // self._team.size))
+        self._progress.reached(done, total, lambda: _sections(finished, bundles, running))
 
     def _read(self, saved: Saved) -> None:
         bundle = saved.bundle

@@ -22,11 +22,11 @@ from torch import Tensor
 from ..bundle import Bundle, NewSection, StageRecord
 from ..data._dataset import Split
 from ..data._stored_pixels import row_digests
-from ..errors import BundleError, DdlabelError, ResourceError, UsageError
+from ..errors import BundleError, DdlabelError, InterruptedRunError, UsageError
 from ..events import Event, OnEvent, ignore
 from ..team import ALONE, Team
 from ._differences import differences
-from ._stage import Clock
+from ._stage import Clock, memory_worded
 
 __all__ = ["INTERVAL_S", "PROGRESS", "SHARE", "Progress", "Saved", "Task", "state_section"]
 
@@ -214,7 +214,9 @@ class Progress:
         """Store the newest state, for now there is time: it is done, or the others have to be waited for."""
         try:
             self.keep()
-        except ResourceError as error:
+        except InterruptedRunError:
+            raise
+        except DdlabelError as error:  # the result may be fine all the same
             self._last = time.monotonic()
             self._on_event(Event(phase="saving", message=f"warning: the state could not be kept: {error}"))
 
@@ -222,7 +224,8 @@ class Progress:
         """Store the newest state, unless it is stored.
 
         Raises:
-            ResourceError: it cannot be written; the one before is still there.
+            DdlabelError: it cannot be put together; the one before is still there.
+            ResourceError: it cannot be written, or memory does not suffice.
         """
         if self._save is None or self._newest is None or self._task is None:
             return
@@ -232,7 +235,8 @@ class Progress:
         if self._team.size > 1:
             parameters["process"] = [self._team.rank, self._team.size]
         own = NewSection(PROGRESS, "state", {}, parameters=parameters)
-        self._save(Bundle.create("partial", self._task.data, self._task.record({}), [own, *sections()]))
+        with memory_worded():
+            self._save(Bundle.create("partial", self._task.data, self._task.record({}), [own, *sections()]))
         self._newest, self.kept = None, (done, total, self._task.unit)
         self._last = time.monotonic()
         self._cost = self._last - started

@@ -104,6 +104,7 @@ def rank(
     """
     encode = encoder(plan.dataset.train.pixels, plan.distilled.space, plan.clock.device)
     nets = [Students(plan, options, arch, encode, _cells(plan, arch), cam) for arch in plan.archs]
+    jobs.announce(sum(net.students for net in nets))
     first = jobs.run([job for net in nets for job in net.candidates()])
     for net in nets:
         net.choose(first)

@@ -69,6 +69,11 @@ class Students:
     random: dict[tuple[str, int], StudentData] = field(default_factory=dict)
     """The last random images, with their labels."""
 
+    @property
+    def students(self) -> int:
+        """How many there will be."""
+        return len(self.candidates()) + len(self.cells) * self.plan.config.seeds - len(set(self._choosing()))
+
     def candidates(self) -> list[Job]:
         """The first student of every row that has a say in the learning rate of its mode, at every rate."""
         return [self._job(row, rate, 0) for row in self._choosing() for rate in self._rates()]

@@ -31,7 +31,7 @@ from ..space import Space
 from ..teachers import Checkpoint, checkpoint_section
 from ..team import ALONE, Team
 from ..training import TEST_BATCH, Encoder, Recipe, accuracy, encoder, minibatches, train
-from ._sharing import exchange_sections
+from ._sharing import hand_over, in_memory, take_over
 
 __all__ = [
     "ROLE",
@@ -218,10 +218,15 @@ def score_training_split(
 
 
 def _everybodys(own: Sequence[ScoredNet], team: Team) -> list[ScoredNet]:
-    """The nets of all processes, in order."""
+    """The nets of all processes, in order; of checkpoints the first one has all, the others their own."""
     values = team.exchange_tensors({str(number): net.values for number, net in enumerate(own)})
     said = team.exchange_json([dict(net.accuracy) for net in own])
-    kept = exchange_sections(team, _kept(own))
+    kept: list[Sequence[NewSection]] = [()] * team.size
+    kept[team.rank] = _kept(own)
+    if team.leads:
+        kept[1:] = [take_over(team, rank, in_memory) for rank in range(1, team.size)]
+    else:
+        hand_over(team, kept[team.rank])
     shares = []
     for each, about, sections in zip(values, said, kept, strict=True):
         rows = [each[str(number)] for number in range(len(each))]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,11 +12,10 @@ from ..sections import Source
 from ..team import Team
 from ..tensors import CHUNK_BYTES, FileTensor, RawTensor
 
-__all__ = ["Keep", "exchange_sections", "hand_over", "take_over"]
+__all__ = ["Keep", "hand_over", "in_memory", "take_over"]
 
 Keep = Callable[[str, tuple[int, ...], Iterator[bytes]], Source]
 """Puts a tensor away: dtype, shape, bytes in order."""
-LENGTH = struct.Struct("<Q")
 
 
 def hand_over(team: Team, sections: Sequence[NewSection]) -> None:
@@ -43,25 +41,8 @@ def take_over(team: Team, rank: int, keep: Keep) -> list[NewSection]:
     return _sections(team.receive(rank), keep)
 
 
-def exchange_sections(team: Team, own: Sequence[NewSection]) -> list[list[NewSection]]:
-    """Give small sections to all, and take those of all, by rank; every process must call it.
-
-    Raises:
-        ResourceError: another process is gone.
-    """
-    given = team.exchange(b"".join(LENGTH.pack(len(part)) + part for part in _parts(own)))
-    return [_sections(_framed(data), _in_memory) for data in given]
-
-
-def _framed(data: bytes) -> Iterator[bytes]:
-    start = 0
-    while start < len(data):
-        (length,) = LENGTH.unpack_from(data, start)
-        start += LENGTH.size + length
-        yield data[start - length : start]
-
-
-def _in_memory(dtype: str, shape: tuple[int, ...], parts: Iterator[bytes]) -> Source:
+def in_memory(dtype: str, shape: tuple[int, ...], parts: Iterator[bytes]) -> Source:
+    """The `Keep` of what is small."""
     return RawTensor(dtype, shape, b"".join(parts))
 
 

@@ -24,7 +24,7 @@ from ..preprocess import data_of
 from ..space import Space
 from ..team import ALONE, Team
 
-__all__ = ["Clock", "computing", "fit_space", "load_like", "redact"]
+__all__ = ["Clock", "computing", "fit_space", "load_like", "memory_worded", "redact"]
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,27 @@ def computing(device: str, threads: int, team: Team = ALONE) -> Iterator[Clock]:
     if threads:
         torch.set_num_threads(threads)
     try:
-        with _without_tf32():
+        with _without_tf32(), memory_worded():
             yield Clock(chosen)
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def memory_worded() -> Iterator[None]:
+    """Tell lack of memory from other failures: torch's CPU allocator has a text of its own alone.
+
+    Raises:
+        ResourceError: the device or the machine ran out of memory.
+    """
+    try:
+        yield
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _out_of_memory() from error
     except RuntimeError as error:
         if "allocate memory" in str(error):
             raise _out_of_memory() from error
         raise
-    finally:
-        torch.set_num_threads(before)
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

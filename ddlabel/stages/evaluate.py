@@ -93,6 +93,7 @@ def run(
         progress = progress or Progress()
         task, saved = progress.begin(_task(plan, increments, given), on_event)
         jobs = Jobs(progress, saved, team, on_event)
+        jobs.announce(_expected(plan, increments, ranked=ranking is not None))
         plan = dataclasses.replace(plan, clock=task.clock).ready(jobs)
         evaluation = _evaluate(plan, increments, cam, ranking, jobs)
         record = plan.clock.record(
@@ -190,6 +191,15 @@ def _task(plan: Plan, increments: Increments | None, settings: Mapping[str, Any]
         splits=splits,
         unit="jobs",
     )
+
+
+def _expected(plan: Plan, increments: Increments | None, *, ranked: bool) -> int:
+    """Jobs that are certain before the first; a ranking announces its own."""
+    diagnoses = int(plan.use is not None and plan.config.diagnose is not None)
+    if ranked:
+        return diagnoses
+    each = plan.config.seeds * (1 if increments is None else len(increments.orders) * sum(increments.steps))
+    return len(plan.archs) * len(plan.trials) * each + diagnoses
 
 
 def _gradcam(plan: Plan, increments: Increments | None, on_overlays: OnOverlays | None) -> GradCam | None:

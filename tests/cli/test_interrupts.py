@@ -6,6 +6,8 @@ import contextlib
 import io
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -102,3 +104,11 @@ def test_an_interrupt_before_handlers_are_installed(monkeypatch, capsys) -> None
 
     assert 130 == caught.value.code
     assert "error: interrupted\n" == capsys.readouterr().err
+
+
+def test_next_to_nothing_is_imported_where_an_interrupt_is_not_handled() -> None:
+    """Before the first line that guards: what comes before that is Python's own."""
+    code = "import sys; before = {*sys.modules}; import ddlabel.__main__; print(*sorted({*sys.modules} - before))"
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True)
+
+    assert ["__future__", "ddlabel", "ddlabel.__main__"] == done.stdout.split()

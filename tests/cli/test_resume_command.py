@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 
 from ddlabel import _plugins, fsio
 from ddlabel.bundle import Bundle
+from ddlabel.stages import distill as stage
 
 EAGER = "import sys, ddlabel.stages._partial as p; p.INTERVAL_S, p.SHARE = 0.0, 1e9; "
 """Code that makes a process keep its state after every step."""
@@ -190,8 +191,8 @@ fsio.current = Slow()
 @pytest.mark.slow
 @pytest.mark.parametrize(("signals", "whole"), [(1, True), (2, False)], ids=["once", "twice"])
 @pytest.mark.fault(110)
-def test_fault_110_a_signal_while_the_state_is_written(tiny: str, tmp_path: Path, signals: int, whole: bool) -> None:
-    """One lets the write finish; two leave the state before or after, never half a file and no temporary one."""
+def test_fault_110_a_signal_while_the_timer_writes(tiny: str, tmp_path: Path, signals: int, whole: bool) -> None:
+    """One lets the write finish; two break it off, and the state is written again as the process ends."""
     process = process_of([*distil(tiny, steps=100), "-o", str(tmp_path / "x.ddset")], SLOW_DISK + MAIN)
     wait_for(tmp_path / "x.ddset.writing", process)
     for _signal in range(signals):
@@ -201,11 +202,111 @@ def test_fault_110_a_signal_while_the_state_is_written(tiny: str, tmp_path: Path
     left = {path.name for path in tmp_path.iterdir()} - {"x.ddset.writing"}
 
     assert 130 == process.returncode, err
-    assert left <= {"x.ddset.partial"}
-    assert not whole or 1 <= steps_in(tmp_path / "x.ddset.partial")
+    assert {"x.ddset.partial"} == left
+    assert f"the state after {steps_in(tmp_path / 'x.ddset.partial')} of 100 steps is in" in err
+    assert whole or "Traceback" not in err
 
 
-@pytest.mark.fault(99)
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """As a command of a terminal starts, however the tests themselves were started."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def presses_while_written(monkeypatch: pytest.MonkeyPatch, ending: str, times: int) -> None:
+    """Ctrl-C, so many times, whenever a file of a name is about to be made."""
+
+    class Pressed(fsio.FileSystem):
+        def create(self, path: str, mode: int) -> int:
+            name = os.path.basename(path).replace(".partial.", "-state.")
+            for _time in range(times if f"{ending}." in name else 0):
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().create(path, mode)
+
+    monkeypatch.setattr(fsio, "current", Pressed())
+
+
+def presses_in_step(monkeypatch: pytest.MonkeyPatch, at: int, times: int) -> None:
+    """Ctrl-C in a step of dm."""
+    method = _plugins.load("distill", "dm", "METHOD")
+    real = method.step
+
+    def step(self: Any, problem: Any, state: Any, index: int, generator: Any) -> Any:
+        for _time in range(times if index == at else 0):
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, problem, state, index, generator)
+
+    monkeypatch.setattr(method, "step", step)
+
+
+@pytest.mark.parametrize(
+    ("in_step", "while_written", "said"),
+    [
+        (1, 1, "interrupted; the state after 3 of 4 steps is in"),
+        (2, 1, "interrupted; the state after 2 of 4 steps is in"),
+        (1, 2, "interrupted; the newest state could not be kept (interrupted)\n"),
+    ],
+)
+@pytest.mark.fault(110)
+def test_fault_110_a_signal_while_the_state_is_kept_at_the_end(
+    run_cli, tiny: str, tmp_path: Path, monkeypatch, own_signals, in_step: int, while_written: int, said: str
+) -> None:
+    """One does not stop that; two do, and what is lost is said. Never half a file."""
+    presses_in_step(monkeypatch, 2, in_step)
+    presses_while_written(monkeypatch, "x.ddset-state", while_written)
+    outcome = run_cli(*distil(tiny), "-o", tmp_path / "x.ddset")
+
+    assert 130 == outcome.code
+    assert said in outcome.err
+    assert (["x.ddset.partial"] if while_written == 1 else []) == [path.name for path in tmp_path.iterdir()]
+
+
+@pytest.mark.fault(110)
+def test_fault_110_a_signal_while_the_result_is_written(run_cli, tiny: str, tmp_path: Path, monkeypatch, own_signals):
+    """One lets the run end as it would, with nothing left to continue; two leave the state of all steps."""
+    output = tmp_path / "x.ddset"
+    with monkeypatch.context() as patch:
+        presses_while_written(patch, "x.ddset", 2)
+        stopped = run_cli(*distil(tiny), "-o", output)
+    left = [path.name for path in tmp_path.iterdir()]
+    presses_while_written(monkeypatch, "x.ddset", 1)
+    written = run_cli(*distil(tiny), "-o", output, "--resume")
+
+    assert 130 == stopped.code
+    assert "the state after 4 of 4 steps is in" in stopped.err
+    assert ["x.ddset.partial"] == left
+    assert (0, [output]) == (written.code, list(tmp_path.iterdir())), written.err
+    assert f"wrote {output}" in written.err
+
+
+def test_resume_beside_a_finished_output_says_what_is_there(run_cli, tiny: str, unfinished: Path) -> None:
+    """A state that is left is named, and so is the end of a run that left none; nothing is touched."""
+    output = unfinished.with_suffix("")
+    state = unfinished.read_bytes()
+    unfinished.unlink()
+    output.write_bytes(b"of somebody else")
+    foreign = run_cli(*distil(tiny), "-o", output, "--resume")
+    run_cli(*distil(tiny), "-o", output, "--force")
+    whole = output.read_bytes()
+    nothing = run_cli(*distil(tiny), "-o", output, "--resume")
+    unfinished.write_bytes(state)
+    beside = run_cli(*distil(tiny), "-o", output, "--resume")
+    kept = (output.read_bytes(), unfinished.read_bytes())
+    continued = run_cli(*distil(tiny), "-o", output, "--resume", "--force")
+
+    assert (2, 2, 2, 0) == (foreign.code, nothing.code, beside.code, continued.code)
+    assert f"error: output '{output}' is a whole result of 'distill', and there is no '{unfinished}' to" in nothing.err
+    assert f"error: output '{output}' exists, expected a new name; use --force to overwrite\n" == foreign.err
+    assert f"output '{output}' exists, and so does '{unfinished}', the state of an unfinished run" in beside.err
+    assert "--resume --force" in beside.err
+    assert (whole, state) == kept
+    assert "continuing after 2 of 4 steps" in continued.err
+    assert whole == output.read_bytes()
+    assert not unfinished.exists()
+
+
 @pytest.mark.slow
 @pytest.mark.fault(99, 114)
 def test_fault_99_and_114_killed_at_random_moments(run_cli, tiny: str, tmp_path: Path) -> None:
@@ -385,6 +486,28 @@ def test_fault_116_out_of_memory_keeps_the_state(
     assert "out of memory; lower" in outcome.err
     assert "the state after 3 of 4 steps is in" in outcome.err
     assert "--resume continues" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError, lambda: RuntimeError("can't allocate memory")], ids=["system", "torch on the CPU"]
+)
+@pytest.mark.fault(116)
+def test_fault_116_out_of_memory_while_the_state_is_taken(
+    run_cli, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Callable[[], BaseException]
+) -> None:
+    """It is said, also with --quiet, and hides nothing of why the run ended."""
+
+    def fails(*_arguments: object) -> None:
+        raise error()
+
+    interrupt_inside(monkeypatch, 2, MemoryError)
+    monkeypatch.setattr(stage, "state_section", fails)
+    outcome = run_cli(*distil(tiny), "-q", "-o", tmp_path / "x.ddset")
+
+    assert 6 == outcome.code
+    assert "the newest state could not be kept (out of memory" in outcome.err
+    assert "error: out of memory; lower" in outcome.err
+    assert [] == list(tmp_path.iterdir())
 
 
 @pytest.mark.fault(96)

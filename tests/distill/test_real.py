@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
+from ddlabel.distill import _real
 from ddlabel.distill._method import Problem
 from ddlabel.distill._real import RealBatches, encoded, first_images
 from ddlabel.distill.dc import GradientMatching
 from ddlabel.distill.dm import DistributionMatching
 from ddlabel.distill.dsa import SiameseGradientMatching
+from ddlabel.errors import ResourceError
 from ddlabel.options import describe
 from ddlabel.seeding import generator
 from ddlabel.space import Space
+from ddlabel.team import Team
 from ddlabel.zca import fit_zca
 
 META = torch.device("meta")
@@ -47,6 +51,49 @@ def test_bytes_travel_and_are_encoded_on_the_device(
 
     assert [(META, torch.float32)] * 2 == [(image.device, image.dtype) for image in images]
     assert [(META, torch.uint8)] * 2 == [(pixels.device, pixels.dtype) for pixels in seen]
+
+
+class Pair(Team):
+    """The first of two processes, whose fellow is one step ahead when it is `apart`."""
+
+    apart: bool = False
+
+    def merge(self, tensor: Tensor) -> Tensor:
+        """What the other adds: no loss, and what it knows."""
+        if tensor.dtype == torch.int64:
+            tensor[-1] = tensor[-2] + self.apart
+        return tensor
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_processes_that_are_no_longer_alike_are_refused(
+    make_problem: Callable[..., Problem], monkeypatch: pytest.MonkeyPatch, apart: bool
+) -> None:
+    """At the step, naming one that differs."""
+    monkeypatch.setattr(Pair, "apart", apart)
+    problem = make_problem(team=Pair(0, 2))
+    method = DistributionMatching(steps=1, batch_real=2)
+    with pytest.raises(ResourceError, match="process 1 has other images") if apart else contextlib.nullcontext():
+        method.step(problem, method.prepare(problem, generator(0, "a")), 0, generator(0, "b"))
+
+
+def test_what_must_be_alike_is_every_bit_of_it(make_problem: Callable[..., Problem]) -> None:
+    """Images, the net and the random numbers to come."""
+    problem = make_problem()
+    net = torch.nn.BatchNorm1d(2)
+    images = torch.zeros(2, 3)
+
+    def fingerprint(seed: int = 0) -> int:
+        return _real._fingerprint(RealBatches(problem, None, 5, generator(seed, "x")), images, net)  # type: ignore[arg-type]
+
+    found = [fingerprint(), fingerprint(), fingerprint(seed=1)]
+    images[1, 2] = -0.0
+    found.append(fingerprint())
+    net.running_mean[1] = 1e-20
+    found.append(fingerprint())
+
+    assert found[0] == found[1]
+    assert 4 == len(set(found))
 
 
 def test_the_images_are_those_of_the_indices(make_problem: Callable[..., Problem]) -> None:

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ddlabel.bundle import Bundle
-from ddlabel.config import AugmentLabelsConfig, DistillConfig, TrainTeacherConfig
+from ddlabel.config import AugmentLabelsConfig, DistillConfig, EvaluateConfig, TrainTeacherConfig
 from ddlabel.errors import UsageError
-from ddlabel.stages import _labelling, augment_labels, distill, train_teacher
-from ddlabel.team import ALONE, Team, joined
+from ddlabel.stages import _labelling, augment_labels, distill, evaluate, train_teacher
+from ddlabel.team import ALONE, joined
 
-Job = Callable[[Team], Bundle]
+Job = Callable[..., Bundle]
+"""Of a team, and of a progress where there is one."""
 NET, NORMED = "convnet-d1-w8", "convnet-d1-w8-bn"
 SCORING = {"score_nets": 3, "score_epoch": 1, "score_arch": NET}
 CORESETS = ("herding", "k-center", "least-confidence", "entropy", "margin", "el2n", "grand", "glister", "craig")
@@ -25,24 +26,33 @@ CORESETS = ("herding", "k-center", "least-confidence", "entropy", "margin", "el2
 class Jobs:
     """Every stage that processes share, on tiny data."""
 
-    def __init__(self, data: str, teacher: str, base: str) -> None:
-        self._own: dict[str, Any] = {"data": data, "threads": 1}
+    def __init__(self, data: str, teacher: str, base: str, seed: int = 0) -> None:
+        self._own: dict[str, Any] = {"data": data, "threads": 1, "seed": seed}
         self._teacher, self._base = Bundle.open(teacher), Bundle.open(base)
 
     def train(self, settings: dict[str, Any] | None = None, **options: Any) -> Job:
         """Experts of one epoch."""
         config = TrainTeacherConfig(**self._own, **{"epochs": 1, "arch": NET, **options})
-        return lambda team: train_teacher.run(config, settings or {}, team=team)
+        return lambda team, **more: train_teacher.run(config, settings or {}, team=team, **more)
 
     def distilled(self, method: str, *teachers: Bundle, arch: str | None = None, **settings: Any) -> Job:
         """Three images of each class: two processes have unequal shares of some batches."""
         config = DistillConfig(**self._own, method=method, ipc=3, arch=arch, self_test=0)
-        return lambda team: distill.run(config, settings, teachers=teachers, team=team)
+        return lambda team, **more: distill.run(config, settings, teachers=teachers, team=team, **more)
 
     def labels(self, kind: str, **options: Any) -> Job:
         """Three views at once."""
-        config = AugmentLabelsConfig(kind=kind, threads=1, self_test=0, checkpoint="last", **options)
-        return lambda team: augment_labels.run(self._base, config, {}, teachers=[self._teacher], team=team)
+        config = AugmentLabelsConfig(
+            kind=kind, threads=1, seed=self._own["seed"], self_test=0, checkpoint="last", **options
+        )
+        return lambda team, **more: augment_labels.run(
+            self._base, config, {}, teachers=[self._teacher], team=team, **more
+        )
+
+    def scored(self, **options: Any) -> Job:
+        """Three students of two epochs."""
+        config = EvaluateConfig(**self._own, **{"arch": (NET,), "seeds": 3, "epochs": 2, **options})
+        return lambda team, **more: evaluate.run(self._base, config, {}, team=team, **more)
 
     def named(self, name: str) -> Iterator[tuple[str, Job]]:
         """The jobs of a name."""
@@ -75,6 +85,12 @@ class Jobs:
             yield "g-vbsm", self.distilled("g-vbsm", net, self._teacher, steps=2, batch=5)
         elif name == "labels":
             yield "dense", self.labels("dense", grid=3, ratio="1/2")
+        elif name == "evaluation":
+            yield name, self.scored()
+        elif name == "mosaics":
+            yield name, self.distilled("rded", self.train(arch=NORMED)(ALONE), crops=2)
+        elif name == "selections":
+            yield name, self.distilled("herding", self._teacher)
         elif name == "more labels":
             for kind in ("soft", "feature", "fkd", "attention"):
                 yield kind, self.labels(kind)

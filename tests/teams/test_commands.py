@@ -19,10 +19,11 @@ RANDOM = ("distill", "--method", "random", "--ipc", "2")
 
 @pytest.fixture
 def as_process(monkeypatch: pytest.MonkeyPatch) -> AsProcess:
-    """Makes this process one of several, as far as the environment says."""
+    """Makes this process one of several of this machine, as far as the environment says."""
 
     def make(rank: int, size: int) -> None:
         monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
         monkeypatch.setenv("WORLD_SIZE", str(size))
 
     return make
@@ -50,6 +51,21 @@ def test_a_wrong_option_is_said_once(run_cli, tiny: str, tmp_path: Path, as_proc
 
     assert (2, 2, "", "") == (first.code, other.code, other.err, other.out)
     assert "option 'epochs' is 'x'" in first.err
+
+
+def test_the_first_process_of_every_machine_says_what_it_lacks(
+    run_cli, tiny: str, tmp_path: Path, as_process: AsProcess, monkeypatch
+) -> None:
+    """The folder of the output may be there on the first machine alone."""
+    as_process(3, 4)
+    command = (*RANDOM, "--data", tiny, "-o", tmp_path / "none" / "x.ddset")
+    silent = run_cli(*command)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    said = run_cli(*command)
+
+    assert (2, 2, "") == (silent.code, said.code, silent.err)
+    assert said.err.startswith("process 3 of 4: error: output '")
+    assert "does not exist" in said.err
 
 
 def test_stdin_is_for_one_process(run_cli, files, tmp_path: Path, as_process: AsProcess) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from ddlabel.bundle import Bundle, NewSection
-from ddlabel.errors import UsageError
+from ddlabel.errors import BundleError, DdlabelError, InterruptedRunError, ResourceError, UsageError
+from ddlabel.events import Event
 from ddlabel.stages._partial import Progress, Task
 from ddlabel.stages._stage import Clock
 from ddlabel.team import ALONE, Team
@@ -73,6 +74,36 @@ def test_all_continue_the_first_ones_state_where_all_have_the_same() -> None:
     assert 2 == saved.done
     assert not kept
     assert not progress.keeps
+
+
+@pytest.mark.parametrize("error", [BundleError("too many sections"), ResourceError("no space")])
+def test_a_state_that_cannot_be_made_does_not_end_the_run(error: DdlabelError) -> None:
+    """The result may be fine all the same; it is said."""
+
+    def fails(_bundle: Bundle) -> None:
+        raise error
+
+    events: list[Event] = []
+    progress = Progress(save=fails)
+    progress.begin(task(), events.append)
+    progress.reached(2, 3, list)
+    progress.rest()
+
+    assert [f"warning: the state could not be kept: {error}"] == [event.message for event in events]
+    assert progress.kept is None
+
+
+def test_a_signal_while_a_state_is_made_does() -> None:
+    """It is no failure of the state."""
+
+    def stopped() -> list[NewSection]:
+        raise InterruptedRunError(2)
+
+    progress = Progress(save=lambda _bundle: None)
+    progress.begin(task())
+    progress.reached(2, 3, stopped)
+    with pytest.raises(InterruptedRunError):
+        progress.rest()
 
 
 class Deaf(Team):
