@@ -19,7 +19,7 @@ import pytest
 from ddlabel import inputs
 from ddlabel.bundle import Bundle, NewSection, RawTensor, StageRecord
 from ddlabel.cli._resume import partial_name
-from ddlabel.errors import ResourceError, UsageError
+from ddlabel.errors import BundleError, ResourceError, UsageError
 from ddlabel.fsio import check_output, is_stream, open_input
 from ddlabel.reader import read_manifest
 from ddlabel.tensors import FileTensor, OpenFile
@@ -286,15 +286,121 @@ def test_a_disk_that_fails_while_a_bundle_is_opened(
 def test_a_pipe_that_fails_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading stdin: the stream is named, not the temporary file."""
 
-    class Broken(io.BytesIO):
-        name = "<stdin>"
+    class Broken(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
 
-        def read(self, _size: int | None = -1) -> bytes:
+        def readinto(self, _buffer) -> int:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(inputs, "stdin_stream", Broken)
-    with pytest.raises(ResourceError, match=r"<stdin>: cannot be read \(Input/output error\)"):
-        open_input("-")
+    for open_it in (Bundle.open, lambda name: open_input(name).read(1)):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Broken())))
+        with pytest.raises(ResourceError, match=r"<stdin>: cannot be read \(Input/output error\)"):
+            open_it("-")
+
+
+@pytest.mark.fault(97)
+@pytest.mark.parametrize("options", [(), ("--verify",)], ids=["manifest alone", "whole"])
+def test_a_redirected_stdin_that_fails_is_not_said_to_be_unwritable(
+    run_cli, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    """`< FILE` on a disk that fails (EIO of the kernel's own making): exit 6, "cannot be read"."""
+    with open("/proc/self/mem") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        outcome = run_cli("inspect", "-", *options)
+
+    assert (6, 1) == (outcome.code, outcome.err.count("\n"))
+    assert outcome.err.startswith("error: <stdin>: cannot be read (Input/output error)")
+
+
+@pytest.mark.fault(105)
+def test_a_redirected_stdin_is_read_from_where_it_stands(
+    small: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another program took of the file before is not ours; one at its start is not copied."""
+    path = tmp_path / "x"
+    for before in (b"", b"a line of another\n"):
+        path.write_bytes(before + as_bytes(small))
+        with open(path) as stdin:
+            stdin.buffer.read(len(before))
+            monkeypatch.setattr(sys, "stdin", stdin)
+            opened = Bundle.open("-", verify=True)
+
+        assert small.content == opened.content
+
+
+class Endless(io.RawIOBase):
+    """A stream that begins with some bytes and then repeats others for ever; reading on and on is a failure."""
+
+    def __init__(self, start: bytes, rest: bytes, most: int) -> None:
+        self._start, self._rest, self.left = memoryview(start), rest, most
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        data = self._start[: len(buffer)] or (self._rest * len(buffer))[: len(buffer)]
+        self._start = self._start[len(data) :]
+        buffer[: len(data)] = data
+        self.left -= len(data)
+        assert self.left > 0, "read on and on"
+        return len(data)
+
+
+@pytest.mark.fault(31, 107)
+@pytest.mark.parametrize("how", ["file", "stdin", "stream", "inspect"])
+@pytest.mark.parametrize(
+    ("rest", "expected"),
+    [
+        (b"\0", "header length is 0, expected at least 2"),
+        (b"y\n", "this is no .ddset file"),
+        (None, "follow the last tensor, expected none"),
+        (b"damaged", "no JSON"),
+    ],
+    ids=["zeros", "yes", "a bundle and more", "a header and more"],
+)
+def test_input_without_an_end_is_refused_early(
+    run_cli, small: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, rest: bytes | None, expected: str
+) -> None:
+    """Exit 3, not a temporary disk that fills: no more is read than the header promises."""
+    start = {None: as_bytes(small), b"damaged": (2**16).to_bytes(8, "little") + b"{"}.get(rest, b"")
+    stream = Endless(start, rest or b"y\n", 2**23)
+    if how == "stream":
+        with pytest.raises(BundleError, match=expected):
+            Bundle.open(stream)  # type: ignore[arg-type]
+        return
+    path = "-"
+    if how == "file":
+        path = str(tmp_path / "endless")
+        os.mkfifo(path)
+        monkeypatch.setattr(inputs, "_Worded", lambda _name, _shown: stream)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(stream)))
+    outcome = run_cli("inspect", path, *(["--verify"] if how != "inspect" else []))
+
+    assert (3, 1) == (outcome.code, outcome.err.count("\n")), outcome
+    assert expected in outcome.err
+
+
+@pytest.mark.fault(31)
+def test_devices_without_an_end_are_refused(run_cli) -> None:
+    """Real ones."""
+    outcomes = [run_cli("inspect", name) for name in ("/dev/zero", "/dev/null")]
+
+    assert [3, 3] == [outcome.code for outcome in outcomes]
+    assert "/dev/zero: header length is 0" in outcomes[0].err
+    assert "/dev/null: 0 bytes long" in outcomes[1].err
+
+
+@pytest.mark.fault(52)
+def test_nothing_is_spooled_before_the_manifest_is_sound(small: Bundle) -> None:
+    """A header may promise terabytes: what follows a manifest that is refused is left unread."""
+    data = bytearray(as_bytes(small))
+    data[int.from_bytes(data[:8], "little") + 8 + 20] ^= 1
+    stream = Endless(bytes(data), b"y", len(data))
+    with pytest.raises(BundleError, match="manifest"):
+        Bundle.open(io.BufferedReader(stream, 16))
+
+    assert stream.left >= 4000  # the state's tensor
 
 
 @pytest.mark.slow
