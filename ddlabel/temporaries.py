@@ -7,7 +7,6 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
 
 from .filesystem import FileSystem, again
 
@@ -58,7 +57,8 @@ def _host() -> str:
     """What tells this machine since its last start, and this container, from others that number processes too."""
     parts = [os.fsencode(os.uname().nodename)]
     with contextlib.suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_bytes())
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            parts.append(file.read())
         parts.append(os.readlink(b"/proc/self/ns/pid"))
     return hashlib.sha256(b"\n".join(parts)).hexdigest()[:12]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import subprocess
 import sys
@@ -383,12 +384,12 @@ def test_hosts_are_told_apart_by_name_start_and_container(monkeypatch: pytest.Mo
     assert here in temporary_name("x")
     found = {here}
     for change in (
-        (temporaries.Path, "read_bytes", lambda path: b"another start"),
+        (temporaries, "open", lambda *_arguments: io.BytesIO(b"another start")),
         (os, "readlink", lambda path: b"pid:[1]"),
         (os, "uname", lambda: SimpleNamespace(nodename="another")),
     ):
         with monkeypatch.context() as elsewhere:
-            elsewhere.setattr(*change)
+            elsewhere.setattr(*change, raising=False)
             found.add(temporaries._host())
 
     assert 4 == len(found)
