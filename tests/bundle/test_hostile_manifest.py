@@ -6,9 +6,11 @@ The same writer's honest files open, so what is refused is the broken rule and n
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import struct
+import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,9 @@ import zstandard
 from ddlabel import manifest_rules, reader
 from ddlabel.bundle import Bundle, NewSection, RawTensor
 from ddlabel.errors import BundleError
+from ddlabel.header import MAX_HEADER_BYTES
 
+from ..fuzzing.harness import Target, fuzz
 from .forging import (
     DATA,
     Forgery,
@@ -131,6 +135,28 @@ def test_frames_that_are_refused(forged: Forgery, refuses, frame: Callable[[byte
     assert "manifest" in str(caught.value)
     assert peak < 8 * 2**20
     refuses(data, expected)
+
+
+@pytest.mark.fault(4, 5, 42, 43, 44)
+def test_what_lies_about_its_size_costs_no_memory_through_stdin(
+    run_cli, monkeypatch: pytest.MonkeyPatch, forged: Forgery
+) -> None:
+    """The whole way of the command line, by what the process occupies and not by what Python counts: 64 MiB."""
+    frames = (liar, lambda _text: streamed(bytes(2**25)), lambda _text: bytes.fromhex("28b52ffde06c06060663636363"))
+    files = [forged.build(frame=frame, manifest_last=True) for frame in frames]
+    files += [length.to_bytes(8, "little") + b"{}" for length in (2**63, MAX_HEADER_BYTES, MAX_HEADER_BYTES + 1)]
+    codes: list[int] = []
+
+    def check(data: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        codes.append(run_cli("inspect", "-", "--verify").code)
+
+    cases = iter([files[0], *files])  # the first one pays for imports
+    fuzz(Target("warm", lambda _choice: next(cases), check), 1)
+    report = fuzz(Target("stdin", lambda _choice: next(cases), check), len(files))
+
+    assert [] == report.findings
+    assert [3] * (1 + len(files)) == codes
 
 
 @pytest.mark.fault(48)

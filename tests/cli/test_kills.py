@@ -25,6 +25,8 @@ from ddlabel import fsio
 from ddlabel.bundle import Bundle
 from ddlabel.cli.app import main
 
+from ..bundle.forging import Forgery
+
 NURSERY = """
 import contextlib, json, os, signal, sys
 import torch
@@ -276,3 +278,25 @@ def test_a_full_disk_at_the_end_of_any_stage(
     assert state["done"] > 0
     assert 0 == continued.code, continued.err
     assert whole.read_bytes() == output.read_bytes()
+
+
+@pytest.mark.fault(112)
+def test_a_resume_on_another_device_is_refused(run_cli, files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state of a GPU does not go on on a CPU: exit 2 naming both, and the state stays."""
+    output = tmp_path / "x.ddset"
+    partial = Path(f"{output}.partial")
+    arguments = command("distill", files, steps=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(fsio, "current", FullDisk(output))
+        assert 6 == run_cli(*arguments, "-o", output).code
+    forged = Forgery.of(partial.read_bytes())
+    here = forged.document["history"][-1]["host"]["device"]
+    forged.document["history"][-1]["host"]["device"] = "NVIDIA H200"
+    partial.write_bytes(forged.build())
+    before = partial.read_bytes()
+    refused = run_cli(*arguments, "-o", output, "--resume")
+
+    assert 2 == refused.code, refused.err
+    assert f"{partial}: 'device' is NVIDIA H200, this run has {here}" in refused.err
+    assert before == partial.read_bytes()
+    assert [partial] == list(tmp_path.iterdir())

@@ -188,36 +188,62 @@ def test_names_of_many_bytes_have_temporaries_too(tmp_path: Path) -> None:
     assert [path] == list(tmp_path.iterdir())
 
 
-@pytest.mark.fault(96)
-def test_a_disk_that_is_full_at_any_moment(tmp_path: Path) -> None:
-    """A real one of 16 pages, some of which are taken: exit 6, the old bundle, nothing else."""
-    script = """
+FULL = """
 import contextlib
 old, new = bundle(1, 9000), bundle(2, 20000)
+
+def save():
+    prepare()
+    new.save(PATH, force=True)
+
 found = []
 for taken in range(17):
     for name in os.listdir(FOLDER):
         os.unlink(os.path.join(FOLDER, name))
     old.save(PATH)
-    with contextlib.suppress(OSError), open(os.path.join(FOLDER, "filler"), "wb", buffering=0) as filler:
-        filler.write(bytes(4096 * taken))
-    (code,) = wait(fork(lambda: new.save(PATH, force=True)))
+    prepare = take(taken)
+    (code,) = wait(fork(save))
     found.append((code, number_of(PATH)))
-    assert sorted(os.listdir(FOLDER)) == ["filler", "x.ddset"], os.listdir(FOLDER)
+    assert set(os.listdir(FOLDER)) <= {"filler", "x.ddset"}, os.listdir(FOLDER)
 print(json.dumps(found))
 """
+FILLER = """
+def take(pages):
+    with contextlib.suppress(OSError), open(os.path.join(FOLDER, "filler"), "wb", buffering=0) as filler:
+        filler.write(bytes(4096 * pages))
+    return lambda: None
+"""
+LIMIT = """
+import resource
+
+def take(pages):
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096 * (16 - pages),) * 2)
+    return limit
+"""
+
+
+@pytest.mark.fault(96)
+@pytest.mark.parametrize("kind", ["disk", "limit"])
+def test_a_disk_that_is_full_at_any_moment(tmp_path: Path, kind: str) -> None:
+    """A real one of 16 pages, some of which are taken: exit 6, the old bundle, nothing else.
+
+    Where nobody may mount a disk, the limit of a file's size alone says so.
+    """
     mount = ["sh", "-c", 'mount -t tmpfs -o size=64k none "$0" && exec "$@"', str(tmp_path)]
-    private = next(
-        (how for how in (["unshare", "-m"], ["unshare", "-rm"]) if not run_quietly([*how, *mount, "true"])), None
-    )
-    if private is None:
-        pytest.skip("no file system can be mounted here")
-    found, errors = forking(script, tmp_path, wrapper=[*private, *mount])
+    ways = [] if kind == "limit" else [["unshare", "-m"], ["unshare", "-rm"]]
+    private = next((how for how in ways if not run_quietly([*how, *mount, "true"])), None)
+    if kind == "disk" and private is None:
+        pytest.skip("no file system can be mounted here; the limit is tried instead")
+    code = (FILLER if private else LIMIT) + FULL
+    found, errors = forking("import contextlib\n" + code, tmp_path, wrapper=[*private, *mount] if private else [])
 
     assert {(0, 2), (6, 1)} == {tuple(each) for each in found}
     assert (0, 2) == tuple(found[0])
     assert (6, 1) == tuple(found[-1])
-    assert errors.count("free some space or write elsewhere") == sum(code == 6 for code, _number in found)
+    advice = "free some space or write elsewhere" if private else "raise the file size limit (ulimit -f)"
+    assert errors.count(advice) == sum(code == 6 for code, _number in found)
 
 
 def run_quietly(command: list[str]) -> int:

@@ -421,17 +421,11 @@ def test_a_reader_that_takes_100_bytes(tmp_path: Path, through: str) -> None:
     assert ["0", "0"] == codes[-2:]
 
 
-@pytest.mark.slow
-@pytest.mark.fault(109)
-@pytest.mark.parametrize(("size", "flipped"), [(2**31 + 4096, True), (2**32 + 4096, False)], ids=["2 GiB", "4 GiB"])
-def test_bundles_beyond_2_and_4_GiB(tmp_path: Path, size: int, flipped: bool) -> None:
-    """Offsets of 64 bits: a sparse file opens, verifies, gives its last tensor and rows; a flip far in is found."""
-    with open(tmp_path / "zeros", "w+b") as file:
+def sparse_bundle(folder: Path, size: int, sha256: str) -> Path:
+    """A bundle of so many zeros that take no room, and of a second tensor behind them."""
+    with open(folder / "zeros", "w+b") as file:
         file.truncate(size)
-        digest = hashlib.sha256()
-        for start in range(0, size, 2**20):
-            digest.update(bytes(min(2**20, size - start)))
-        large = FileTensor(OpenFile(file), 0, "U8", (size // 4096, 4096), size, digest.hexdigest(), "zeros")
+        large = FileTensor(OpenFile(file), 0, "U8", (size // 4096, 4096), size, sha256, "zeros")
     record = StageRecord("distill", {}, 0, [], {}, 1.0, 1.7e9, {"device": "cpu"})
     sections = [
         NewSection("state.a", "state", {"state.a.x": large}),
@@ -439,20 +433,44 @@ def test_bundles_beyond_2_and_4_GiB(tmp_path: Path, size: int, flipped: bool) ->
     ]
     made = Bundle.create("partial", None, record, sections)
     layout = lay_out(made.manifest.document, made._sources, made.name)
-    path = tmp_path / "x.ddset"
+    path = folder / "x.ddset"
     with open(path, "wb") as sparse:  # as `save` writes it, without the zeros
         sparse.write(layout.head)
-        sparse.seek(size + sum(entry.nbytes for entry in layout.entries[2:-1]), 1)
+        sparse.seek(size - 1, 1)
+        sparse.write(b"\1")
+        sparse.seek(sum(entry.nbytes for entry in layout.entries[2:-1]), 1)
         sparse.write(b"end")
-        if flipped:
-            sparse.seek(len(layout.head) + size - 1)
-            sparse.write(b"\1")
-    opened = Bundle.open(path)
-
     assert path.stat().st_size > size
     assert path.stat().st_blocks * 512 < 2**20
+    return path
+
+
+@pytest.mark.fault(109)
+@pytest.mark.parametrize("size", [2**31 + 4096, 2**32 + 4096], ids=["2 GiB", "4 GiB"])
+def test_offsets_beyond_2_and_4_GiB(tmp_path: Path, size: int) -> None:
+    """64 bits: the last byte, and the tensor behind it; a file that was cut off by one byte is refused."""
+    path = sparse_bundle(tmp_path, size, "0" * 64)
+    opened = Bundle.open(path)
+
     assert bytearray(b"end") == opened.read("state.b.y")[2]
-    assert int(flipped) == opened.slice("state.a.x", size // 4096 - 1, size // 4096).sum()
-    assert (["'state.a.x': digest mismatch"] if flipped else []) == [
+    assert 1 == opened.slice("state.a.x", size // 4096 - 1, size // 4096)[0, -1]
+    assert 0 == opened.slice("state.a.x", size // 4096 - 2, size // 4096 - 1).sum()
+    os.truncate(path, path.stat().st_size - 1)
+    with pytest.raises(BundleError, match="it was cut off"):
+        Bundle.open(path)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(109)
+@pytest.mark.parametrize(("size", "damaged"), [(2**31 + 4096, True), (2**32 + 4096, False)], ids=["2 GiB", "4 GiB"])
+def test_digests_beyond_2_and_4_GiB(tmp_path: Path, size: int, damaged: bool) -> None:
+    """Every byte counts: a sparse file verifies; a last byte that is another one is found."""
+    digest = hashlib.sha256()
+    for start in range(0, size - 1, 2**20):
+        digest.update(bytes(min(2**20, size - 1 - start)))
+    digest.update(b"\0" if damaged else b"\1")
+    opened = Bundle.open(sparse_bundle(tmp_path, size, digest.hexdigest()))
+
+    assert (["'state.a.x': digest mismatch"] if damaged else []) == [
         problem.split(": ", 1)[1].split(",")[0] for problem in opened.verify()
     ]
