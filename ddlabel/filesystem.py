@@ -17,7 +17,7 @@ try:
 except ImportError:  # a system without these locks
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["FileSystem", "again", "alive", "lock_file", "os_errors", "same_file"]
+__all__ = ["FileSystem", "again", "lock_file", "os_errors", "same_file"]
 
 ATTEMPTS = 1000
 """How often a call is repeated that signals interrupt."""
@@ -134,17 +134,6 @@ def lock_file(system: FileSystem, path: str, wait: bool) -> int:
             _let_go(system, descriptor)
             raise
         _let_go(system, descriptor)
-
-
-def alive(pid: int) -> bool:
-    """Whether there is a process of that number."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
 
 
 def same_file(first: str, second: str) -> bool:

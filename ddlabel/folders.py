@@ -11,14 +11,14 @@ import contextlib
 import ctypes
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 
 from . import fsio
 from .errors import ResourceError, UsageError
-from .filesystem import again, alive, os_errors
+from .filesystem import again, os_errors
 from .fsio import OutputFile
+from .temporaries import left_behind, temporary_name
 
 __all__ = ["Check", "OutputFolder", "atomic_folder", "check_folder"]
 
@@ -89,7 +89,7 @@ def atomic_folder(
     check_folder(path, force=force, may_replace=may_replace)
     parent, name = os.path.split(target)
     _remove_stale(parent, name)
-    temporary = os.path.join(parent, f"{fsio.temporary_prefix(name)}{os.getpid()}-{secrets.token_hex(6)}.tmp")
+    temporary = os.path.join(parent, temporary_name(name))
     try:
         with os_errors(path):
             os.mkdir(temporary)
@@ -100,7 +100,7 @@ def atomic_folder(
             check_folder(path, force=force, may_replace=may_replace)  # what came meanwhile is not lost either
             _publish(temporary, target)
             if durable:
-                fsio.synced(fsio.current.sync_directory, parent)
+                fsio.synced_names(parent, path)
     finally:  # what is left under the temporary name: what was begun, or what was replaced
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -161,13 +161,9 @@ def _exchange(left: str, right: str) -> bool:
 
 def _remove_stale(parent: str, name: str) -> None:
     """Remove temporary folders that dead processes left for the same output."""
-    prefix = fsio.temporary_prefix(name)
     with contextlib.suppress(OSError):
-        for entry in os.listdir(parent):
-            owner = entry.removeprefix(prefix).split("-")[0]
-            stale = entry.startswith(prefix) and entry.endswith(".tmp") and owner.isdecimal()
-            path = os.path.join(parent, entry)
-            if stale and not alive(int(owner)) and os.path.isdir(path) and not os.path.islink(path):
+        for path in left_behind(fsio.current, parent, name):
+            if os.path.isdir(path) and not os.path.islink(path):
                 shutil.rmtree(path, ignore_errors=True)
 
 

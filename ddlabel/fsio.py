@@ -10,37 +10,24 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from .errors import ResourceError, UsageError
-from .filesystem import FileSystem, again, alive, lock_file, os_errors, same_file
-from .inputs import open_input, scratch, stdin_stream
+from .filesystem import FileSystem, again, lock_file, os_errors, same_file
+from .inputs import at_random, open_input, scratch, stdin_stream
 from .streams import is_stream, own_descriptor, refuse_terminal
+from .temporaries import left_behind, temporary_name, temporary_prefix
 
 __all__ = [
-    "FileSystem",
-    "OutputFile",
-    "already_there",
-    "atomic_output",
-    "check_output",
-    "exclusive",
-    "is_stream",
-    "open_input",
-    "remove_output",
-    "scratch",
-    "stdin_stream",
-    "synced",
-    "temporary_prefix",
-]
+    "FileSystem", "OutputFile", "already_there", "at_random", "atomic_output", "check_output", "exclusive", "is_stream",
+    "open_input", "remove_output", "scratch", "stdin_stream", "synced", "synced_names",
+]  # fmt: skip
 
 CHUNK_BYTES = 16 * 2**20
 """Largest single write, so that a signal is noticed between two of them."""
-NAME_BYTES = 150
-"""Of a file's name, as much as the names of its temporaries repeat."""
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP}
 
@@ -181,7 +168,7 @@ def _file_output(resolved: str, shown: str, force: bool, durable: bool) -> Itera
         raise already_there(shown)
     folder, name = os.path.split(resolved)
     _remove_stale(folder, name)
-    temporary = os.path.join(folder, f"{temporary_prefix(name)}{os.getpid()}-{secrets.token_hex(6)}.tmp")
+    temporary = os.path.join(folder, temporary_name(name))
     try:
         descriptor = again(current.create, temporary, 0o666)
         try:
@@ -200,7 +187,7 @@ def _file_output(resolved: str, shown: str, force: bool, durable: bool) -> Itera
         _remove(temporary)
         raise
     if durable:
-        synced(current.sync_directory, folder)
+        synced_names(folder, shown)
 
 
 def _keep_mode(descriptor: int, replaced: str) -> None:
@@ -246,6 +233,22 @@ def synced(call: Callable[[T], None], what: T) -> None:
             raise
 
 
+def synced_names(folder: str, shown: str) -> None:
+    """Wait for the disk after an output got its name.
+
+    Raises:
+        ResourceError: the disk failed; the output is there all the same, whole.
+    """
+    try:
+        synced(current.sync_directory, folder)
+    except OSError as error:
+        raise ResourceError(
+            f"{shown}: written whole, but not certain to outlast a power failure ({error.strerror or error})",
+            field="output",
+            hint="check the disk, then copy the output or write it again with --force",
+        ) from error
+
+
 def _close(descriptor: int) -> None:
     """Close a descriptor; an interrupted close has closed it."""
     with contextlib.suppress(InterruptedError):
@@ -270,21 +273,11 @@ def _held(path: str, *, wait: bool) -> Iterator[None]:
             current.close(descriptor)
 
 
-def temporary_prefix(name: str) -> str:
-    """What the names of the temporaries of a file begin with."""
-    return f".{os.fsdecode(os.fsencode(name)[:NAME_BYTES])}."
-
-
 def _remove_stale(folder: str, name: str) -> None:
     """Remove temporaries that dead processes left for the same output."""
-    prefix = temporary_prefix(name)
     with contextlib.suppress(OSError):
-        for entry in again(current.names, folder):
-            if not (entry.startswith(prefix) and entry.endswith(".tmp")):
-                continue
-            owner = entry[len(prefix) :].split("-")[0]
-            if owner.isdecimal() and not alive(int(owner)):
-                _remove(os.path.join(folder, entry))
+        for path in left_behind(current, folder, name):
+            _remove(path)
 
 
 def _refuse_impossible(resolved: str, shown: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from . import __version__
 from .errors import BundleError
 
 __all__ = [
@@ -264,7 +265,7 @@ def _metadata(record: Any, source: str) -> dict[str, str]:
         _fail(
             source,
             f"format version {version}, this ddlabel reads version {FORMAT_MAJOR}",
-            "needs a newer ddlabel, or write the bundle again with this one",
+            f"needs a ddlabel newer than {__version__}, or write the bundle again with this one",
         )
     return dict(record)
 

@@ -1,4 +1,4 @@
-"""Opening what is read: files, pipes and stdin, all so that they can be read at random."""
+"""Opening what is read: files, pipes and stdin, with words for what fails."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from .filesystem import os_errors
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-__all__ = ["open_input", "scratch", "stdin_stream"]
+__all__ = ["at_random", "open_input", "scratch", "stdin_stream"]
 
 
 class _Worded(io.FileIO):
     """A file whose failures to read are worded."""
+
+    def __init__(self, file: str | int, shown: str) -> None:
+        super().__init__(file)
+        self._shown = shown
 
     def readinto(self, buffer: WriteableBuffer, /) -> int | None:
         """As of `FileIO`.
@@ -30,7 +34,7 @@ class _Worded(io.FileIO):
         try:
             return super().readinto(buffer)
         except OSError as error:
-            raise ResourceError(f"{self.name}: cannot be read ({error.strerror})") from error
+            raise ResourceError(f"{self._shown}: cannot be read ({error.strerror})") from error
 
     def readall(self) -> bytes:
         """As of `FileIO`.
@@ -41,11 +45,44 @@ class _Worded(io.FileIO):
         try:
             return super().readall()
         except OSError as error:
-            raise ResourceError(f"{self.name}: cannot be read ({error.strerror})") from error
+            raise ResourceError(f"{self._shown}: cannot be read ({error.strerror})") from error
+
+
+class _Stream:
+    """A stream of somebody else, whose failures to read are worded."""
+
+    def __init__(self, stream: BinaryIO, shown: str) -> None:
+        self._stream, self._shown = stream, shown
+
+    def read(self, size: int = -1, /) -> bytes:
+        """As of any stream.
+
+        Raises:
+            ResourceError: the device failed.
+        """
+        try:
+            return self._stream.read(size)
+        except OSError as error:
+            raise ResourceError(f"{self._shown}: cannot be read ({error.strerror or error})") from error
+
+    def fileno(self) -> int:
+        """Its descriptor.
+
+        Raises:
+            OSError: it has none.
+        """
+        return self._stream.fileno()
+
+    def tell(self) -> int:
+        """Bytes before what is read next."""
+        return self._stream.tell()
+
+    def close(self) -> None:
+        """Leave it open: it is not ours."""
 
 
 def open_input(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a bundle for reading at random; `-` is stdin, spooled to an unnamed file when it is a pipe.
+    """Open what is read; `-` is stdin. Pipes and devices are streams, read once from their first byte on.
 
     Raises:
         UsageError: stdin is a terminal.
@@ -56,17 +93,21 @@ def open_input(path: str | os.PathLike[str]) -> BinaryIO:
     if name == "-":
         return _open_stdin()
     try:
-        file = cast("BinaryIO", io.BufferedReader(_Worded(name)))
+        return cast("BinaryIO", io.BufferedReader(_Worded(name, name)))
     except FileNotFoundError as error:
         raise BundleError(f"{name}: no such file", hint="check the path") from error
     except IsADirectoryError as error:
         raise BundleError(f"{name}: is a folder, expected a .ddset file") from error
     except OSError as error:
         raise ResourceError(f"{name}: cannot be read ({error.strerror})") from error
-    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        return file
-    with file:
-        return _spool(file)
+
+
+def at_random(stream: BinaryIO) -> bool:
+    """Whether this is a plain file at its first byte, which can be read at any place."""
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode) and stream.tell() == 0
+    except (OSError, ValueError):
+        return False
 
 
 def scratch() -> BinaryIO:
@@ -76,7 +117,7 @@ def scratch() -> BinaryIO:
 
 
 def stdin_stream() -> BinaryIO:
-    """Stdin as bytes.
+    """Stdin as bytes; reading it raises `ResourceError` where that fails.
 
     Raises:
         UsageError: it is a terminal.
@@ -86,36 +127,11 @@ def stdin_stream() -> BinaryIO:
         raise BundleError("<stdin>: closed, expected a bundle")
     if sys.stdin.isatty():
         raise UsageError("stdin is a terminal, expected a bundle", hint="give a FILE, or pipe one in")
-    return sys.stdin.buffer
+    return cast("BinaryIO", _Stream(sys.stdin.buffer, "<stdin>"))
 
 
 def _open_stdin() -> BinaryIO:
     stream = stdin_stream()
-    try:
-        regular = stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
-    except (OSError, ValueError):
-        regular = False
-    if regular:
-        return open(os.dup(stream.fileno()), "rb")
-    return _spool(stream)
-
-
-def _spool(stream: BinaryIO) -> BinaryIO:
-    spooled = scratch()
-    try:
-        while chunk := _piece(stream):
-            with os_errors("temporary file"):
-                spooled.write(chunk)
-        with os_errors("temporary file"):
-            spooled.seek(0)
-    except BaseException:
-        spooled.close()
-        raise
-    return spooled
-
-
-def _piece(stream: BinaryIO) -> bytes:
-    try:
-        return stream.read(2**20)
-    except OSError as error:
-        raise ResourceError(f"{stream.name}: cannot be read ({error.strerror})") from error
+    if at_random(stream):
+        return cast("BinaryIO", io.BufferedReader(_Worded(os.dup(stream.fileno()), "<stdin>")))
+    return stream

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
-from . import digests
+from . import __version__, digests
 from .digests import canonical_json
 from .errors import BundleError, DivergedError
 from .header import strict_json
@@ -20,6 +20,7 @@ from .manifest_rules import FORMAT, MANIFEST_SPEC, storage_problems, structure_p
 
 __all__ = ["Manifest", "Section", "normalise", "printable"]
 
+_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}")
 _INVISIBLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f]"
@@ -206,8 +207,18 @@ def _check_version(document: Mapping[str, Any], source: str) -> None:
         raise BundleError(
             f"{source}: format version {version[0]}, this ddlabel reads version {FORMAT[0]}",
             field="format",
-            hint="needs a newer ddlabel, or write the bundle again with this one",
+            hint=f"needs {_writer(document)}, or write the bundle again with this one",
         )
+
+
+def _writer(document: Mapping[str, Any]) -> str:
+    """The ddlabel that a manifest of another major version needs: the one that wrote it, where it says so as we do."""
+    try:
+        version = document["history"][-1]["host"]["versions"]["ddlabel"]
+    except (KeyError, IndexError, TypeError):
+        version = None
+    known = isinstance(version, str) and _VERSION.fullmatch(version)
+    return f"ddlabel >= {version}" if known else f"a ddlabel newer than {__version__}"
 
 
 def _refuse(problems: Iterable[str], source: str) -> None:

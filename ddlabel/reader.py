@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from .errors import BundleError
+from .filesystem import os_errors
 from .frame import read_frame
-from .fsio import open_input, scratch
+from .fsio import at_random, open_input, scratch
 from .header import ALIGNMENT, MANIFEST, Header, TensorEntry, parse_header
 from .manifest import Manifest
 from .manifest_rules import MAX_MANIFEST_BYTES, SECTION_ORDER, is_padding_name
@@ -22,17 +23,22 @@ _PIECE_BYTES = 2**20
 def open_source(source: str | os.PathLike[str] | BinaryIO) -> tuple[BinaryIO, str]:
     """A file that can be read at random, and its name for messages; streams are spooled to an unnamed file.
 
+    Of a stream no more is read than its header promises, and nothing of its tensors before its manifest is sound, so
+    that an endless one that is no bundle fills no disk.
+
     Raises:
-        BundleError: no such file.
+        BundleError: no such file, or a stream that is not a bundle or longer than it says.
         ResourceError: it may not be read.
     """
     if not isinstance(source, str | os.PathLike):
-        spooled = scratch()
-        shutil.copyfileobj(source, spooled)
-        spooled.seek(0)
-        return spooled, "<stream>"
-    name = os.fspath(source)
-    return open_input(name), "<stdin>" if name == "-" else name
+        return _spooled(source, "<stream>"), "<stream>"
+    path = os.fspath(source)
+    name = "<stdin>" if path == "-" else path
+    stream = open_input(path)
+    if at_random(stream):
+        return stream, name
+    with contextlib.closing(stream):
+        return _spooled(stream, name), name
 
 
 def read_manifest(stream: BinaryIO, size: int | None = None, name: str = "<stdin>") -> tuple[Header, Manifest]:
@@ -76,6 +82,37 @@ def unlisted(header: Header, manifest: Manifest) -> list[TensorEntry]:
         for name, entry in header.entries.items()
         if name != MANIFEST and name not in listed and not is_padding_name(name)
     ]
+
+
+class _Copying:
+    """A stream that leaves a copy of what is read from it."""
+
+    def __init__(self, stream: BinaryIO, copy: BinaryIO) -> None:
+        self._stream, self._copy = stream, copy
+
+    def read(self, size: int, /) -> bytes:
+        """As of any stream."""
+        data = self._stream.read(size)
+        with os_errors("temporary file"):
+            self._copy.write(data)
+        return data
+
+
+def _spooled(stream: BinaryIO, name: str) -> BinaryIO:
+    spool = scratch()
+    try:
+        copying = _Copying(stream, spool)
+        header, _manifest = read_manifest(cast("BinaryIO", copying), None, name)
+        left = header.data_bytes - header.entries[MANIFEST].end
+        left -= sum(len(piece) for piece in _pieces(copying.read, left))
+        if not left and copying.read(1):
+            raise BundleError(f"{name}: bytes follow the last tensor, expected none", field="header")
+        with os_errors("temporary file"):
+            spool.seek(0)
+    except BaseException:
+        spool.close()
+        raise
+    return spool
 
 
 def _pieces(read: Callable[[int], bytes], count: int) -> Iterator[bytes]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from _pytest.skipping import evaluate_skip_marks
 
 FAULTS = {
     # A. Header
@@ -135,52 +136,156 @@ FAULTS = {
     117: "clock, time zone, language, threads, umask, home, terminal",
     118: "assertions switched off",
 }
+SLOW_ONLY: dict[int, str] = {}
+"""Faults that only slow tests try, and why."""
 TESTS = Path(__file__).parent
 
 
-def marked(source: str) -> Iterator[int]:
-    """Whole numbers in calls of `fault(...)`, by that name or as an attribute."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", None)) == "fault":
-            for argument in node.args:
+def name_of(call: ast.expr) -> str | None:
+    """The last part of what is called or named: `slow` of `pytest.mark.slow`, `fault` of `fault(3)`."""
+    node = call.func if isinstance(call, ast.Call) else call
+    return getattr(node, "attr", getattr(node, "id", None))
+
+
+def marks(node: ast.AST) -> Iterator[int]:
+    """Whole numbers in calls of `fault(...)`, by that name or as an attribute, wherever they are inside."""
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Call) and name_of(inner) == "fault":
+            for argument in inner.args:
                 if isinstance(argument, ast.Constant) and type(argument.value) is int:
                     yield argument.value
 
 
-def problems(sources: Iterable[str]) -> list[str]:
-    """Faults that no test tries, and markers of faults that do not exist."""
-    tried = {number for source in sources for number in marked(source)}
-    missing = [f"no test tries fault {number}: {FAULTS[number]}" for number in sorted(FAULTS.keys() - tried)]
-    return missing + [f"there is no fault {number}" for number in sorted(tried - FAULTS.keys())]
+def is_late(nodes: Iterable[ast.expr]) -> bool:
+    """Whether a mark among them keeps a test out of the default run: `slow`, `gpu`, `real_images`, `skip`, `skipif`."""
+    return any(name_of(node) in {"slow", "gpu", "real_images", "skip", "skipif", "xfail"} for node in nodes)
+
+
+def of_decorators(decorators: Iterable[ast.expr], tables: Mapping[str, ast.expr]) -> Iterator[tuple[int, bool]]:
+    """Faults of one test's decorators, and whether they are tried in the default run; tables may be named there."""
+    decorators = list(decorators)
+    late = is_late(decorators)
+    for decorator in decorators:
+        if name_of(decorator) != "parametrize":
+            yield from ((number, not late) for number in marks(decorator))
+            continue
+        named = [tables[node.id] for node in ast.walk(decorator) if isinstance(node, ast.Name) and node.id in tables]
+        for table in (decorator, *named):
+            for call in ast.walk(table):
+                if isinstance(call, ast.Call) and name_of(call) in {"param", "case"}:
+                    inner = [node for node in ast.walk(call) if isinstance(node, ast.Attribute | ast.Name)]
+                    yield from ((number, not late and not is_late(inner)) for number in marks(call))
+
+
+def tried(source: str) -> set[tuple[int, bool]]:
+    """Faults that the tests of a source try, and whether they do in the default run.
+
+    Marks count on tests, on their classes, on their parameters and on their module; on helpers and fixtures they are
+    of nothing that runs.
+    """
+    found: set[tuple[int, bool]] = set()
+    tree = ast.parse(source)
+    tables = {
+        target.id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    whole = [tables["pytestmark"]] if "pytestmark" in tables else []
+    whole = [one for mark in whole for one in (mark.elts if isinstance(mark, ast.List | ast.Tuple) else [mark])]
+
+    def visit(body: Iterable[ast.stmt], outer: Sequence[ast.expr]) -> None:
+        for node in body:
+            if isinstance(node, ast.ClassDef) and node.name.startswith("Test"):
+                visit(node.body, [*outer, *node.decorator_list])
+            elif isinstance(node, ast.FunctionDef) and node.name.startswith("test"):
+                found.update(of_decorators([*outer, *node.decorator_list], tables))
+
+    visit(tree.body, whole)
+    return found
+
+
+def problems(sources: Iterable[str], slow_only: Iterable[int] = ()) -> list[str]:
+    """Faults that no test tries, or none of the default run, and markers of faults that do not exist."""
+    found = {each for source in sources for each in tried(source)}
+    every, early = {number for number, _early in found}, {number for number, early in found if early}
+    return [
+        *(f"no test tries fault {number}: {FAULTS[number]}" for number in sorted(FAULTS.keys() - every)),
+        *(f"only slow tests try fault {number}" for number in sorted(every - early - {*slow_only})),
+        *(
+            f"fault {number} is tried by the default run, it is listed as slow"
+            for number in sorted(early & {*slow_only})
+        ),
+        *(f"there is no fault {number}" for number in sorted(every - FAULTS.keys())),
+    ]
 
 
 def test_every_fault_has_a_test() -> None:
-    """118 numbers; none is left out and none is invented."""
-    sources = [path.read_text(encoding="utf-8") for path in sorted(TESTS.rglob("*.py"))]
+    """118 numbers; none is left out and none is invented, and the default run tries all but those that are listed."""
+    sources = [path.read_text(encoding="utf-8") for path in sorted(TESTS.rglob("test_*.py"))]
 
     assert list(range(1, 119)) == list(FAULTS)
-    assert not problems(sources), "\n".join(problems(sources))
+    assert not problems(sources, SLOW_ONLY), "\n".join(problems(sources, SLOW_ONLY))
+
+
+def test_every_fault_is_tried_by_a_test_that_this_run_collected(request: pytest.FixtureRequest) -> None:
+    """As pytest has it: collected, selected, and not skipped; it can be said of a run of all tests alone."""
+    options = request.config.option
+    folders = {Path(argument.split("::")[0]).resolve() for argument in request.config.args}
+    if folders != {TESTS} or options.keyword or options.markexpr != "not slow" or options.deselect:
+        pytest.skip("not a run of all tests")
+    items = [item for item in request.session.items if evaluate_skip_marks(item) is None]
+    found = {number for item in items for mark in item.iter_markers("fault") for number in mark.args}
+
+    assert FAULTS.keys() - SLOW_ONLY.keys() == found
+
+
+TEST = "def test_x(): ..."
 
 
 @pytest.mark.parametrize(
     ("source", "numbers"),
     [
-        ("@pytest.mark.fault(3)\ndef test(): ...", [3]),
-        ("@mark.fault(3, 4)\nclass Test: ...", [3, 4]),
-        ("cases = [pytest.param(1, marks=pytest.mark.fault(16)), case(fault(17), 'x')]", [16, 17]),
-        ("# pytest.mark.fault(3)\n'fault(4)'\nfault = 5\nother(6)\nfault(number, True, '7', x=8)", []),
+        (f"@pytest.mark.fault(3)\n{TEST}", {(3, True)}),
+        ("@mark.fault(3, 4)\nclass TestIt:\n  def test_x(self): ...", {(3, True), (4, True)}),
+        (f"pytestmark = [pytest.mark.fault(5)]\n{TEST}", {(5, True)}),
+        (
+            f"@mark.parametrize('x', [pytest.param(1, marks=pytest.mark.fault(16)), case(fault(17), 'x')])\n{TEST}",
+            {(16, True), (17, True)},
+        ),
+        (
+            f"CASES = [case(fault(1), 'x')]\nOTHER = [case(fault(2), 'x')]\n@mark.parametrize('x', CASES)\n{TEST}",
+            {(1, True)},
+        ),
+        (f"@pytest.mark.slow\n@fault(3)\n{TEST}", {(3, False)}),
+        (f"pytestmark = pytest.mark.skipif(True, reason='x')\n@fault(3)\n{TEST}", {(3, False)}),
+        (
+            f"@mark.parametrize('x', [param(1, marks=[fault(6), mark.slow]), param(1, marks=fault(7))])\n{TEST}",
+            {(6, False), (7, True)},
+        ),
+        ("@fault(3)\ndef helper(): ...\n@fault(4)\nclass Helper:\n  def test_x(self): ...", set()),
+        (f"# pytest.mark.fault(3)\n'fault(4)'\nfault = 5\nother(6)\n@fault(number, True, '7', x=8)\n{TEST}", set()),
     ],
-    ids=["decorator", "several", "parameters", "comments, texts, variables"],
-)
-def test_markers_are_found_in_sources(source: str, numbers: list[int]) -> None:
-    """As code, never as text."""
-    assert numbers == sorted(marked(source))
+    ids=[
+        "decorator", "class", "module", "parameters", "table", "slow", "skipped", "slow parameter", "helpers", "text",
+    ],
+)  # fmt: skip
+def test_markers_are_found_in_sources(source: str, numbers: set[tuple[int, bool]]) -> None:
+    """As code, never as text; and only where a test has them."""
+    assert numbers == tried(source)
 
 
 def test_the_count_can_fail() -> None:
-    """A number that is left out is named with its fault, an invented one as such."""
-    whole = [f"fault({number})" for number in FAULTS]
+    """A number that is left out is named with its fault, an invented one as such, a slow one too."""
+    whole = [f"@fault({number})\n{TEST}" for number in FAULTS]
+    slow = f"@slow\n{whole[33]}"
 
     assert not problems(whole)
     assert ["no test tries fault 34: truth values other than 0 and 1"] == problems(whole[:33] + whole[34:])
-    assert ["there is no fault 0", "there is no fault 119"] == problems([*whole, "fault(0)", "fault(119)"])
+    assert ["only slow tests try fault 34"] == problems([*whole[:33], slow, *whole[34:]])
+    assert not problems([*whole[:33], slow, *whole[34:]], [34])
+    assert ["fault 34 is tried by the default run, it is listed as slow"] == problems(whole, [34])
+    assert ["there is no fault 0", "there is no fault 119"] == problems(
+        [*whole, f"@fault(0)\n{TEST}", f"@fault(119)\n{TEST}"]
+    )

@@ -116,7 +116,8 @@ def _peek(finish: list[Callable[[], None]]) -> Bundle:
 
     def read_rest() -> None:
         read = header.data_start + header.entries[MANIFEST].end
-        while chunk := stream.read(2**20):
+        promised = header.data_start + header.data_bytes
+        while read <= promised and (chunk := stream.read(2**20)):  # what is endless is too long
             read += len(chunk)
         check_size(header, read, name)
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from ddlabel.bundle import Bundle
@@ -19,3 +24,32 @@ def rich() -> Bundle:
 def forged(rich: Bundle) -> Forgery:
     """The rich bundle, taken apart."""
     return Forgery.of(as_bytes(rich))
+
+
+@pytest.fixture
+def refuses(run_cli, tmp_path: Path) -> Callable[..., None]:
+    """Checks that the command line refuses the bytes of a file as it promises.
+
+    Exit 3 (or another code), one printable line that names the file and says what is expected; as JSON too, with the
+    field. The file is left as it is.
+    """
+
+    def check(data: bytes, expected: str, *options: str, code: int = 3, exact_field: bool = True) -> None:
+        path = tmp_path / "x.ddset"
+        path.write_bytes(data)
+        plain, machine = (run_cli("inspect", path, "--quiet", *options, *more) for more in ((), ("--json",)))
+        error = json.loads(machine.out[machine.out.index('{\n  "error"') :])["error"]
+
+        assert (code, code) == (plain.code, machine.code), (plain, machine)
+        assert re.match(rf"error: .*{re.escape(str(path))}: ", plain.err)
+        assert plain.err.endswith("\n")
+        assert plain.err[:-1].isprintable()
+        assert re.search(expected, plain.err)
+        assert "" == plain.out or code == 7  # what was found is shown, and then said
+        assert code == error["code"]
+        assert error["field"] or not exact_field
+        assert f"{path}: " in error["message"]
+        assert re.search(expected, f"{error['message']}; {error['hint']}")
+        assert data == path.read_bytes()
+
+    return check

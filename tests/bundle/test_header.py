@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 
-from ddlabel import header
+from ddlabel import __version__, header
 from ddlabel.errors import BundleError
 from ddlabel.header import (
     ALIGNMENT,
@@ -97,7 +97,12 @@ BROKEN = [
     case(fault(20), "version a fraction", whole('{"__metadata__":{"ddset":"1.0"}}'), "whole number"),
     case(fault(20), "version in other digits", whole('{"__metadata__":{"ddset":"\u0661"}}'), "whole number"),
     case(fault(20), "no metadata", whole("{}"), "not a ddset"),
-    case(fault(58), "newer container", whole('{"__metadata__":{"ddset":"2"}}'), "needs a newer ddlabel"),
+    case(
+        fault(58),
+        "newer container",
+        whole('{"__metadata__":{"ddset":"2"}}'),
+        f"needs a ddlabel newer than {__version__}",
+    ),
     case(fault(21), "a path as a name", whole(tensors(entry("../x")), b"abcd"), "tensor name '../x'"),
     case(fault(21), "empty name", whole(tensors(entry("")), b"abcd"), "tensor name ''"),
     case(fault(21), "escape codes", whole(tensors(entry("a\\u001b[31m")), b"abcd"), "\\x1b"),
@@ -194,7 +199,7 @@ def test_a_pipe_that_lies_about_its_header_costs_no_memory(length: int) -> None:
 
 
 @pytest.mark.fault(35)
-def test_100_000_tensors_are_above_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_100_000_tensors_are_above_the_limit(monkeypatch: pytest.MonkeyPatch, refuses) -> None:
     """The number that is allowed is named; as many as that are read."""
     empty = '":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
     data = whole("{" + META + "".join(f',"t{index}{empty}' for index in range(100_000)) + "}")
@@ -206,8 +211,7 @@ def test_100_000_tensors_are_above_the_limit(monkeypatch: pytest.MonkeyPatch) ->
         if limit == 2:
             assert {"a", "b"} == set(parse(two).entries)
         else:
-            with pytest.raises(BundleError, match="2 tensors, expected at most 1"):
-                parse(two)
+            refuses(two, "2 tensors, expected at most 1")
 
 
 @pytest.mark.fault(33)

@@ -6,9 +6,11 @@ The same writer's honest files open, so what is refused is the broken rule and n
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import struct
+import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,9 @@ import zstandard
 from ddlabel import manifest_rules, reader
 from ddlabel.bundle import Bundle, NewSection, RawTensor
 from ddlabel.errors import BundleError
+from ddlabel.header import MAX_HEADER_BYTES
 
+from ..fuzzing.harness import Target, fuzz
 from .forging import (
     DATA,
     Forgery,
@@ -91,7 +95,12 @@ def flipped(data: bytes, position: int) -> bytes:
         case(fault(42), "32 KB say 1 GiB", lambda _text: compress(bytes(2**30)), "expected at most"),
         case(fault(42), "32 MiB at once", lambda _text: compress(bytes(2**25)), "more than 1000:1"),
         case(fault(43), "bomb without size", lambda _text: streamed(bytes(2**25)), "does not say its size"),
-        case(fault(44), "13 bytes say 7.2e18", lambda _text: bytes.fromhex("28b52ffde06c06060663636363"), "manifest"),
+        case(
+            fault(44),
+            "13 bytes say 7.2e18",
+            lambda _text: bytes.fromhex("28b52ffde06c06060663636363"),
+            "holds 7161677109403190892 bytes, expected",
+        ),
         case(fault(45), "window of 1 GiB", with_window, "window"),
         case(fault(46), "dictionary", with_dictionary, "dictionary"),
         case(fault(47), "two frames", lambda text: compress(text) * 2, "do not belong"),
@@ -114,7 +123,7 @@ def flipped(data: bytes, position: int) -> bytes:
         case(fault(49), "trailing junk", lambda text: compress(text) + b"junk", "do not belong"),
     ],
 )
-def test_frames_that_are_refused(forged: Forgery, frame: Callable[[bytes], bytes], expected: str) -> None:
+def test_frames_that_are_refused(forged: Forgery, refuses, frame: Callable[[bytes], bytes], expected: str) -> None:
     """Faults 39 to 49: one error, naming the manifest, before anything large is allocated."""
     data = forged.build(frame=frame, manifest_last=True)
     tracemalloc.start()
@@ -125,6 +134,29 @@ def test_frames_that_are_refused(forged: Forgery, frame: Callable[[bytes], bytes
 
     assert "manifest" in str(caught.value)
     assert peak < 8 * 2**20
+    refuses(data, expected)
+
+
+@pytest.mark.fault(4, 5, 42, 43, 44)
+def test_what_lies_about_its_size_costs_no_memory_through_stdin(
+    run_cli, monkeypatch: pytest.MonkeyPatch, forged: Forgery
+) -> None:
+    """The whole way of the command line, by what the process occupies and not by what Python counts: 64 MiB."""
+    frames = (liar, lambda _text: streamed(bytes(2**25)), lambda _text: bytes.fromhex("28b52ffde06c06060663636363"))
+    files = [forged.build(frame=frame, manifest_last=True) for frame in frames]
+    files += [length.to_bytes(8, "little") + b"{}" for length in (2**63, MAX_HEADER_BYTES, MAX_HEADER_BYTES + 1)]
+    codes: list[int] = []
+
+    def check(data: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        codes.append(run_cli("inspect", "-", "--verify").code)
+
+    cases = iter([files[0], *files])  # the first one pays for imports
+    fuzz(Target("warm", lambda _choice: next(cases), check), 1)
+    report = fuzz(Target("stdin", lambda _choice: next(cases), check), len(files))
+
+    assert [] == report.findings
+    assert [3] * (1 + len(files)) == codes
 
 
 @pytest.mark.fault(48)
@@ -168,17 +200,21 @@ def test_fault_50_size_at_and_above_the_cap(
         case(fault(38), "not one-dimensional", ("manifest.json.zst", "U8", lambda n: [1, n]), "of shape"),
     ],
 )
-def test_manifest_tensors_that_are_refused(forged: Forgery, manifest: Any, expected: str) -> None:
+def test_manifest_tensors_that_are_refused(forged: Forgery, refuses, manifest: Any, expected: str) -> None:
     """Faults 37 and 38: the manifest must be one U8 stream."""
+    data = forged.build(manifest=manifest)
     with pytest.raises(BundleError, match=expected):
-        reopen(forged.build(manifest=manifest))
+        reopen(data)
+    refuses(data, expected)
 
 
 @pytest.mark.fault(38)
-def test_fault_38_empty_manifest(forged: Forgery) -> None:
+def test_fault_38_empty_manifest(forged: Forgery, refuses) -> None:
     """No bytes are no frame."""
+    data = forged.build(frame=lambda _text: b"")
     with pytest.raises(BundleError, match="of shape"):
-        reopen(forged.build(frame=lambda _text: b""))
+        reopen(data)
+    refuses(data, "of shape")
 
 
 def test_the_manifest_may_stand_anywhere(forged: Forgery) -> None:
@@ -203,12 +239,14 @@ def test_the_manifest_may_stand_anywhere(forged: Forgery) -> None:
         case(fault(10), "nesting", lambda text: b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"," + text[1:], "nested"),
     ],
 )
-def test_json_that_is_refused(forged: Forgery, text: Callable[[bytes], bytes], expected: str) -> None:
+def test_json_that_is_refused(forged: Forgery, refuses, text: Callable[[bytes], bytes], expected: str) -> None:
     """The faults of header JSON are refused in the manifest too."""
     plain = json.dumps(forged.document, separators=(",", ":")).encode()
+    data = forged.build(text=text(plain), frame=compress, manifest_last=True)
 
     with pytest.raises(BundleError, match=expected):
-        reopen(forged.build(text=text(plain), frame=compress, manifest_last=True))
+        reopen(data)
+    refuses(data, expected)
 
 
 def _drop_listed(forged: Forgery) -> None:
@@ -274,12 +312,14 @@ def _set_packed(key: str, value: Any) -> Change:
         case(fault(73), "no class", lambda f: f.document["data"].update(classes=[]), "'data.classes' has 0 items"),
     ],
 )
-def test_tables_that_disagree(forged: Forgery, change: Change, expected: str) -> None:
+def test_tables_that_disagree(forged: Forgery, refuses, change: Change, expected: str) -> None:
     """Faults 53 and 54: section table and header must describe the same tensors."""
     change(forged)
+    data = forged.build()
 
     with pytest.raises(BundleError, match=expected):
-        reopen(forged.build())
+        reopen(data)
+    refuses(data, expected)
 
 
 @pytest.mark.fault(54)
@@ -312,8 +352,8 @@ def test_fault_53_unlisted_foreign_tensors_are_kept(forged: Forgery) -> None:
 
 
 @pytest.mark.fault(55)
-def test_fault_55_digest_edited_in_the_manifest(forged: Forgery) -> None:
-    """The file opens; the tensor does not load, and `verify` names it."""
+def test_fault_55_digest_edited_in_the_manifest(forged: Forgery, refuses, tmp_path: Path) -> None:
+    """The file opens; the tensor does not load, and `verify` names it: a check that was asked for, so exit 7."""
     _set("images.pixels", "sha256", "0" * 64)(forged)
     forged.section("labels.soft").pop("of")
     forged.section("labels.dense").pop("of")
@@ -324,12 +364,18 @@ def test_fault_55_digest_edited_in_the_manifest(forged: Forgery) -> None:
     with pytest.raises(BundleError, match=r"'images\.pixels': digest mismatch"):
         reopen(data, verify=True)
     assert len(reopen(data).verify()) == 1
+    refuses(data, r"'images\.pixels': digest mismatch", "--grid", str(tmp_path / "x.png"))
+    refuses(data, r"'images\.pixels': digest mismatch", "--verify", code=7, exact_field=False)
+    assert not (tmp_path / "x.png").exists()
 
 
 @pytest.mark.parametrize("tensor", ["images.pixels", "labels.dense.codes", "labels.soft.values", "teacher.0.10.steps"])
 @pytest.mark.fault(56)
-def test_fault_56_data_edited(rich: Bundle, tensor: str) -> None:
-    """One flipped bit of a tensor: refused when that tensor loads, at open with verify, and when it is copied."""
+def test_fault_56_data_edited(rich: Bundle, refuses, tensor: str) -> None:
+    """One flipped bit of a tensor: refused when that tensor loads, at open with verify, and when it is copied.
+
+    `inspect --verify` exits with 7, as of every check that was asked for.
+    """
     data = as_bytes(rich)
     header, base = split(data)
     start = base + header[tensor]["data_offsets"][0]
@@ -344,6 +390,7 @@ def test_fault_56_data_edited(rich: Bundle, tensor: str) -> None:
         reopen(edited, verify=True)
     for other in {"images.pixels", "labels.hard", "labels.soft.values"} - {tensor}:
         assert rich.read(other) == bundle.read(other)
+    refuses(edited, f"'{tensor}': digest mismatch", "--verify", code=7, exact_field=False)
 
 
 @pytest.mark.fault(56)
@@ -391,13 +438,16 @@ def test_fault_69_packed_stream_of_another_length(forged: Forgery) -> None:
     ],
 )
 @pytest.mark.fault(61)
-def test_fault_61_storage_that_does_not_add_up(forged: Forgery, change: Change, expected: str) -> None:
+def test_fault_61_storage_that_does_not_add_up(forged: Forgery, refuses, change: Change, expected: str) -> None:
     """The report is checked against the table, the file, and itself."""
     forged.document = json.loads(json.dumps(Forgery.of(forged.build()).document))
     change(forged.document["storage"])
 
+    data = forged.build(honest=False)
+
     with pytest.raises(BundleError, match=expected):
-        reopen(forged.build(honest=False))
+        reopen(data)
+    refuses(data, expected)
 
 
 def _move(source: dict[str, int], key: str, to: str, target: dict[str, int] | None = None, other: str = "") -> None:
@@ -577,12 +627,14 @@ def test_every_flipped_bit_is_refused_or_changes_nothing() -> None:
 
 @pytest.mark.parametrize("sixteenth", range(16))
 @pytest.mark.fault(32)
-def test_fault_32_truncated_file(rich: Bundle, sixteenth: int) -> None:
-    """A download that stopped is refused at open, wherever it stopped."""
+def test_fault_32_truncated_file(rich: Bundle, refuses, sixteenth: int) -> None:
+    """A download that stopped is refused at open, wherever it stopped; as a stream too."""
     data = as_bytes(rich)
+    cut = data[: math.floor(len(data) * sixteenth / 16)]
 
     with pytest.raises(BundleError, match=r"expected|ends after|cut off"):
-        reopen(data[: math.floor(len(data) * sixteenth / 16)])
+        reopen(cut)
+    refuses(cut, r"expected a \.ddset file|ends after|cut off")
 
 
 def test_labels_without_images_cannot_be_counted() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from ddlabel import header, manifest_rules, schema
+from ddlabel import __version__, header, manifest_rules, schema
 from ddlabel.bundle import Bundle, NewSection, RawTensor
 from ddlabel.digests import canonical_json, content_digest, images_digest
 from ddlabel.errors import BundleError, DivergedError
@@ -25,6 +25,8 @@ from .forging import (
     DATA,
     Forgery,
     as_bytes,
+    case,
+    fault,
     hard_section,
     images_section,
     make_distilled,
@@ -205,11 +207,23 @@ def test_fault_57_newer_minor_is_read_and_its_keys_written_back(forged: Forgery)
 
 @pytest.mark.parametrize("version", [[2, 0], [0, 9], [2], [3, {}]], ids=str)
 @pytest.mark.fault(58)
-def test_fault_58_other_major_is_refused_with_advice(forged: Forgery, version: list[Any]) -> None:
-    """Format 2.0 may mean anything; the message says which version is read and what to do."""
+def test_fault_58_other_major_is_refused_with_advice(forged: Forgery, refuses, version: list[Any]) -> None:
+    """Format 2.0 may mean anything; the message says which version is read and which ddlabel wrote the bundle."""
     forged.document["format"] = version
-
-    with pytest.raises(BundleError, match=f"format version {version[0]}, this ddlabel reads version 1; needs a newer"):
+    versions = forged.document["history"][-1]["host"]["versions"]
+    said = f"format version {version[0]}, this ddlabel reads version 1; needs "
+    for writer, expected in (
+        ("2.7.1", "ddlabel >= 2.7.1, or write"),
+        ("0.1\x1b[2J", f"a ddlabel newer than {__version__}, or write"),
+        (None, f"a ddlabel newer than {__version__}, or write"),
+    ):
+        versions["ddlabel"] = writer
+        data = forged.build()
+        with pytest.raises(BundleError, match=re.escape(said + expected)):
+            reopen(data)
+    refuses(data, re.escape(said + expected))
+    del forged.document["history"]
+    with pytest.raises(BundleError, match=re.escape(said + expected)):
         reopen(forged.build())
 
 
@@ -341,6 +355,23 @@ def test_fault_60_limits(change: Any, expected: str) -> None:
 
     with pytest.raises(BundleError, match=expected):
         Manifest.parse(canonical_json(document), "x.ddset")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        case(fault(52), "a wrong type", lambda d: d.update(kind=7), "'kind' is 7"),
+        case(fault(52), "a wrong type deep inside", lambda d: d["sections"][0].update(tensors=[]), "tensors"),
+        case(fault(52), "a missing field", lambda d: d.pop("requires"), "'requires' is missing"),
+        case(fault(60), "a list", lambda d: d.update(requires=["codec.a"] * 257), "'requires' has 257 items"),
+        case(fault(60), "a text", lambda d: d["data"].update(name="x" * 10**6), "expected at most 65536"),
+    ],
+)
+def test_the_command_line_refuses_wrong_fields(forged: Forgery, refuses, change: Any, expected: str) -> None:
+    """Exit 3 and one line, as of any damage."""
+    change(forged.document)
+
+    refuses(forged.build(honest=False), expected)
 
 
 @pytest.mark.fault(60)

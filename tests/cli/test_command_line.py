@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ddlabel.bundle import Bundle
+import ddlabel
+from ddlabel.bundle import Bundle, NewSection, RawTensor, StageRecord
+from ddlabel.cli import _stage
 from ddlabel.cli.app import COMMANDS
+
+from ..bundle import test_header
+from ..bundle import test_hostile_manifest as hostile
+from ..bundle.forging import Forgery, as_bytes, make_distilled
 
 COMMAND = [sys.executable, "-m", "ddlabel"]
 
@@ -186,16 +196,25 @@ def test_fault_106_a_broken_pipe_of_a_table(files) -> None:
 
 
 @pytest.mark.fault(107)
-def test_fault_107_a_bundle_that_arrives_byte_by_byte(files) -> None:
-    """Short reads change nothing."""
-    data = files.base.read_bytes()
+def test_fault_107_a_bundle_that_arrives_byte_by_byte(tmp_path: Path) -> None:
+    """Short reads change nothing: at the start, and where the header is longer than a pipe holds (64 KiB)."""
+    tensors = {f"state.a.t{number:04}": RawTensor("U8", (3,), b"abc") for number in range(900)}
+    record = StageRecord("distill", {}, 0, [], {}, 1.0, 1.7e9, {"device": "cpu"})
+    Bundle.create("partial", None, record, [NewSection("state.a", "state", tensors)]).save(tmp_path / "x.ddset")
+    data = (tmp_path / "x.ddset").read_bytes()
+    header = 8 + int.from_bytes(data[:8], "little")
+    assert header > 2**16 + 500
     process = start("inspect", "-", "--json", stdin=subprocess.PIPE, bufsize=0)
-    for index in range(2000):
+    slowly = [*range(2000), *range(2**16 - 500, 2**16 + 500), *range(header - 200, header + 200)]
+    position = 0
+    for index in [*slowly, len(data) - 1]:
+        if index > position:
+            process.stdin.write(data[position:index])
         process.stdin.write(data[index : index + 1])
-    process.stdin.write(data[2000:])
+        position = index + 1
     out, _err = process.communicate(timeout=60)
 
-    assert Bundle.open(files.base).content == json.loads(out)["bundles"][0]["content"]
+    assert Bundle.open(tmp_path / "x.ddset").content == json.loads(out)["bundles"][0]["content"]
 
 
 @pytest.mark.fault(93)
@@ -243,6 +262,35 @@ def test_fault_110_signals_stop_at_a_safe_point(files, tmp_path: Path, number: i
     assert {path.name for path in tmp_path.iterdir()} <= {"x.ddset.partial"}
 
 
+@pytest.mark.fault(111)
+def test_fault_111_what_the_parent_ignores_has_no_handler(run_cli, files, tmp_path: Path, monkeypatch) -> None:
+    """An ignored signal in the middle of a stage changes nothing; one that is not ignored ends it."""
+    real, before = _stage._open, {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    handlers, sent = set(), [signal.SIGINT]
+
+    def interrupted(*arguments: Any) -> Any:
+        handlers.add(signal.getsignal(signal.SIGINT))
+        for number in sent:
+            os.kill(os.getpid(), number)
+        return real(*arguments)
+
+    monkeypatch.setattr(_stage, "_open", interrupted)
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        refine = ("refine", files.dense, "--method", "gift", "-o")
+        ignored = run_cli(*refine, tmp_path / "ignored")
+        sent.append(signal.SIGHUP)
+        ended = run_cli(*refine, tmp_path / "ended")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    assert (0, 129) == (ignored.code, ended.code), ignored.err + ended.err
+    assert {signal.SIG_IGN} == handlers
+    assert {"ignored"} == {path.name for path in tmp_path.iterdir()}
+
+
 @pytest.mark.slow
 @pytest.mark.fault(111)
 def test_fault_111_an_ignored_interrupt_stays_ignored(files, tmp_path: Path) -> None:
@@ -288,16 +336,75 @@ def test_fault_117_a_fixed_clock_gives_the_same_bytes(files, tmp_path: Path) -> 
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+OPTIMISED = """
+import contextlib, json, os, sys
+from ddlabel.bundle import Bundle
+from ddlabel.cli.app import main
+from ddlabel.errors import BundleError
+
+def refused(path):
+    try:
+        Bundle.open(path)
+    except BundleError:
+        return True
+    return False
+
+folder = sys.argv[1]
+accepted = [name for name in sorted(os.listdir(folder)) if not refused(os.path.join(folder, name))]
+with contextlib.redirect_stdout(sys.stderr):
+    codes = [main(arguments) for arguments in json.loads(sys.argv[2])]
+print(json.dumps([__debug__, accepted, codes]))
+"""
+
+
+def broken_files() -> Iterator[bytes]:
+    """All of the tables of broken headers and hostile manifests."""
+
+    def table(test: Callable[..., None]) -> list[Any]:
+        return [case.values[0] for mark in test.pytestmark if mark.name == "parametrize" for case in mark.args[1]]
+
+    rich = as_bytes(make_distilled())
+    plain = json.dumps(Forgery.of(rich).document, separators=(",", ":")).encode()
+    yield from table(test_header.test_one_broken_rule_is_one_named_error)
+    for frame in table(hostile.test_frames_that_are_refused):
+        yield Forgery.of(rich).build(frame=frame, manifest_last=True)
+    for text in table(hostile.test_json_that_is_refused):
+        yield Forgery.of(rich).build(text=text(plain), frame=hostile.compress, manifest_last=True)
+    for change in table(hostile.test_tables_that_disagree):
+        forged = Forgery.of(rich)
+        change(forged)
+        yield forged.build()
+
+
 @pytest.mark.fault(118)
 def test_fault_118_validation_does_not_rest_on_assertions(files, tmp_path: Path) -> None:
-    """With PYTHONOPTIMIZE=1 a damaged bundle and a bad option are refused all the same."""
-    broken = tmp_path / "broken.ddset"
-    broken.write_bytes(files.base.read_bytes()[:-1])
-    environment = {**os.environ, "PYTHONOPTIMIZE": "1"}
-    codes = []
-    for arguments in (["inspect", broken], ["distill", "--data", files.data, "--ipc", "-1", "-o", tmp_path / "x"]):
-        process = start(*arguments, env=environment)
-        process.communicate(timeout=60)
-        codes.append(process.returncode)
+    """Without them (-O) every broken header and manifest of our tables is refused, and so is a bad option."""
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    for number, data in enumerate(broken_files()):
+        (folder / f"{number:03}").write_bytes(data)
+    (folder / "whole").write_bytes(files.base.read_bytes())
+    (folder / "cut").write_bytes(files.base.read_bytes()[:-1])
+    commands = [
+        ["inspect", folder / "cut"], ["distill", "--data", files.data, "--ipc", "-1", "-o", tmp_path / "x"],
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-O", "-c", OPTIMISED, str(folder), json.dumps(commands, default=str)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert 0 == done.returncode, done.stderr
 
-    assert [3, 2] == codes
+    assert [False, ["whole"], [3, 2]] == json.loads(done.stdout)
+    assert len(list(folder.iterdir())) > 100
+
+
+@pytest.mark.fault(118)
+def test_fault_118_there_are_no_assertions() -> None:
+    """Whatever is checked is checked by a statement that stays."""
+    found = []
+    for path in Path(ddlabel.__file__).parent.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if re.search(r"^\s*assert\b", text, re.MULTILINE):
+            found += [path.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Assert)]
+
+    assert [] == found

@@ -10,9 +10,11 @@ import errno
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,8 @@ import pytest
 from ddlabel import fsio
 from ddlabel.bundle import Bundle
 from ddlabel.cli.app import main
+
+from ..bundle.forging import Forgery
 
 NURSERY = """
 import contextlib, json, os, signal, sys
@@ -48,7 +52,7 @@ for line in sys.stdin:
     print(os.waitpid(child, 0)[1], flush=True)
 """
 NET = ("--arch", "convnet-d1-w8")
-SMALL = ("--threads", "1", "--quiet")
+SMALL = ("--threads", "1")
 KILLS = 30
 CLOCK = "1700000000"
 STAGES = ("train-teacher", "distill", "augment-labels", "refine", "evaluate")
@@ -58,10 +62,12 @@ class Nursery:
     """Runs command lines in forked processes, one at a time; states are kept after every step."""
 
     def __init__(self) -> None:
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed at the end
         self._process = subprocess.Popen(
-            [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
             text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "SOURCE_DATE_EPOCH": CLOCK},
         )  # fmt: skip
+        self._heard = 0
 
     def learn(self, arguments: list[str]) -> None:
         """A run in the process itself, which then has all modules that the command needs."""
@@ -80,9 +86,19 @@ class Nursery:
                 os.kill(child, number)
         return os.waitstatus_to_exitcode(int(self._process.stdout.readline()))
 
+    def news(self) -> str:
+        """What was said on stderr since the last time."""
+        size = os.fstat(self._said.fileno()).st_size
+        data = os.pread(self._said.fileno(), size - self._heard, self._heard)
+        self._heard = size
+        return data.decode()
+
     def end(self) -> str:
         """What all runs said on stderr."""
-        return self._process.communicate(timeout=60)[1]
+        self._process.communicate(timeout=60)
+        self._heard = 0
+        with self._said:
+            return self.news()
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +141,11 @@ def command(stage: str, files, steps: int) -> list[str]:
     return [*lines[stage], *SMALL]
 
 
+def continued(said: str) -> list[int]:
+    """After how many steps runs went on, by their own words."""
+    return [int(number) for number in re.findall(r"continuing after (\d+) of ", said)]
+
+
 def done(partial: Path) -> int:
     """Steps of a state, every byte of which is checked; 0 without one."""
     return Bundle.open(partial, verify=True).section("state.progress").parameters["done"] if partial.exists() else 0
@@ -143,12 +164,17 @@ def test_killed_at_random_moments_nothing_is_lost(nursery: Nursery, files, tmp_p
     assert 0 == nursery.run([*arguments, "-o", str(whole)])
     length = time.monotonic() - started
     source, kills, before = random.Random(20), 0, 0
+    states, resumed = set[int](), set[int]()
+    nursery.news()
     until = time.monotonic() + 270
     while kills < KILLS:
         assert time.monotonic() < until, f"{kills} kills only"
         code = nursery.run([*arguments, "-o", str(output), "--resume"], after=source.uniform(0, length))
         assert code in {0, -signal.SIGKILL}
         kills += code != 0
+        words = continued(nursery.news())
+        assert words in ([], [before] * (before > 0)), "it went on from another state than the one that was there"
+        resumed |= {*words}
         if output.exists():
             assert whole.read_bytes() == output.read_bytes()
             output.unlink()
@@ -157,8 +183,12 @@ def test_killed_at_random_moments_nothing_is_lost(nursery: Nursery, files, tmp_p
             continue
         assert before <= done(partial)
         before = done(partial)
+        states.add(before)
     assert 0 == nursery.run([*arguments, "-o", str(output), "--resume"])
 
+    assert [before] * (before > 0) == continued(nursery.news())
+    assert len(states - {0}) > 1, "no run was killed between two states"
+    assert len(resumed) > 1, "nothing was continued"
     assert whole.read_bytes() == output.read_bytes()
     assert {"first.ddset", "whole.ddset", "x.ddset"} == {path.name for path in tmp_path.iterdir()}, (
         "something was left behind"
@@ -171,22 +201,32 @@ def test_killed_at_random_moments_nothing_is_lost(nursery: Nursery, files, tmp_p
 def test_signals_again_and_again(nursery: Nursery, files, tmp_path: Path, stage: str) -> None:
     """SIGINT, SIGTERM and SIGHUP at random moments: their exit codes, and the bytes of an undisturbed run."""
     whole, output = tmp_path / "whole.ddset", tmp_path / "x.ddset"
+    partial, before = Path(f"{output}.partial"), 0
     arguments = command(stage, files, steps=8)
     nursery.learn([*arguments, "-o", str(tmp_path / "first.ddset")])
     started = time.monotonic()
     assert 0 == nursery.run([*arguments, "-o", str(whole)])
     length = time.monotonic() - started
     source, stopped = random.Random(21), 0
+    nursery.news()
+    resumed = set[int]()
     for number in 3 * (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         code = nursery.run([*arguments, "-o", str(output), "--resume"], source.uniform(0.1, 0.5) * length, number)
         assert code in {0, 128 + number, -number}, code  # one that comes before handlers are there kills
         stopped += code != 0
+        words = continued(nursery.news())
+        assert words in ([], [before] * (before > 0)), "it went on from another state than the one that was there"
+        resumed |= {*words}
+        assert output.exists() or before <= done(partial)
         if output.exists():
             assert whole.read_bytes() == output.read_bytes()
             output.unlink()
+        before = done(partial)
     assert 0 == nursery.run([*arguments, "-o", str(output), "--resume"])
 
+    assert [before] * (before > 0) == continued(nursery.news())
     assert stopped >= 3
+    assert resumed, "nothing was continued"
     assert whole.read_bytes() == output.read_bytes()
 
 
@@ -238,3 +278,25 @@ def test_a_full_disk_at_the_end_of_any_stage(
     assert state["done"] > 0
     assert 0 == continued.code, continued.err
     assert whole.read_bytes() == output.read_bytes()
+
+
+@pytest.mark.fault(112)
+def test_a_resume_on_another_device_is_refused(run_cli, files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state of a GPU does not go on on a CPU: exit 2 naming both, and the state stays."""
+    output = tmp_path / "x.ddset"
+    partial = Path(f"{output}.partial")
+    arguments = command("distill", files, steps=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(fsio, "current", FullDisk(output))
+        assert 6 == run_cli(*arguments, "-o", output).code
+    forged = Forgery.of(partial.read_bytes())
+    here = forged.document["history"][-1]["host"]["device"]
+    forged.document["history"][-1]["host"]["device"] = "NVIDIA H200"
+    partial.write_bytes(forged.build())
+    before = partial.read_bytes()
+    refused = run_cli(*arguments, "-o", output, "--resume")
+
+    assert 2 == refused.code, refused.err
+    assert f"{partial}: 'device' is NVIDIA H200, this run has {here}" in refused.err
+    assert before == partial.read_bytes()
+    assert [partial] == list(tmp_path.iterdir())

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from ddlabel.bundle import Bundle
+from ddlabel.cli.app import main
 
 BACKWARDS = """
 import itertools, sys, time
@@ -77,3 +80,59 @@ def test_output_stays_readable_where_nothing_is_usual(run_cli, files, tmp_path: 
     after = run_cli("inspect", files.dense)
 
     assert (0, before.out) == (after.code, after.out)
+
+
+@pytest.mark.fault(117)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["augment-labels", "BASE", "--teacher", "TEACHER", "--kind", "soft", "--codec", "f16"],
+        ["augment-labels", "BASE", "--teacher", "TEACHER", "--kind", "dense", "--grid", "3", "--codec", "q8"],
+        ["distill", "--data", "DATA", "--method", "herding", "--ipc", "2", "--teacher", "TEACHER"],
+        ["refine", "DENSE", "--method", "recode", "--codec", "topk-ms"],
+    ],
+    ids=["soft", "dense", "coreset", "codec"],
+)
+def test_threads_do_not_change_what_no_long_sum_decides(run_cli, files, tmp_path: Path, words: list[str]) -> None:
+    """Labels, coresets and codecs of one thread and of three; training is another matter (docs/resume.md)."""
+    names = {"BASE": files.base, "TEACHER": files.teacher, "DATA": files.data, "DENSE": files.dense}
+    found = []
+    for threads in ("1", "3"):
+        path = tmp_path / f"{threads}.ddset"
+        done = run_cli(*(names.get(word, word) for word in words), "--threads", threads, "-q", "-o", path)
+        assert 0 == done.code, done.err
+        bundle = Bundle.open(path)
+        assert int(threads) == bundle.manifest.history[-1]["host"]["threads"]
+        found.append({name: record for one in bundle.sections() for name, record in one.tensors.items()})
+
+    assert found[0] == found[1]
+
+
+@pytest.mark.fault(117)
+def test_a_folder_that_may_not_be_written_around_a_run(files, tmp_path: Path) -> None:
+    """The working folder of somebody who is not root; nothing is written but the output."""
+    with tempfile.TemporaryDirectory() as name:
+        here, there = Path(name) / "here", Path(name) / "there"
+        here.mkdir()
+        there.mkdir()
+        Path(name).chmod(0o755)
+        here.chmod(0o555)
+        there.chmod(0o777)
+        bundle = shutil.copy(files.dense, there / "dense.ddset")
+        child = os.fork()
+        if not child:  # modules are imported before, for this user may not read them
+            code = 1
+            try:
+                os.chdir(here)
+                if os.geteuid() == 0:
+                    os.setgid(65534)
+                    os.setuid(65534)
+                code = 9 if os.access(".", os.W_OK) else main(["inspect", str(bundle), "--verify", "--quiet"])
+            finally:
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        here.chmod(0o755)
+
+        assert 0 == code
+        assert [] == list(here.iterdir())
+        assert [Path(bundle)] == list(there.iterdir())

@@ -103,6 +103,20 @@ def test_damaged_pictures_are_decoded_or_named(kind: str) -> None:
     assert decode(Picture("x", whole), None).shape[1:] == (8, 8)
 
 
+@pytest.mark.fault(78)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "png"])
+def test_pictures_of_another_kind_than_their_name_says_are_what_they_are(small: Path, kind: str) -> None:
+    """A JPEG called .png is a JPEG, as a browser sees it: its pixels, not a DataError and not something else."""
+    data = encoded(Image.fromarray(colours()), kind)
+    with Image.open(io.BytesIO(data)) as plain:
+        assert plain.format != "PNG"
+        expected = np.asarray(plain.convert("RGB"))
+    (small / "train" / "class0" / "0.png").write_bytes(data)
+
+    assert np.array_equal(expected.transpose(2, 0, 1), decode(Picture("0.png", data), None))
+    assert len(load(f"folder:{small}", size=8, validation=0).train) == 4
+
+
 @pytest.mark.fault(79)
 def test_modes_become_what_the_rules_say() -> None:
     """Palette and CMYK their colours, half-transparent black on white its grey, and one bit black and white."""

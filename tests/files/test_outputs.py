@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import os
 import subprocess
 import sys
 import tempfile
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from ddlabel import filesystem, fsio
+from ddlabel import filesystem, fsio, temporaries
 from ddlabel.errors import DdlabelError, ResourceError, UsageError
+from ddlabel.folders import OutputFolder, atomic_folder
 from ddlabel.fsio import FileSystem, atomic_output, check_output
+from ddlabel.temporaries import temporary_name
 
 from .processes import forking
+from .test_fault_counter import dead_process
 
 OLD, NEW = b"old" * 1000, b"new" * 2000
 
@@ -182,36 +188,62 @@ def test_names_of_many_bytes_have_temporaries_too(tmp_path: Path) -> None:
     assert [path] == list(tmp_path.iterdir())
 
 
-@pytest.mark.fault(96)
-def test_a_disk_that_is_full_at_any_moment(tmp_path: Path) -> None:
-    """A real one of 16 pages, some of which are taken: exit 6, the old bundle, nothing else."""
-    script = """
+FULL = """
 import contextlib
 old, new = bundle(1, 9000), bundle(2, 20000)
+
+def save():
+    prepare()
+    new.save(PATH, force=True)
+
 found = []
 for taken in range(17):
     for name in os.listdir(FOLDER):
         os.unlink(os.path.join(FOLDER, name))
     old.save(PATH)
-    with contextlib.suppress(OSError), open(os.path.join(FOLDER, "filler"), "wb", buffering=0) as filler:
-        filler.write(bytes(4096 * taken))
-    (code,) = wait(fork(lambda: new.save(PATH, force=True)))
+    prepare = take(taken)
+    (code,) = wait(fork(save))
     found.append((code, number_of(PATH)))
-    assert sorted(os.listdir(FOLDER)) == ["filler", "x.ddset"], os.listdir(FOLDER)
+    assert set(os.listdir(FOLDER)) <= {"filler", "x.ddset"}, os.listdir(FOLDER)
 print(json.dumps(found))
 """
+FILLER = """
+def take(pages):
+    with contextlib.suppress(OSError), open(os.path.join(FOLDER, "filler"), "wb", buffering=0) as filler:
+        filler.write(bytes(4096 * pages))
+    return lambda: None
+"""
+LIMIT = """
+import resource
+
+def take(pages):
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096 * (16 - pages),) * 2)
+    return limit
+"""
+
+
+@pytest.mark.fault(96)
+@pytest.mark.parametrize("kind", ["disk", "limit"])
+def test_a_disk_that_is_full_at_any_moment(tmp_path: Path, kind: str) -> None:
+    """A real one of 16 pages, some of which are taken: exit 6, the old bundle, nothing else.
+
+    Where nobody may mount a disk, the limit of a file's size alone says so.
+    """
     mount = ["sh", "-c", 'mount -t tmpfs -o size=64k none "$0" && exec "$@"', str(tmp_path)]
-    private = next(
-        (how for how in (["unshare", "-m"], ["unshare", "-rm"]) if not run_quietly([*how, *mount, "true"])), None
-    )
-    if private is None:
-        pytest.skip("no file system can be mounted here")
-    found, errors = forking(script, tmp_path, wrapper=[*private, *mount])
+    ways = [] if kind == "limit" else [["unshare", "-m"], ["unshare", "-rm"]]
+    private = next((how for how in ways if not run_quietly([*how, *mount, "true"])), None)
+    if kind == "disk" and private is None:
+        pytest.skip("no file system can be mounted here; the limit is tried instead")
+    code = (FILLER if private else LIMIT) + FULL
+    found, errors = forking("import contextlib\n" + code, tmp_path, wrapper=[*private, *mount] if private else [])
 
     assert {(0, 2), (6, 1)} == {tuple(each) for each in found}
     assert (0, 2) == tuple(found[0])
     assert (6, 1) == tuple(found[-1])
-    assert errors.count("free some space or write elsewhere") == sum(code == 6 for code, _number in found)
+    advice = "free some space or write elsewhere" if private else "raise the file size limit (ulimit -f)"
+    assert errors.count(advice) == sum(code == 6 for code, _number in found)
 
 
 def run_quietly(command: list[str]) -> int:
@@ -321,16 +353,101 @@ def test_fault_110_an_interrupt_in_the_middle_leaves_nothing(tmp_path: Path) -> 
     assert [] == list(tmp_path.iterdir())
 
 
+def own_temporary(folder: Path, pid: int, name: str = "x.ddset") -> Path:
+    """As a process of that number would name one here."""
+    return folder / temporary_name(name).replace(f".{os.getpid()}-", f".{pid}-")
+
+
 def test_temporaries_of_dead_processes_are_removed(tmp_path: Path) -> None:
-    """The next write of the same name cleans up, and leaves those of living processes."""
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    stale = tmp_path / f".x.ddset.{int(dead.stdout)}-abc.tmp"
-    alive = tmp_path / f".x.ddset.{os.getppid()}-abc.tmp"
-    for temporary in (stale, alive):
+    """The next write of the same name cleans up, and leaves those of living processes and of other names."""
+    dead = dead_process()
+    stale = own_temporary(tmp_path, dead)
+    kept = [own_temporary(tmp_path, os.getppid()), own_temporary(tmp_path, dead, "y.ddset")]
+    kept += [tmp_path / name for name in (".x.ddset.tmp", f".x.ddset.{dead}", f"x.ddset.{dead}-a.tmp")]
+    for temporary in (stale, *kept):
         temporary.write_bytes(OLD)
     write(tmp_path / "x.ddset")
 
-    assert (False, True) == (stale.exists(), alive.exists())
+    assert {*kept, tmp_path / "x.ddset"} == set(tmp_path.iterdir())
+
+
+@pytest.mark.fault(101)
+@pytest.mark.parametrize("elsewhere", ["another machine", "another container", "before a restart"])
+def test_writers_of_another_machine_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: str
+) -> None:
+    """Their numbers say nothing here: whoever shares the folder keeps its temporary, and publishes it."""
+    path, dead = tmp_path / "x.ddset", dead_process()
+    with monkeypatch.context() as there:
+        there.setattr(temporaries, "_host", lambda: hashlib.sha256(elsewhere.encode()).hexdigest()[:12])
+        there.setattr(os, "getpid", lambda: dead)
+        writer = atomic_output(path, force=True)
+        file = writer.__enter__()
+        file.write(NEW)
+    write(path, OLD)
+    write(path, OLD, force=True)
+    writer.__exit__(None, None, None)
+
+    assert {path: NEW} == {file: file.read_bytes() for file in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize(("days", "there"), [(6, True), (8, False)])
+def test_temporaries_of_other_machines_are_removed_a_week_later(tmp_path: Path, days: int, there: bool) -> None:
+    """By the times of the folder and the file, which are of one clock; this machine's own does not count."""
+    path = tmp_path / f".x.ddset.{dead_process()}-0123456789ab-0123456789ab.tmp"
+    path.touch()
+    os.utime(path, (1e9, 1e9))
+    os.utime(tmp_path, (1e9 + days * 86_400,) * 2)
+    write(tmp_path / "x.ddset")
+
+    assert there == path.exists()
+
+
+def test_hosts_are_told_apart_by_name_start_and_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And are the same in every process and at every moment."""
+    here = temporaries._host()
+    assert here == temporaries._host()
+    assert here in temporary_name("x")
+    found = {here}
+    for change in (
+        (temporaries, "open", lambda *_arguments: io.BytesIO(b"another start")),
+        (os, "readlink", lambda path: b"pid:[1]"),
+        (os, "uname", lambda: SimpleNamespace(nodename="another")),
+    ):
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(*change, raising=False)
+            found.add(temporaries._host())
+
+    assert 4 == len(found)
+
+
+@pytest.mark.fault(97)
+@pytest.mark.parametrize("force", [False, True])
+def test_an_output_that_may_not_outlast_a_power_failure_is_said_to_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    """The disk fails after the rename: exit 6, but nobody is told that it cannot be written, for it is."""
+
+    def broken(_path: str) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fsio.current, "sync_directory", broken, raising=False)
+    path, folder = tmp_path / "x.ddset", tmp_path / "folder"
+    if force:
+        path.write_bytes(OLD)
+    with pytest.raises(ResourceError, match=r"x\.ddset: written whole, but not certain .* \(Input/output error\)"):
+        write(path, force=force)
+    with monkeypatch.context() as patch:
+        patch.setattr(OutputFolder, "sync", lambda _folder: None)
+        with (
+            pytest.raises(ResourceError, match="folder: written whole, but not certain"),
+            atomic_folder(str(folder)) as out,
+            out.file("a") as file,
+        ):
+            file.write(NEW)
+
+    assert [NEW, NEW] == [path.read_bytes(), (folder / "a").read_bytes()]
+    assert {path, folder} == set(tmp_path.iterdir())
 
 
 @pytest.mark.fault(91, 92)

@@ -19,7 +19,7 @@ import pytest
 from ddlabel import inputs
 from ddlabel.bundle import Bundle, NewSection, RawTensor, StageRecord
 from ddlabel.cli._resume import partial_name
-from ddlabel.errors import ResourceError, UsageError
+from ddlabel.errors import BundleError, ResourceError, UsageError
 from ddlabel.fsio import check_output, is_stream, open_input
 from ddlabel.reader import read_manifest
 from ddlabel.tensors import FileTensor, OpenFile
@@ -286,15 +286,121 @@ def test_a_disk_that_fails_while_a_bundle_is_opened(
 def test_a_pipe_that_fails_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading stdin: the stream is named, not the temporary file."""
 
-    class Broken(io.BytesIO):
-        name = "<stdin>"
+    class Broken(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
 
-        def read(self, _size: int | None = -1) -> bytes:
+        def readinto(self, _buffer) -> int:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(inputs, "stdin_stream", Broken)
-    with pytest.raises(ResourceError, match=r"<stdin>: cannot be read \(Input/output error\)"):
-        open_input("-")
+    for open_it in (Bundle.open, lambda name: open_input(name).read(1)):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Broken())))
+        with pytest.raises(ResourceError, match=r"<stdin>: cannot be read \(Input/output error\)"):
+            open_it("-")
+
+
+@pytest.mark.fault(97)
+@pytest.mark.parametrize("options", [(), ("--verify",)], ids=["manifest alone", "whole"])
+def test_a_redirected_stdin_that_fails_is_not_said_to_be_unwritable(
+    run_cli, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    """`< FILE` on a disk that fails (EIO of the kernel's own making): exit 6, "cannot be read"."""
+    with open("/proc/self/mem") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        outcome = run_cli("inspect", "-", *options)
+
+    assert (6, 1) == (outcome.code, outcome.err.count("\n"))
+    assert outcome.err.startswith("error: <stdin>: cannot be read (Input/output error)")
+
+
+@pytest.mark.fault(105)
+def test_a_redirected_stdin_is_read_from_where_it_stands(
+    small: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another program took of the file before is not ours; one at its start is not copied."""
+    path = tmp_path / "x"
+    for before in (b"", b"a line of another\n"):
+        path.write_bytes(before + as_bytes(small))
+        with open(path) as stdin:
+            stdin.buffer.read(len(before))
+            monkeypatch.setattr(sys, "stdin", stdin)
+            opened = Bundle.open("-", verify=True)
+
+        assert small.content == opened.content
+
+
+class Endless(io.RawIOBase):
+    """A stream that begins with some bytes and then repeats others for ever; reading on and on is a failure."""
+
+    def __init__(self, start: bytes, rest: bytes, most: int) -> None:
+        self._start, self._rest, self.left = memoryview(start), rest, most
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        data = self._start[: len(buffer)] or (self._rest * len(buffer))[: len(buffer)]
+        self._start = self._start[len(data) :]
+        buffer[: len(data)] = data
+        self.left -= len(data)
+        assert self.left > 0, "read on and on"
+        return len(data)
+
+
+@pytest.mark.fault(31, 107)
+@pytest.mark.parametrize("how", ["file", "stdin", "stream", "inspect"])
+@pytest.mark.parametrize(
+    ("rest", "expected"),
+    [
+        (b"\0", "header length is 0, expected at least 2"),
+        (b"y\n", "this is no .ddset file"),
+        (None, "follow the last tensor, expected none"),
+        (b"damaged", "no JSON"),
+    ],
+    ids=["zeros", "yes", "a bundle and more", "a header and more"],
+)
+def test_input_without_an_end_is_refused_early(
+    run_cli, small: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, rest: bytes | None, expected: str
+) -> None:
+    """Exit 3, not a temporary disk that fills: no more is read than the header promises."""
+    start = {None: as_bytes(small), b"damaged": (2**16).to_bytes(8, "little") + b"{"}.get(rest, b"")
+    stream = Endless(start, rest or b"y\n", 2**23)
+    if how == "stream":
+        with pytest.raises(BundleError, match=expected):
+            Bundle.open(stream)  # type: ignore[arg-type]
+        return
+    path = "-"
+    if how == "file":
+        path = str(tmp_path / "endless")
+        os.mkfifo(path)
+        monkeypatch.setattr(inputs, "_Worded", lambda _name, _shown: stream)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(stream)))
+    outcome = run_cli("inspect", path, *(["--verify"] if how != "inspect" else []))
+
+    assert (3, 1) == (outcome.code, outcome.err.count("\n")), outcome
+    assert expected in outcome.err
+
+
+@pytest.mark.fault(31)
+def test_devices_without_an_end_are_refused(run_cli) -> None:
+    """Real ones."""
+    outcomes = [run_cli("inspect", name) for name in ("/dev/zero", "/dev/null")]
+
+    assert [3, 3] == [outcome.code for outcome in outcomes]
+    assert "/dev/zero: header length is 0" in outcomes[0].err
+    assert "/dev/null: 0 bytes long" in outcomes[1].err
+
+
+@pytest.mark.fault(52)
+def test_nothing_is_spooled_before_the_manifest_is_sound(small: Bundle) -> None:
+    """A header may promise terabytes: what follows a manifest that is refused is left unread."""
+    data = bytearray(as_bytes(small))
+    data[int.from_bytes(data[:8], "little") + 8 + 20] ^= 1
+    stream = Endless(bytes(data), b"y", len(data))
+    with pytest.raises(BundleError, match="manifest"):
+        Bundle.open(io.BufferedReader(stream, 16))
+
+    assert stream.left >= 4000  # the state's tensor
 
 
 @pytest.mark.slow
@@ -315,17 +421,11 @@ def test_a_reader_that_takes_100_bytes(tmp_path: Path, through: str) -> None:
     assert ["0", "0"] == codes[-2:]
 
 
-@pytest.mark.slow
-@pytest.mark.fault(109)
-@pytest.mark.parametrize(("size", "flipped"), [(2**31 + 4096, True), (2**32 + 4096, False)], ids=["2 GiB", "4 GiB"])
-def test_bundles_beyond_2_and_4_GiB(tmp_path: Path, size: int, flipped: bool) -> None:
-    """Offsets of 64 bits: a sparse file opens, verifies, gives its last tensor and rows; a flip far in is found."""
-    with open(tmp_path / "zeros", "w+b") as file:
+def sparse_bundle(folder: Path, size: int, sha256: str) -> Path:
+    """A bundle of so many zeros that take no room, and of a second tensor behind them."""
+    with open(folder / "zeros", "w+b") as file:
         file.truncate(size)
-        digest = hashlib.sha256()
-        for start in range(0, size, 2**20):
-            digest.update(bytes(min(2**20, size - start)))
-        large = FileTensor(OpenFile(file), 0, "U8", (size // 4096, 4096), size, digest.hexdigest(), "zeros")
+        large = FileTensor(OpenFile(file), 0, "U8", (size // 4096, 4096), size, sha256, "zeros")
     record = StageRecord("distill", {}, 0, [], {}, 1.0, 1.7e9, {"device": "cpu"})
     sections = [
         NewSection("state.a", "state", {"state.a.x": large}),
@@ -333,20 +433,44 @@ def test_bundles_beyond_2_and_4_GiB(tmp_path: Path, size: int, flipped: bool) ->
     ]
     made = Bundle.create("partial", None, record, sections)
     layout = lay_out(made.manifest.document, made._sources, made.name)
-    path = tmp_path / "x.ddset"
+    path = folder / "x.ddset"
     with open(path, "wb") as sparse:  # as `save` writes it, without the zeros
         sparse.write(layout.head)
-        sparse.seek(size + sum(entry.nbytes for entry in layout.entries[2:-1]), 1)
+        sparse.seek(size - 1, 1)
+        sparse.write(b"\1")
+        sparse.seek(sum(entry.nbytes for entry in layout.entries[2:-1]), 1)
         sparse.write(b"end")
-        if flipped:
-            sparse.seek(len(layout.head) + size - 1)
-            sparse.write(b"\1")
-    opened = Bundle.open(path)
-
     assert path.stat().st_size > size
     assert path.stat().st_blocks * 512 < 2**20
+    return path
+
+
+@pytest.mark.fault(109)
+@pytest.mark.parametrize("size", [2**31 + 4096, 2**32 + 4096], ids=["2 GiB", "4 GiB"])
+def test_offsets_beyond_2_and_4_GiB(tmp_path: Path, size: int) -> None:
+    """64 bits: the last byte, and the tensor behind it; a file that was cut off by one byte is refused."""
+    path = sparse_bundle(tmp_path, size, "0" * 64)
+    opened = Bundle.open(path)
+
     assert bytearray(b"end") == opened.read("state.b.y")[2]
-    assert int(flipped) == opened.slice("state.a.x", size // 4096 - 1, size // 4096).sum()
-    assert (["'state.a.x': digest mismatch"] if flipped else []) == [
+    assert 1 == opened.slice("state.a.x", size // 4096 - 1, size // 4096)[0, -1]
+    assert 0 == opened.slice("state.a.x", size // 4096 - 2, size // 4096 - 1).sum()
+    os.truncate(path, path.stat().st_size - 1)
+    with pytest.raises(BundleError, match="it was cut off"):
+        Bundle.open(path)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(109)
+@pytest.mark.parametrize(("size", "damaged"), [(2**31 + 4096, True), (2**32 + 4096, False)], ids=["2 GiB", "4 GiB"])
+def test_digests_beyond_2_and_4_GiB(tmp_path: Path, size: int, damaged: bool) -> None:
+    """Every byte counts: a sparse file verifies; a last byte that is another one is found."""
+    digest = hashlib.sha256()
+    for start in range(0, size - 1, 2**20):
+        digest.update(bytes(min(2**20, size - 1 - start)))
+    digest.update(b"\0" if damaged else b"\1")
+    opened = Bundle.open(sparse_bundle(tmp_path, size, digest.hexdigest()))
+
+    assert (["'state.a.x': digest mismatch"] if damaged else []) == [
         problem.split(": ", 1)[1].split(",")[0] for problem in opened.verify()
     ]
