@@ -181,12 +181,12 @@ def _fail(error: DdlabelError, arguments: Sequence[str]) -> int:
         traceback.print_exception(error)
     if only_first_speaks(error):
         return error.code if isinstance(error, Told) else code
-    if "--json" in arguments and not speaker():
+    reported = isinstance(error, CheckFailedError)  # the document of the command says what failed
+    if "--json" in arguments and not speaker() and not reported:
         body = {"code": code, "message": error.message, "field": error.field, "hint": error.hint}
         print(json.dumps({"schema": "ddlabel.error", "version": 1, "error": body}, sort_keys=True, indent=2))
-    if not (isinstance(error, CheckFailedError) and "--json" in arguments):
-        for line in error.problems if isinstance(error, UsageError) else (str(error),):
-            say(f"{speaker()}error: {_printable(line)}")
+    for line in error.problems if isinstance(error, UsageError) else (str(error),):
+        say(f"{speaker()}error: {_printable(line)}")
     return code
 
 

@@ -38,7 +38,7 @@ def refuses(run_cli, tmp_path: Path) -> Callable[..., None]:
         path = tmp_path / "x.ddset"
         path.write_bytes(data)
         plain, machine = (run_cli("inspect", path, "--quiet", *options, *more) for more in ((), ("--json",)))
-        error = json.loads(machine.out[machine.out.index('{\n  "error"') :])["error"]
+        document = json.loads(machine.out)
 
         assert (code, code) == (plain.code, machine.code), (plain, machine)
         assert re.match(rf"error: .*{re.escape(str(path))}: ", plain.err)
@@ -46,10 +46,14 @@ def refuses(run_cli, tmp_path: Path) -> Callable[..., None]:
         assert plain.err[:-1].isprintable()
         assert re.search(expected, plain.err)
         assert "" == plain.out or code == 7  # what was found is shown, and then said
+        assert data == path.read_bytes()
+        if code == 7:  # a check that was asked for: the document of the command lists what it found
+            assert re.search(expected, "; ".join(document["bundles"][0]["problems"]))
+            return
+        error = document["error"]
         assert code == error["code"]
         assert error["field"] or not exact_field
         assert f"{path}: " in error["message"]
         assert re.search(expected, f"{error['message']}; {error['hint']}")
-        assert data == path.read_bytes()
 
     return check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -223,3 +224,13 @@ def test_verify_names_a_damaged_file_once(run_cli, files, tmp_path: Path) -> Non
     assert 7 == outcome.code
     assert 1 == outcome.err.count(str(broken))
     assert str(files.base) not in outcome.err
+
+
+def test_verify_with_json_prints_one_document(run_cli, files, tmp_path: Path) -> None:
+    """Which says what is damaged; the exit code says that something is."""
+    broken = tmp_path / "broken.ddset"
+    broken.write_bytes(files.base.read_bytes()[:-1] + bytes([files.base.read_bytes()[-1] ^ 1]))
+    outcome = run_cli("inspect", broken, "--verify", "--json")
+
+    assert 7 == outcome.code
+    assert "digest" in str(json.loads(outcome.out))
