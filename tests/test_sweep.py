@@ -109,6 +109,7 @@ def test_two_machines_share_a_folder(tmp_path: Path) -> None:
     assert {1} == set(made.values())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_what_is_older_than_its_inputs_is_made_anew(tmp_path: Path) -> None:
     """As make has it, and only that."""

@@ -244,9 +244,12 @@ def long_run(files, tmp_path: Path, prepare=default_signals):
     return process
 
 
+OTHER_SIGNALS = ((signal.SIGTERM, 143), (signal.SIGHUP, 129))
+
+
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)],
+    [(signal.SIGINT, 130), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in OTHER_SIGNALS)],
     ids=["interrupt", "terminate", "hang-up"],
 )  # fmt: skip
 @pytest.mark.fault(110)
@@ -325,6 +328,7 @@ def test_fault_117_the_surroundings_do_not_change_the_content(files, tmp_path: P
     assert 0o600 == path.stat().st_mode & 0o777
 
 
+@pytest.mark.slow
 @pytest.mark.fault(117)
 def test_fault_117_a_fixed_clock_gives_the_same_bytes(files, tmp_path: Path) -> None:
     """SOURCE_DATE_EPOCH takes the clock out of the file."""

@@ -319,6 +319,7 @@ def test_results_and_bundles_do_not_share_stdout(run_cli, files, tmp_path: Path,
             assert f"'--output {name}' and '--json' both write to stdout" in outcome.err
 
 
+@pytest.mark.slow
 def test_stdout_in_a_file_has_no_sidecar(files, tmp_path: Path) -> None:
     """The name /dev/stdout is then a file like any other, in a folder that is nobody's."""
     with (tmp_path / "out.npz").open("wb") as stream:

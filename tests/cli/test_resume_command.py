@@ -89,9 +89,12 @@ def unfinished(run_cli, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return tmp_path / "x.ddset.partial"
 
 
+OTHER_SIGNALS = ((signal.SIGTERM, 143), (signal.SIGHUP, 129))
+
+
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)],
+    [(signal.SIGINT, 130), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in OTHER_SIGNALS)],
     ids=["interrupt", "terminate", "hang-up"],
 )  # fmt: skip
 @pytest.mark.fault(110)
@@ -120,6 +123,7 @@ def test_fault_110_a_signal_keeps_the_state_and_says_how_to_continue(
     assert not partial.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.fault(110)
 def test_fault_110_a_killed_expert_run_continues_to_the_same_bytes(run_cli, tiny: str, tmp_path: Path) -> None:
     """SIGTERM in a run of several experts; other settings are refused with both sides named."""
