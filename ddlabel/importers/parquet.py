@@ -201,7 +201,7 @@ def _pictures(table: Table, column: str) -> Tensor:
                 )
             arrays.append(decode(Picture(f"{name}, row {len(arrays)}", data), None))
             size += len(data) + arrays[-1].nbytes  # a batch may hold each value once and the rows as places of it
-            _check_decoded(table, size, "its pictures")
+            _check_decoded(table, size, "its column of pictures")
     if not arrays:
         raise BundleError(f"{name}: no rows")
     return stack(arrays, name)
