@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,7 +88,7 @@ class Number(Spec):
 
     def problems(self, value: Any, path: str) -> Iterator[str]:
         """Whole or not."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             yield _wrong(path, value, "a finite number")
 
     def json_schema(self) -> dict[str, Any]:

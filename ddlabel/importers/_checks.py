@@ -25,6 +25,8 @@ DROP = ("take", "drop")
 
 CHANNELS = (1, 3)
 MAX_SIDE = 2**16
+LEAST, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
+"""Numbers above 0 that float32 holds."""
 ROW_TOLERANCE = 1e-3
 """How far a row may be from summing to 1 to count as a distribution."""
 
@@ -110,15 +112,15 @@ def check_step_size(value: Any, name: str) -> float:
     """A learned step size as a number.
 
     Raises:
-        BundleError: no single finite number above 0.
+        BundleError: no single number above 0 that is neither 0 nor infinity as float32.
     """
     number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < float("inf"):
+    if isinstance(number, bool) or not isinstance(number, int | float) or not LEAST <= number <= LARGEST:
+        what = f"a step size of {number!s:.40}" if isinstance(number, float) else f"{_what(value)} as its step size"
+        if type(number) is int:
+            what = "a step size of 0" if not number else f"a step size {'above 1e38' if number > 0 else 'below 0'}"
         raise BundleError(
-            f"{name}: {_what(value)} where a step size belongs, expected one number above 0"
-            if not isinstance(number, int | float)
-            else f"{name}: a step size of {number}, expected one number above 0",
-            hint="leave it out with --set lr=drop",
+            f"{name}: {what}, expected one number above 0 that float32 holds", hint="leave it out with --set lr=drop"
         )
     return float(number)
 
@@ -137,5 +139,6 @@ def _check_finite(values: Tensor, name: str, noun: str) -> None:
 
 def _what(value: Any) -> str:
     if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+        kind = str(value.dtype).removeprefix("torch.")
+        return f"{kind} {tuple(value.shape)}" if value.ndim else f"a single {kind}"
     return f"a {type(value).__name__}"

@@ -37,11 +37,11 @@ class Pictures:
 
 
 def has_class_folders(folder: Path) -> bool:
-    """Whether a folder holds folders, the first of which holds a picture."""
+    """Whether a folder holds folders, one of which holds a picture."""
     if not folder.is_dir():
         return False
     folders = [entry for entry in entries_of(folder) if entry.is_dir(follow_symlinks=False)]
-    return bool(folders) and any(_is_picture(entry.name) for entry in entries_of(Path(folders[0].path)))
+    return any(_is_picture(entry.name) for each in folders for entry in entries_of(Path(each.path)))
 
 
 def read_pictures(sources: Sources, root: Path) -> Pictures:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import BundleError
 from ..interchange import SIDECAR, VIEWABLE, decode_sidecar, sidecar_of
+from ._checks import check_step_size
 from ._exported import exported_labels
 from ._importer import Foreign
 from ._sources import Sources, entries_of, shown
@@ -19,6 +20,8 @@ from ._sources import Sources, entries_of, shown
 __all__ = ["SIDECAR", "described", "with_sidecar"]
 
 MAX_BYTES = 256 * 2**20
+MAX_CONTRAST = 1e6
+"""Largest value, in [0, 1] units, that pictures were stretched from."""
 
 
 def with_sidecar(
@@ -100,6 +103,12 @@ def _with(foreign: Foreign, document: Mapping[str, Any], name: str, arrays: Mapp
     """The same set with the facts of a description, and its labels."""
     _check_counts(foreign, document, name)
     space, images = document["space"], document["images"]
+    sizes = {key: len(space[key]) for key in ("mean", "std")}
+    if set(sizes.values()) != {foreign.images.shape[1]}:
+        raise BundleError(
+            f"{name}: {sizes['mean']} means and {sizes['std']} standard deviations, its images have "
+            f"{foreign.images.shape[1]} channels"
+        )
     facts = {
         "name": document["data"]["name"],
         "flip": document["data"]["flip"],
@@ -121,7 +130,7 @@ def _with(foreign: Foreign, document: Mapping[str, Any], name: str, arrays: Mapp
         said |= {"lr": name} if step is not None else {}
     return dataclasses.replace(
         foreign,
-        images=_unstretched(foreign.images, images),
+        images=_unstretched(foreign.images, images, name),
         values="units" if _is_stretched(images) else foreign.values,
         labels=labels,
         soft=None if soft is not None else foreign.soft,
@@ -168,15 +177,22 @@ def _is_stretched(images: Mapping[str, Any]) -> bool:
     return images["form"] == VIEWABLE and (images.get("low", 0), images.get("high", 1)) != (0, 1)
 
 
-def _unstretched(pixels: Tensor, images: Mapping[str, Any]) -> Tensor:
-    """Pictures whose contrast was stretched, in [0, 1] units again."""
+def _unstretched(pixels: Tensor, images: Mapping[str, Any], name: str) -> Tensor:
+    """Pictures whose contrast was stretched, in [0, 1] units again.
+
+    Raises:
+        BundleError: an impossible range.
+    """
     if not _is_stretched(images):
         return pixels
     low, high = float(images.get("low", 0)), float(images.get("high", 1))
+    if not (low < high and max(-low, high) <= MAX_CONTRAST):
+        raise BundleError(
+            f"{name}: pictures from {low:g} to {high:g}, expected 'images.low' below 'images.high' and both within "
+            f"{MAX_CONTRAST:g}"
+        )
     return pixels.float() / 255 * (high - low) + low
 
 
 def _step_size(value: Any, name: str) -> float | None:
-    if value is not None and not value > 0:
-        raise BundleError(f"{name}: 'student_lr' is {value}, expected a number above 0")
-    return None if value is None else float(value)
+    return None if value is None else check_step_size(value, f"{name}: 'student_lr'")

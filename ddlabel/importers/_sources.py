@@ -62,6 +62,8 @@ class Sources:
                 data = bytearray(file.read(limit + 1))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise BundleError(f"{shown(path)}: no such file", hint="check the path") from error
+        except IsADirectoryError as error:
+            raise BundleError(f"{shown(path)}: a folder, expected a plain file") from error
         except OSError as error:
             raise ResourceError(f"{shown(path)}: cannot be read ({error.strerror})") from error
         if len(data) > limit:

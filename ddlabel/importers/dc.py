@@ -7,6 +7,7 @@ import re
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..errors import BundleError, UsageError
@@ -14,12 +15,13 @@ from ..options import opt
 from ._checks import DROP, both_labels, images_of, labels_of, step_size
 from ._importer import Foreign
 from ._sidecar import with_sidecar
-from ._sources import Sources, shown
+from ._sources import Sources, entries_of, shown
 from ._torch_file import is_torch_file, read_torch
 
 __all__ = ["IMPORTER"]
 
 NET = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
+RESULT = re.compile(r"res_.{1,250}\.pt", re.DOTALL)
 MAX_RUNS = 10_000
 
 
@@ -38,9 +40,9 @@ class Dc:
 
     @classmethod
     def recognises(cls, sources: Sources) -> bool:
-        """One file of torch.save that is not called as MTT and IDC call theirs."""
+        """One file of torch.save that is not called as MTT and IDC call theirs, or a folder with one result."""
         if len(sources.paths) != 1 or not sources.paths[0].is_file():
-            return False
+            return len(sources.paths) == 1 and len(_results(sources.paths[0])) == 1
         name = sources.paths[0].name
         if not name.endswith((".pt", ".pth")):
             return False
@@ -48,7 +50,7 @@ class Dc:
 
     def read(self, sources: Sources) -> Foreign:
         """One experiment, and what the file says of the accuracy of all."""
-        path = sources.only
+        path = _file(sources.only)
         name = shown(path)
         content = read_torch(sources, path)
         if isinstance(content, dict) and {"images", "labels"} <= content.keys():
@@ -102,6 +104,25 @@ class Dc:
             notes=notes,
             said={"labels": name} | ({"lr": name} if step is not None else {}),
         )
+
+
+def _results(folder: Path) -> list[Path]:
+    """Files in a folder that are called as results are."""
+    if not folder.is_dir():
+        return []
+    return [Path(entry.path) for entry in entries_of(folder) if RESULT.fullmatch(entry.name) and entry.is_file()]
+
+
+def _file(path: Path) -> Path:
+    """The file that was given, or the one result in the folder that was given."""
+    if not path.is_dir():
+        return path
+    found = _results(path)
+    if len(found) != 1:
+        raise BundleError(
+            f"{shown(path)}: holds {len(found)} files res_*.pt, expected one", hint="give the file itself"
+        )
+    return found[0]
 
 
 def _published(said: Any) -> dict[str, dict[str, float | int]]:

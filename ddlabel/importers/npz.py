@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,7 +81,10 @@ class Npz:
         return described(foreign, text(arrays, NPZ_EXPORT, name), sources, path, arrays=tensors, lr=self.lr)
 
     def _channels_first(self, arrays: Mapping[str, Array], is_space: bool, is_export: bool, name: str) -> Tensor:
-        images = numbers(arrays[NPZ_IMAGES_FLOAT if is_space else NPZ_IMAGES], name)
+        array = arrays[NPZ_IMAGES_FLOAT if is_space else NPZ_IMAGES]
+        if array.dtype.kind in "iu" and array.dtype != np.uint8:
+            raise BundleError(f"{name}: 'images' holds {array.dtype.name}, expected uint8 pixels or floats")
+        images = numbers(array, name)
         if images.ndim == 3:
             return images[:, None]
         if images.ndim != 4:
@@ -102,7 +106,7 @@ def _arrays(sources: Sources, path: Path, name: str) -> dict[str, Array]:
     missing = {NPZ_IMAGES, NPZ_LABELS} - arrays.keys()
     if NPZ_LABELS in missing or (missing and NPZ_IMAGES_FLOAT not in arrays):
         wanted = sorted(missing)[0]
-        have = [ascii(key)[1:41] for key in keys[:20]]
+        have = [ascii(key)[1:-1][:40] for key in keys[:20]]
         raise BundleError(f"{name}: no array '{wanted}'{suggest(wanted, have)}")
     return arrays
 

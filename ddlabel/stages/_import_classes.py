@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..errors import BundleError, UsageError
+from ..errors import BundleError, DdlabelError, ResourceError, UsageError
 from ..importers._importer import Foreign
+from ..importers._sources import Sources
 
-__all__ = ["class_names", "class_order"]
+__all__ = ["class_names", "class_order", "names_of_the_file"]
 
 MAX_CLASSES, MAX_NAME, MAX_CLASS_FILE = 100_000, 1024, 16 * 2**20
 
@@ -64,18 +66,52 @@ def class_names(given: tuple[str, ...]) -> tuple[str, ...]:
     """
     names = list(given)
     if len(given) == 1:
-        path = Path(given[0])
         try:
-            if path.stat().st_size > MAX_CLASS_FILE:
-                raise UsageError(f"--classes: the file has more than {MAX_CLASS_FILE} bytes", field="classes")
-            names = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError, ValueError) as error:
+            names = Sources([]).read(Path(given[0]), limit=MAX_CLASS_FILE).decode("utf-8-sig").splitlines()
+        except (BundleError, ResourceError, ValueError) as error:
+            why = f" ({error.message})" if isinstance(error, DdlabelError) else ""
             raise UsageError(
-                f"--classes '{given[0][:80]}' is neither several names nor a text file", field="classes"
+                f"--classes '{given[0][:80]}' is neither several names nor a text file{why}", field="classes"
             ) from error
-    bad = len(names) < 2 or len(names) > MAX_CLASSES or len(set(names)) < len(names)
-    if bad or any(not name.strip() or len(name) > MAX_NAME for name in names):
-        raise UsageError(
-            f"--classes gives {len(names)} names, expected 2 or more, all different, none empty", field="classes"
-        )
+    problem = _wrong_with(names)
+    if problem:
+        raise UsageError(f"--classes gives {problem}", field="classes")
     return tuple(names)
+
+
+def names_of_the_file(foreign: Foreign) -> tuple[str, ...] | None:
+    """The classes that the files name, by the same rule as those that are typed.
+
+    Only an export may give one name to two classes, as its bundle had them: ImageNet has two cranes.
+
+    Raises:
+        BundleError: fewer than two names, one twice, an empty or too long one, one that is no Unicode.
+    """
+    problem = None if foreign.classes is None else _wrong_with(foreign.classes, may_repeat=foreign.export is not None)
+    if problem:
+        raise BundleError(
+            f"{foreign.name} has {problem}",
+            field="classes",
+            hint="give --classes: the names of its classes in label order",
+        )
+    return foreign.classes
+
+
+def _wrong_with(names: Sequence[str], *, may_repeat: bool = False) -> str | None:
+    """What is wrong with names of classes."""
+    if any(not _is_unicode(name) for name in names):
+        return f"the class name {next(name for name in names if not _is_unicode(name))!a:.80}, which is no Unicode"
+    bad = len(names) < 2 or len(names) > MAX_CLASSES or (len(set(names)) < len(names) and not may_repeat)
+    if bad or any(not name.strip() or len(name) > MAX_NAME for name in names):
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        which = f" ({twice[0]!a:.80} twice)" if twice else ""
+        return (
+            f"{len(names)} class names{which}, expected 2 or more, all different, none empty or of more than "
+            f"{MAX_NAME} characters"
+        )
+    return None
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it has no half of a character."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)

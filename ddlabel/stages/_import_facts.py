@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
+
+import torch
 
 from ..config import ImportConfig
 from ..data._dataset import Dataset
@@ -11,7 +14,7 @@ from ..errors import BundleError, UsageError
 from ..importers._checks import distributions
 from ..importers._guess import constants_of, guess, likely_sets, summary_of
 from ..importers._importer import Foreign
-from ._import_classes import class_names
+from ._import_classes import class_names, names_of_the_file
 from ._stage import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["OPTION", "Facts", "check_data", "settle"]
@@ -66,7 +69,32 @@ def settle(foreign: Foreign, config: ImportConfig) -> Facts:
     problems += _settle_identity(facts, foreign, config)
     if problems:
         raise UsageError.collect([f"{foreign.name}: {problem}" for problem in problems])
+    _check_constants(facts)
     return facts
+
+
+def _check_constants(facts: Facts) -> None:
+    """Refuse constants by which float32 cannot normalise pixels.
+
+    Raises:
+        UsageError: of an option.
+        BundleError: of the files.
+    """
+    if facts.mean is None or facts.std is None:
+        return
+    mean, std = (torch.tensor(values, dtype=torch.float64).float() for values in (facts.mean, facts.std))
+    ends = torch.stack([-mean / std, (1 - mean) / std])
+    if bool((std > 0).all()) and bool(torch.isfinite(torch.cat([mean, std, ends.flatten()])).all()):
+        return
+    origin = facts.origins["std"]
+    text = f"a mean of {_numbers(facts.mean)} and a std of {_numbers(facts.std)} leave no finite images in float32"
+    if origin == OPTION:
+        raise UsageError(f"{text}, expected those of pixels from 0 to 1", field="std")
+    raise BundleError(f"{origin}: {text}, expected those of pixels from 0 to 1", field="std")
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
 
 
 def check_data(foreign: Foreign, dataset: Dataset) -> None:
@@ -230,7 +258,7 @@ def _settle_identity(facts: Facts, foreign: Foreign, config: ImportConfig) -> li
                 "its class names and their order are not in the file; give --data SPEC, or --classes A,B,..."
             )
         else:
-            facts.take("classes", foreign.classes, foreign.said.get("classes", FILE))
+            facts.take("classes", names_of_the_file(foreign), foreign.said.get("classes", FILE))
     if config.mirror is not None:
         facts.take("flip", config.mirror == "yes", OPTION)
     elif "flip" in foreign.stated:

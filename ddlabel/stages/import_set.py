@@ -26,6 +26,7 @@ from ..options import as_dict, build_many, check
 from ..preprocess import describe_space, space_sections
 from ..space import Space
 from ._import_classes import class_order
+from ._import_doubts import check_units, contradictions
 from ._import_facts import OPTION, Facts, check_data, settle
 from ._import_labels import check_exported, exported_sections, label_sections, without_places
 from ._import_whitening import check_twin, check_whitening
@@ -237,13 +238,16 @@ def _stored(foreign: Foreign, facts: Facts, space: Space, config: ImportConfig) 
     if facts.values == "pixels":
         return (space.encode(images) if config.pixels == "float32" else images), {}
     if facts.values == "units":
+        check_units(foreign, facts)
         images = space.from_units(images)
+        if not bool(torch.isfinite(images).all()):
+            raise BundleError(f"{foreign.name}: normalised images hold infinity, expected values from 0 to 1")
     return quantised(images, space) if config.pixels == "uint8" else (images, {})
 
 
 def _doubts(foreign: Foreign, facts: Facts) -> list[str]:
     """What does not fit what the user said."""
-    notes = []
+    notes = contradictions(foreign)
     images = foreign.images
     seen = guess(images) if images.is_floating_point() else None
     if seen and facts.values == "space" and seen.space not in (None, facts.space):

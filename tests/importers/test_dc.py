@@ -73,3 +73,30 @@ def test_floats_can_be_stored_as_pixels(tmp_path: Path, units, labels, imported)
     assert bundle.tensor("images.pixels").dtype == torch.uint8
     assert (bundle.tensor("images.pixels") / 255 - units).abs().max() <= 0.5 / 255 + 1e-6
     assert bundle.manifest.history[0]["metrics"]["clipped_fraction"] < 1e-3
+
+
+@pytest.mark.parametrize("lr", [1e-60, 1e300, 10**400, torch.tensor(1e-60, dtype=torch.float64)])
+def test_step_sizes_that_float32_does_not_hold_are_refused(tmp_path: Path, units, labels, refused, lr) -> None:
+    path = tmp_path / "plain.pt"
+    torch.save({"images": units, "labels": labels, "lr": lr}, path)
+
+    assert "expected one number above 0 that float32 holds" in refused(3, path, *SPACE, "--values", "units")
+
+
+def test_pixels_up_to_255_are_no_units(tmp_path: Path, units, labels, refused, imported) -> None:
+    """Values that overshoot a little, as those of learned whitened images do, are taken."""
+    path = tmp_path / "plain.pt"
+    torch.save({"images": units * 255, "labels": labels}, path)
+    assert "no pixels from 0 to 1; divide pixels" in refused(2, path, *SPACE, "--values", "units")
+    torch.save({"images": units * 3 - 1, "labels": labels}, path)
+    imported(path, *SPACE, "--values", "units")
+
+
+def test_a_folder_with_one_result_is_taken(result: Path, refused, imported, tmp_path: Path, units) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    result.rename(folder / result.name)
+    assert torch.equal(imported(folder, *SPACE).tensor("images.pixels"), units * 4 - 2)
+    (folder / "res_other.pt").write_bytes((folder / result.name).read_bytes())
+    assert "no known format" in refused(2, folder, *SPACE)
+    assert "holds 2 files res_*.pt" in refused(3, folder, *SPACE, "--format", "dc")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,9 @@ def test_class_names_may_come_from_a_file(tmp_path: Path, units, labels, importe
     more = (root, "--name", "x", "--mirror", "no", *CONSTANTS, "--classes")
 
     assert "neither several names nor a text file" in refused(2, *more, tmp_path / "missing.txt")
+    os.mkfifo(tmp_path / "fifo")
+    for odd in (tmp_path / "fifo", "/dev/zero"):
+        assert "not a plain file" in refused(2, *more, odd)
     bundle = imported(*more, tmp_path / "names.txt")
     assert bundle.manifest.data["classes"] == ["a, b", "c", "d", "e"]
     assert str(tmp_path).encode() not in bundle.manifest.to_json()
@@ -82,6 +86,9 @@ def test_hostile_folders_are_refused(tmp_path: Path, units, labels, refused) -> 
     (root / "00").mkdir()
     assert "same class number" in refused(3, *given)
     (root / "00").rmdir()
+    (root / "0" / "folder.png").mkdir()
+    assert "a folder, expected a plain file" in refused(3, *given)
+    (root / "0" / "folder.png").rmdir()
     (root / "0" / "link.png").symlink_to("/etc/passwd")
     assert "symbolic link" in refused(3, *given)
     (root / "0" / "link.png").unlink()
@@ -113,3 +120,18 @@ def test_facts_of_pixels_are_still_needed(tmp_path: Path, units, labels, refused
     assert "drop it" in refused(2, root, *FACTS, *CONSTANTS, "--values", "units")
     assert "3 channels" in refused(2, root, *FACTS, "--mean", "0.5", "--std", "0.5")
     assert CLASSES.count(",") == 3
+
+
+def test_a_class_may_be_empty_but_one_class_is_none(tmp_path: Path, units, labels, imported, refused) -> None:
+    root = write_pictures(tmp_path / "set", units, labels, ["b", "c", "d", "e"])
+    (root / "a").mkdir()
+    more = ("--name", "x", "--mirror", "no", *CONSTANTS)
+    assert imported(root, *more).manifest.data["classes"] == ["a", "b", "c", "d", "e"]
+    lonely = write_pictures(tmp_path / "lonely", units, labels * 0, ["cat"])
+    assert "1 class names, expected 2 or more" in refused(3, lonely, *more)
+
+
+@pytest.mark.parametrize("std", ["1e-300", "1e-39"])
+def test_constants_that_float32_does_not_hold_are_refused(tmp_path: Path, units, labels, refused, std: str) -> None:
+    root = write_pictures(tmp_path / "set", units, labels, ["0", "1", "2", "3"])
+    assert "no finite images" in refused(2, root, *FACTS, "--mean", "0.5,0.4,0.3", "--std", f"0.2,{std},0.3")

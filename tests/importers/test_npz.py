@@ -245,3 +245,22 @@ def test_log_probabilities_stay_such_and_domains_of_others_are_kept(tmp_path: Pa
     assert read_labels(bundle, "soft").domain == "logprob"
     assert torch.equal(read_labels(bundle, "soft").values, soft)
     assert bundle.manifest.history[0]["config"]["facts"]["domain"] == "x.npz"
+
+
+def test_labels_that_contradict_each_other_are_told(tmp_path: Path, units, labels, run_cli) -> None:
+    soft = torch.eye(4)[(labels + 1) % 4].numpy()
+    soft[:2] = torch.eye(4)[labels[:2]]
+    path = save(tmp_path / "x.npz", images=pixels_of(units), labels=labels.numpy(), soft_labels=soft)
+    outcome = run_cli("import", path, *FACTS, *CONSTANTS, "--domain", "prob", "-o", tmp_path / "x.ddset")
+
+    assert outcome.code == 0
+    assert "of 6 of 8 images (75%) the largest soft label is of another class" in outcome.err
+
+
+def test_messages_name_what_is_there(tmp_path: Path, units, labels, refused) -> None:
+    images = pixels_of(units)
+    assert "(known: images)" in refused(3, save(tmp_path / "x.npz", images=images), *FACTS, *CONSTANTS)
+    single = save(tmp_path / "x.npz", images=images, labels=np.array(1))
+    assert "a single int64 where labels belong" in refused(3, single, *FACTS, *CONSTANTS)
+    wide = save(tmp_path / "x.npz", images=images.astype(np.uint16), labels=labels.numpy())
+    assert "'images' holds uint16" in refused(3, wide, *FACTS, *CONSTANTS)

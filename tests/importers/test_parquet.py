@@ -93,16 +93,15 @@ def test_columns_that_nobody_wants_are_not_read(tmp_path: Path, units, labels, i
     table = parquet.read_table(path)
     when = table.column("when").cast(pyarrow.timestamp("us"))
     parquet.write_table(table.set_column(3, "when", when), path, row_group_size=3)
-    original = parquet.ParquetFile.read_row_group
+    original = parquet.ParquetFile.iter_batches
 
-    def note(self, index, columns=None, **more):
-        read.append((index, tuple(columns)))
-        return original(self, index, columns=columns, **more)
+    def note(self, rows, columns=None, **more):
+        read.append(tuple(columns))
+        return original(self, rows, columns=columns, **more)
 
-    monkeypatch.setattr(parquet.ParquetFile, "read_row_group", note)
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", note)
     bundle = imported(path, *FACTS, *CONSTANTS)
-    assert {columns for _index, columns in read} == {("image",), ("label",)}
-    assert {index for index, _columns in read} == {0, 1, 2}
+    assert set(read) == {("image",), ("label",)}
     assert len(bundle.tensor("labels.hard")) == 8
     outcome = run_cli("import", path, *FACTS, *CONSTANTS, "--set", "label=when", "-o", tmp_path / "y.ddset")
     assert (outcome.code, "column 'when' cannot be read" in outcome.err) == (3, True)
@@ -113,3 +112,48 @@ def test_without_the_library_the_extra_is_named(tmp_path: Path, units, labels, r
     monkeypatch.setitem(sys.modules, "pyarrow", None)
 
     assert "pip install 'ddlabel[hf]'" in refused(2, path, *FACTS, *CONSTANTS)
+
+
+def test_a_column_that_a_dictionary_makes_huge_is_not_decoded(
+    tmp_path: Path, units, labels, refused, monkeypatch
+) -> None:
+    """One value in the file, many rows of it; and a table of one value whose lists are long."""
+    from pyarrow import parquet
+
+    from ddlabel.importers import parquet as importer
+
+    monkeypatch.setattr(importer, "FREE_BYTES", 2**20)
+    monkeypatch.setattr(importer, "MAX_RATIO", 1)
+    monkeypatch.setattr(importer, "BATCH_BYTES", 2**18)
+    path, rows, seen = tmp_path / "x.parquet", 20_000, []
+    picture = encoded(pixels_of(units)[0]) + bytes(10_000)
+    images = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * rows, pyarrow.int32()), pyarrow.array([picture]))
+    parquet.write_table(pyarrow.table({"image": images, "label": [0] * rows}), path)
+    original = importer.decode
+    monkeypatch.setattr(importer, "decode", lambda *given: seen.append(1) or original(*given))
+    assert path.stat().st_size < 2**17
+    assert "once it is decoded" in refused(3, path, *FACTS, *CONSTANTS)
+    assert len(seen) < 200  # stopped long before the last row
+    write_table(path, units, labels, soft=[[0.0] * 40_000] * 8)
+    assert "column 'soft' holds more than" in refused(3, path, *FACTS, *CONSTANTS, "--domain", "logit")
+
+
+def test_odd_columns_and_names_are_refused(tmp_path: Path, units, labels, refused) -> None:
+    path = tmp_path / "x.parquet"
+    given = (path, "--name", "pets", "--mirror", "yes", *CONSTANTS)
+    for names, message in (
+        ((), "has 0 class names"),
+        (("a", "a", "b", "c"), "'a' twice"),
+        (("a", "", "b", "c"), "none empty"),
+        (("a", "\ud800", "b", "c"), "x.parquet has the class name '\\ud800'"),
+    ):
+        write_table(path, units, labels, names=names)
+        assert message in refused(3, *given)
+    assert "'label' holds no lists" in refused(2, *given, "--set", "soft=label")
+    from pyarrow import parquet
+
+    table = parquet.read_table(path)
+    parquet.write_table(table.append_column("label", table.column("label")), path)
+    assert "two columns are called 'label'" in refused(3, *given)
+    parquet.write_table(table.set_column(1, "label", pyarrow.array([10**12] * 8, pyarrow.timestamp("s"))), path)
+    assert "column 'label' cannot be read" in refused(3, *given)
