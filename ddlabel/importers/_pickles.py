@@ -15,6 +15,8 @@ from typing import Any
 __all__ = ["Named", "PickleRefusedError", "interpret"]
 
 MAX_OPCODES = 5_000_000
+LARGEST_KEY = 2**53
+"""Beyond, many numbers share a hash, and a table of them takes quadratic time."""
 MAX_DEPTH = 32
 """Tuples within tuples; plain data have two or three."""
 
@@ -181,6 +183,8 @@ def _set_items(target: dict[Any, Any], items: Sequence[Any]) -> None:
     for key, value in zip(items[::2], items[1::2], strict=True):
         if type(key) not in {str, int}:
             raise PickleRefusedError(f"holds a key of type {type(key).__name__}, expected texts or whole numbers")
+        if isinstance(key, int) and abs(key) > LARGEST_KEY:
+            raise PickleRefusedError(f"holds a key beyond {LARGEST_KEY}, expected numbers of things")
         target[key] = value
 
 

@@ -144,6 +144,7 @@ def test_pickles_of_more_than_data_are_refused(tmp_path: Path, pickled: bytes, w
         ),
         pytest.param(b"})Ns.", "a key of type tuple", id="empty tuple"),
         pytest.param(b"}NNs.", "a key of type NoneType", id="none"),
+        pytest.param(b"}\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x1fNs.", "a key beyond", id="numbers of one hash"),
         pytest.param(b"}(K\x01K\x02K\x03u.", "without a value", id="half a pair"),
         pytest.param(b"ccollections\nOrderedDict\n])K\x01\x86a\x85R.", "damaged", id="pairs given to a call"),
         pytest.param(b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n)NK\x01tQ.", "without name", id="storage"),
