@@ -18,4 +18,4 @@ run import "$foreign/pad-mnist-ipc10/images_zca_10.pt" --name mnist --classes 0,
   --constants mnist -o pad.ddset
 for set in dc mtt-0 mtt-100 pad; do run inspect "$set.ddset" --grid "$set.png"; done
 tag=dc score dc --arch convnet-d3-w128 --protocol dc --seeds 2 --epochs 300
-for set in mtt-0 mtt-100; do tag=mtt score $set --arch convnet-d3-w64 --protocol mtt --seeds 2 --set lr=0.03; done
+for set in mtt-0 mtt-100; do tag=mtt score $set --arch convnet-d3-w64 --protocol mtt --seeds 1 --set lr=0.03; done
