@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Published distilled sets, imported and scored: the table of docs/results.md.
-# Usage: docs/foreign.sh FOREIGN CIFAR10 OUTPUT_FOLDER      about half an hour on one core
+# Usage: docs/foreign.sh FOREIGN CIFAR10 OUTPUT_FOLDER
 #   FOREIGN holds the folders dc-cifar10-ipc10, mtt-cifar10-ipc10 and pad-mnist-ipc10 as their authors' code wrote them;
 #   CIFAR10 is what --data takes, such as folder:/data/cifar10.
 set -euo pipefail
