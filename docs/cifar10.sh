@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The pipeline of the README on real CIFAR-10 images with a ConvNet small enough for two cores.
 # Usage: docs/cifar10.sh DATA OUTPUT_FOLDER      DATA as for --data, such as cifar10:DIR or folder:DIR/cifar10
-# Measured results and the hardware they were measured on: docs/results.md
+# Measured results and the hardware they were measured on: docs/measured.md
 set -euo pipefail
 data=$1
 out=$2

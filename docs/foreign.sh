@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Published distilled sets, imported and scored: the table of docs/results.md.
+# Published distilled sets, imported and scored: the table of docs/measured.md.
 # Usage: docs/foreign.sh FOREIGN CIFAR10 OUTPUT_FOLDER
 #   FOREIGN holds the folders dc-cifar10-ipc10, mtt-cifar10-ipc10 and pad-mnist-ipc10 as their authors' code wrote them;
 #   CIFAR10 is what --data takes, such as folder:/data/cifar10.

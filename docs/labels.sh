@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What labels gain and what they cost, on real images with ConvNets small enough for two cores.
 # Usage: docs/labels.sh cifar10|imagenette|size128 DATA OUTPUT_FOLDER      DATA as for --data, such as folder:DIR/cifar10
-# Measured results and the hardware they were measured on: docs/results.md and docs/bytes.md
+# Measured results and the hardware they were measured on: docs/measured.md and docs/bytes.md
 set -euo pipefail
 set_name=$1
 data=$2

@@ -2,7 +2,7 @@
 # Matching methods beside random images on CIFAR-10, at 1 and 10 images per class, with a ConvNet small enough for two cores.
 # Usage: docs/matching.sh DATA OUTPUT_FOLDER      DATA as for --data, such as cifar10:DIR or folder:DIR/cifar10
 # A fifth of the training images is used (--validation 0.8), and budgets are far below the published ones.
-# Measured results and the hardware they were measured on: docs/results.md; docs/tables_matching.py writes the table.
+# Measured results and the hardware they were measured on: docs/measured.md; docs/tables_matching.py writes the table.
 set -euo pipefail
 data=$1
 out=$2

@@ -21,7 +21,7 @@ SETS = (
 HEAD = """# What labels gain
 
 Written by `python docs/tables.py` from scored bundles; do not edit. `docs/labels.sh` makes the bundles.
-What the tables say is in [results.md](results.md).
+What the tables say is in [measured.md](measured.md).
 Accuracies are test accuracies of the last epoch; ± is a standard error over paired seeds.
 """
 

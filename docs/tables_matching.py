@@ -23,7 +23,7 @@ RIVALS = {"pad": "datm", "pad-fiex": "datm-fiex"}
 HEAD = """# Matching methods
 
 Written by `python docs/tables_matching.py` from scored bundles; do not edit. `docs/matching.sh` makes the bundles.
-What the tables say is in [results.md](results.md).
+What the tables say is in [measured.md](measured.md).
 Accuracies are test accuracies of the last epoch over three students; ± is a standard error over paired seeds.
 Published values are those of the recipe of that name, at full width, on all training images and with full budgets.
 """
