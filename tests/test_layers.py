@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "ddlabel"
 FLOORS = (
     {"__init__", "errors", "events", "config", "options", "fsio", "filesystem", "inputs", "streams", "folders",
      "seeding", "_plugins", "header", "frame", "memory", "schema", "manifest", "manifest_rules", "digests", "storage",
-     "scores", "recipes", "philox", "crops", "team", "interchange", "temporaries"},
+     "scores", "recipes", "tables", "philox", "crops", "team", "interchange", "temporaries"},
     {"bundle", "reader", "writer", "tensors", "packing", "sections"},
     {"zca", "space", "schedules", "sharpness", "selection", "gradients", "refinement", "data", "nets", "augment",
      "losses", "codecs", "generators"},

@@ -1,4 +1,4 @@
-"""`ddlabel recipes`: the published settings that `--recipe` takes, as the options they stand for."""
+"""`ddlabel recipes`: the published settings that `--recipe` takes, and the published tables that they are rows of."""
 
 from __future__ import annotations
 
@@ -8,25 +8,43 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
+from ..errors import UsageError
 from ..recipes import Published, Recipe, load_recipe, recipe_names
+from ..tables._table import table_names
 from ._options import Command, Invocation, Talk
+from ._recipes_run import RUN, RunOptions, check_no_run, describe_tables, run_rows, table_listing
 from ._report import print_json
 
 __all__ = ["COMMAND", "accuracy_text", "command_lines"]
 
 
 def run(invocation: Invocation) -> None:
-    r"""List recipes with their published accuracy, or the options that the named ones stand for, stage by stage.
+    r"""List recipes and published tables, show what the named ones stand for, or run rows of tables: recipes run NAME.
 
-    A name that ends with a slash, such as mtt/, lists a family, and mtt/cifar10 what begins so.
+    A recipe is the options of one published setting, stage by stage, which --recipe takes. A name that ends with a
+    slash, such as mtt/, lists a family, and mtt/cifar10 what begins so.
+
+    A table, such as pad-1, has rows, such as pad-1/cifar10-ipc10-pad: each a chain of commands with the published
+    number. 'recipes run' makes their bundles in --folder, skips what is there, goes on with what was stopped, and adds
+    a line for each number to the file results.jsonl there.
 
     \b
     Example:
       ddlabel recipes
-      ddlabel recipes mtt/
       ddlabel recipes mtt/cifar10-ipc10
+      ddlabel recipes pad-1
+      ddlabel recipes run pad-1/cifar10-ipc10 --budget smoke
+      ddlabel recipes run pad-1/cifar10-ipc10-pad --budget cpu --use cifar10=folder:cifar10
+      ddlabel recipes run pad-1 --budget full --use cifar10=folder:cifar10 --print
     """
-    talk = invocation.record(Talk)
+    talk, options = invocation.record(Talk), invocation.record(RunOptions)
+    if invocation.files[:1] == (RUN,):
+        run_rows(invocation, talk, options)
+        return
+    check_no_run(invocation)
+    if invocation.files and all(word.partition("/")[0] in table_names() for word in invocation.files):
+        describe_tables(invocation, talk)
+        return
     found = [invocation.attempt(partial(_matching, word)) for word in invocation.files or ("",)]
     invocation.fail_if_any()
     recipes = [load_recipe(name) for name in dict.fromkeys(name for names in found for name in names)]
@@ -36,6 +54,8 @@ def run(invocation: Invocation) -> None:
         print("\n".join(line for recipe in recipes for line in _details(recipe)))
     else:
         print("\n".join(_listing(recipes)))
+        if not invocation.files:
+            print("\n".join(["", *table_listing()]))
 
 
 def command_lines(stages: Mapping[str, Mapping[str, str]], settings: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
@@ -60,6 +80,8 @@ def _matching(word: str) -> list[str]:
     names = recipe_names()
     if word in names:
         return [word]
+    if word.partition("/")[0] in table_names():
+        raise UsageError(f"'{word}' is of a table, expected recipes alone or tables alone", field="name")
     return [name for name in names if name.startswith(word)] or [load_recipe(word).name]  # which names the nearest
 
 
@@ -101,4 +123,10 @@ def _entry(recipe: Recipe) -> dict[str, Any]:
     return {**words, "source": recipe.source, "published": published, "stages": stages}
 
 
-COMMAND = Command(name="recipes", run=run, records=(Talk,), files="[NAME...]")
+COMMAND = Command(
+    name="recipes",
+    run=run,
+    records=(RunOptions, Talk),
+    files="[run] [NAME...]",
+    lists={"use": "where a data set or something else that rows need is, as NAME=VALUE, such as cifar10=folder:DIR"},
+)

@@ -1,0 +1,188 @@
+"""`ddlabel recipes run`: the commands of rows of published tables, and a line in a file of results for each number."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BundleError, DdlabelError, InterruptedRunError, ResourceError, UsageError
+from ..tables._table import SUFFIX, Row, Step, axes_of, steps_of
+from ._options import Resume
+from ._report import say
+
+if TYPE_CHECKING:
+    from ..bundle import Bundle
+
+__all__ = ["RESULTS", "append", "read_results", "run_row", "script_of"]
+
+RESULTS = "results.jsonl"
+"""Name of the file of results in the folder of the bundles."""
+
+
+def script_of(rows: Sequence[Row], budget: str, use: Mapping[str, str], more: Sequence[str]) -> Iterator[str]:
+    """The commands of rows as lines of a shell script; those that rows share come once."""
+    done: set[str] = set()
+    for row in rows:
+        yield f"# {row.full_name}"
+        for step in steps_of(row, budget, use, more):
+            if step.file not in done:
+                yield shlex.join(["ddlabel", *step.line])
+            done.add(step.file)
+
+
+def run_row(
+    row: Row, budget: str, use: Mapping[str, str], more: Sequence[str], folder: Path, *, quiet: bool
+) -> list[dict[str, Any]]:
+    """Run what is not there yet of a row's commands and read its numbers.
+
+    Args:
+        row: that nothing is missing for.
+        budget: one of `BUDGETS`.
+        use: where the user has data sets and what else rows need.
+        more: words that every command gets.
+        folder: of the bundles; a step that is there is not done again, one that was stopped goes on.
+        quiet: say nothing of the commands.
+
+    Returns:
+        One record per cell, ready for the file of results.
+    """
+    from ..bundle import Bundle
+    from ._measure import METRICS, measure
+
+    steps = steps_of(row, budget, use, more)
+    for step in steps:
+        _run_step(step, folder, quiet=quiet)
+    bundle = Bundle.open(folder / steps[-1].file)
+    found = measure(bundle, row, axes_of(row, budget))
+    published = {cell.label: cell.published for cell in row.cells}
+    shared = _provenance(bundle, row, steps, use)
+    return [
+        {
+            "row": row.full_name,
+            "cell": label,
+            "budget": budget,
+            "unit": METRICS[row.metric].unit,
+            "published": published[label],
+            "ours": round(each.mean, 6),
+            "n": len(each.values),
+            "interval": None if each.interval is None else round(each.interval, 6),
+            "values": [round(value, 6) for value in each.values],
+            "stored_bytes": each.stored,
+            **shared,
+        }
+        for label, each in found.items()
+    ]
+
+
+def append(records: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Add records that the file does not have yet.
+
+    Raises:
+        ResourceError: the file cannot be read or written.
+    """
+    try:
+        known = {_identity(record) for record in read_results(path)} if path.exists() else set()
+        fresh = [record for record in records if _identity(record) not in known]
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(record, sort_keys=True, allow_nan=False) + "\n" for record in fresh)
+    except OSError as error:
+        raise ResourceError(f"results cannot be written to '{path}' ({error.strerror})") from error
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """All records of a file of results.
+
+    Raises:
+        UsageError: a line is no record, naming it.
+    """
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            record = json.loads(line)
+            _identity(record)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"'{path}' has no result in line {number}", field="folder") from error
+        records.append(record)
+    return records
+
+
+def _identity(record: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    return record["row"], record["cell"], record["budget"], record["digest"]
+
+
+def _run_step(step: Step, folder: Path, *, quiet: bool) -> None:
+    from .app import COMMANDS, dispatch
+
+    target = folder / step.file
+    if _is_there(target):
+        return
+    words = [str(folder / word) if word.endswith(SUFFIX) else word for word in step.line]
+    resumes = any(command.name == words[0] and Resume in command.records for command in COMMANDS)
+    again = ["--force"] if target.exists() else ["--resume"] if resumes else []
+    if not quiet:
+        say(f"$ ddlabel {shlex.join(step.line)}")
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            dispatch([*words, "--quiet", *again])
+    except InterruptedRunError as error:
+        raise InterruptedRunError(error.signum, error.message, hint="the same command goes on from here") from error
+    except DdlabelError as error:
+        error.add_note(f"while running: ddlabel {shlex.join(step.line)}")
+        raise
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a step is done; a file that is no bundle is done again."""
+    from ..bundle import Bundle
+
+    if not path.exists():
+        return False
+    try:
+        Bundle.open(path)
+    except BundleError:
+        return False
+    return True
+
+
+def _provenance(bundle: Bundle, row: Row, steps: Sequence[Step], use: Mapping[str, str]) -> dict[str, Any]:
+    """What made a number: data, commands, machine, version."""
+    history = bundle.manifest.history
+    places = {place: name for name, place in use.items()}
+    commands = [
+        shlex.join(["ddlabel", *(places.get(word, word) for word in step.words), "-o", step.output]) for step in steps
+    ]
+    tests = [evaluation["test"]["name"] for evaluation in bundle.manifest.evaluations]
+    return {
+        "data": tests[-1] if tests else row.data,
+        "stands_for": row.data,
+        "digest": bundle.content,
+        "commands": commands,
+        "host": history[-1]["host"],
+        "commit": _commit(),
+        "seeds": bundle.manifest.evaluations[-1]["seeds"] if tests else [history[-1]["seed"]],
+        "seconds": round(sum(entry["time"]["seconds"] for entry in history), 1),
+    }
+
+
+def _commit() -> str | None:
+    """Of the sources that run, where they are a checkout; with `-dirty` where they were changed since."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    try:
+        _ask(git, "ls-files", "--error-unmatch", __file__)
+        return _ask(git, "describe", "--always", "--dirty", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _ask(git: str, *words: str) -> str:
+    command = [git, "-C", str(Path(__file__).parent), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()  # noqa: S603

@@ -1,0 +1,73 @@
+"""Tables of all papers: every row's commands are what the command line takes, at every budget."""
+
+from __future__ import annotations
+
+import pytest
+
+from ddlabel.cli import app
+from ddlabel.errors import UsageError
+from ddlabel.recipes import recipe_names
+from ddlabel.tables._table import BUDGETS, axes_of, find_rows, load_table, missing, steps_of, table_names
+
+TABLES = table_names()
+
+
+def everything(row) -> dict[str, str]:
+    """What a user could give: any name is a data set or something a row needs."""
+    return {row.data: "digits", **{name: f"{name}.safetensors" for name in row.needs}}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_command_of_a_table_is_valid(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names, options and values of every step, as `config dump` checks them; bundles are not read."""
+    lines = {
+        step.line
+        for row in load_table(name).rows
+        for budget in BUDGETS
+        if not missing(row, budget, everything(row))
+        for step in steps_of(row, budget, everything(row))
+    }
+    problems = []
+    for line in sorted(lines):
+        try:
+            app.dispatch(["config", "dump", *line])
+        except UsageError as error:
+            problems.append(f"{' '.join(line)}: {error}")
+    capsys.readouterr()
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_row_runs_at_some_budget_or_says_what_is_missing(name: str) -> None:
+    """A row that no budget takes says why; cells have labels that the full budget's axes know."""
+    for row in load_table(name).rows:
+        assert row.cells, row.full_name
+        for budget in BUDGETS:
+            if not missing(row, budget, everything(row)):
+                axes = axes_of(row, budget)
+                for cell in row.cells:
+                    parts = cell.label.split("/") if axes else []
+                    assert len(parts) == len(axes), (row.full_name, cell.label)
+                    if budget == "full":
+                        unknown = [part for part, axis in zip(parts, axes.values(), strict=True) if part not in axis]
+                        assert not unknown, (row.full_name, unknown)
+
+
+def test_tables_and_recipes_have_different_names() -> None:
+    """A word on the command line is of one of them."""
+    families = {name.partition("/")[0] for name in recipe_names()}
+
+    assert not families & set(TABLES)
+
+
+def test_equal_steps_of_two_rows_are_one_file() -> None:
+    """Names of files follow from commands and inputs, not from rows."""
+    first, second = find_rows("pad-1/cifar10-ipc1-random")[0], find_rows("pad-1/cifar10-ipc10-random")[0]
+    use = {"cifar10": "digits"}
+
+    assert [step.file for step in steps_of(first, "smoke", use)] == [
+        step.file for step in steps_of(second, "smoke", use)
+    ]
+    assert not {step.file for step in steps_of(first, "full", use)} & {
+        step.file for step in steps_of(second, "full", use)
+    }
