@@ -10,10 +10,11 @@ from typing import Any
 
 from ..errors import DdlabelError, InterruptedRunError, UsageError
 from ..options import opt, parse_assignments
+from ..tables._results import append_results
 from ..tables._table import BUDGETS, Row, find_rows, load_table, missing, steps_of, table_names
 from ._options import Invocation, Talk, flag_of
 from ._report import print_json, say
-from ._runs import RESULTS, append, run_row, script_of
+from ._runs import RESULTS, run_row, script_of
 
 __all__ = ["RUN", "RunOptions", "check_no_run", "describe_tables", "run_rows", "table_listing"]
 
@@ -140,7 +141,7 @@ def _run_all(
             failures[row.full_name] = error
             say(f"failed: {row.full_name}: {error}")
             continue
-        append(own, folder / RESULTS)
+        append_results(own, folder / RESULTS)
         records += own
     return records, failures
 
@@ -150,23 +151,22 @@ def _print_records(records: Sequence[Mapping[str, Any]]) -> None:
 
     if not records:
         return
-    columns = [("row", "left"), ("cell", "left"), ("published", "right"), ("ours", "right"), ("± 95 %", "right")]
-    columns += [("n", "right"), ("unit", "left"), ("budget", "left"), ("digest", "left")]
+    columns = [("row", "left"), ("published", "right"), ("ours", "right"), ("± 95 %", "right"), ("n", "right")]
+    columns += [("unit", "left"), ("data", "left"), ("digest", "left")]
     cells = [
         (
-            record["row"],
-            record["cell"],
+            f"{record['row']}{' ' if record['cell'] else ''}{record['cell']}",
             _number(record["published"]),
             _number(record["ours"]),
             _number(record["interval"]),
             str(record["n"]),
             record["unit"],
-            record["budget"],
-            record["digest"][:12],
+            record["data"],
+            record["digest"][:8],
         )
         for record in records
     ]
-    console().print(plain_table("published and ours", columns, cells))
+    console().print(plain_table(f"published and ours, budget {records[0]['budget']}", columns, cells))
 
 
 def _number(value: float | None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import shlex
 import shutil
 import subprocess
@@ -12,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BundleError, DdlabelError, InterruptedRunError, ResourceError, UsageError
+from ..errors import BundleError, DdlabelError, InterruptedRunError
 from ..tables._table import SUFFIX, Row, Step, axes_of, steps_of
 from ._options import Resume
 from ._report import say
@@ -20,7 +19,7 @@ from ._report import say
 if TYPE_CHECKING:
     from ..bundle import Bundle
 
-__all__ = ["RESULTS", "append", "read_results", "run_row", "script_of"]
+__all__ = ["RESULTS", "run_row", "script_of"]
 
 RESULTS = "results.jsonl"
 """Name of the file of results in the folder of the bundles."""
@@ -79,42 +78,6 @@ def run_row(
         }
         for label, each in found.items()
     ]
-
-
-def append(records: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Add records that the file does not have yet.
-
-    Raises:
-        ResourceError: the file cannot be read or written.
-    """
-    try:
-        known = {_identity(record) for record in read_results(path)} if path.exists() else set()
-        fresh = [record for record in records if _identity(record) not in known]
-        with path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(record, sort_keys=True, allow_nan=False) + "\n" for record in fresh)
-    except OSError as error:
-        raise ResourceError(f"results cannot be written to '{path}' ({error.strerror})") from error
-
-
-def read_results(path: Path) -> list[dict[str, Any]]:
-    """All records of a file of results.
-
-    Raises:
-        UsageError: a line is no record, naming it.
-    """
-    records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-            _identity(record)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"'{path}' has no result in line {number}", field="folder") from error
-        records.append(record)
-    return records
-
-
-def _identity(record: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    return record["row"], record["cell"], record["budget"], record["digest"]
 
 
 def _run_step(step: Step, folder: Path, *, quiet: bool) -> None:

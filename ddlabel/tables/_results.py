@@ -1,0 +1,79 @@
+"""The file of results that `ddlabel recipes run` adds to: one JSON object a line, one line a number."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from ..errors import ResourceError, UsageError
+
+__all__ = ["Record", "append_results", "latest", "paired", "read_results"]
+
+Record = Mapping[str, Any]
+"""`row`, `cell`, `budget`, `unit`, `published`, `ours`, `n`, `interval` (half width of the 95 % interval), `values`,
+`seeds`, `stored_bytes`, `data`, `stands_for`, `digest`, `commands`, `host`, `commit`, `seconds`."""
+
+
+def append_results(records: Sequence[Record], path: Path) -> None:
+    """Add the records that the file does not have yet: of another row, cell, budget or bundle.
+
+    Raises:
+        UsageError: the file is there and is no file of results.
+        ResourceError: it cannot be read or written.
+    """
+    try:
+        known = {_identity(record) for record in read_results(path)} if path.exists() else set()
+        fresh = [record for record in records if _identity(record) not in known]
+        lines = "".join(json.dumps(record, sort_keys=True, allow_nan=False) + "\n" for record in fresh)
+        if path.exists() and (text := path.read_text(encoding="utf-8")) and not text.endswith("\n"):
+            path.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")  # what a kill left of a line
+        with path.open("a", encoding="utf-8") as file:
+            file.write(lines)
+    except OSError as error:
+        raise ResourceError(f"results cannot be written to '{path}' ({error.strerror})") from error
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """All records of a file; an unfinished last line, which a kill may leave, is passed over.
+
+    Raises:
+        UsageError: a line is no record, naming it.
+    """
+    records = []
+    text = path.read_text(encoding="utf-8")
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        try:
+            record = json.loads(line)
+            _identity(record)
+        except (ValueError, KeyError, TypeError) as error:
+            if not line.endswith("\n"):
+                break
+            raise UsageError(f"'{path}' has no result in line {number}", field="folder") from error
+        records.append(record)
+    return records
+
+
+def latest(records: Iterable[Record]) -> dict[tuple[str, str, str], Record]:
+    """The last record of every number, by row, cell and budget."""
+    return {(record["row"], record["cell"], record["budget"]): record for record in records}
+
+
+def paired(record: Record, other: Record) -> tuple[float, float | None]:
+    """The first minus the second, paired by seed, and its standard error; None of the latter for one pair.
+
+    Raises:
+        ValueError: they were not measured with the same seeds.
+    """
+    if record["seeds"] != other["seeds"] or len(record["values"]) != len(other["values"]):
+        raise ValueError(f"{record['row']} and {other['row']} were not measured with the same seeds")
+    differences = [one - another for one, another in zip(record["values"], other["values"], strict=True)]
+    error = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else None
+    return fmean(differences), error
+
+
+def _identity(record: Record) -> tuple[str, str, str, str]:
+    return record["row"], record["cell"], record["budget"], record["digest"]
