@@ -43,6 +43,8 @@ class DdlabelError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+    reported: bool = False
+    """Whether the document that the command printed with `--json` tells of it."""
 
     def __init__(self, message: str, *, field: str | None = None, hint: str | None = None) -> None:
         super().__init__(message if hint is None else f"{message}; {hint}")
@@ -96,6 +98,7 @@ class CheckFailedError(DdlabelError):
     """A check that the user asked for (`inspect --verify`) did not pass."""
 
     exit_code = 7
+    reported = True
 
 
 class InterruptedRunError(DdlabelError):

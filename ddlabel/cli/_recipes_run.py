@@ -80,6 +80,7 @@ def run_rows(invocation: Invocation, talk: Talk, options: RunOptions) -> None:
     else:
         _print_records(records)
     for error in failures.values():
+        error.reported = talk.json
         raise error
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import typer
 
 from .. import __version__
-from ..errors import CheckFailedError, DdlabelError, InterruptedRunError, ResourceError, UsageError, suggest
+from ..errors import DdlabelError, InterruptedRunError, ResourceError, UsageError, suggest
 from ._completion import VARIABLE, answer, run_completion
 from ._options import Command, Line, split_unknown
 from ._register import ReaderGone, register
@@ -181,8 +181,7 @@ def _fail(error: DdlabelError, arguments: Sequence[str]) -> int:
         traceback.print_exception(error)
     if only_first_speaks(error):
         return error.code if isinstance(error, Told) else code
-    reported = isinstance(error, CheckFailedError)  # the document of the command says what failed
-    if "--json" in arguments and not speaker() and not reported:
+    if "--json" in arguments and not speaker() and not error.reported:
         body = {"code": code, "message": error.message, "field": error.field, "hint": error.hint}
         print(json.dumps({"schema": "ddlabel.error", "version": 1, "error": body}, sort_keys=True, indent=2))
     for line in error.problems if isinstance(error, UsageError) else (str(error),):
