@@ -25,6 +25,7 @@ from ..errors import (
     UsageError,
 )
 from ..team import PeerGoneError
+from ._signals import listening
 
 if TYPE_CHECKING:
     import socket
@@ -65,7 +66,7 @@ class Others:
         Raises:
             DdlabelError: one of them has died, or cannot be started.
         """
-        with self._passing_on():
+        with listening() as interrupts, self._passing_on():
             try:
                 self._start()
                 yield
@@ -74,6 +75,7 @@ class Others:
                     self._noticed.wait(_PROMPT_S)
                 if self._lost is None:
                     raise
+                interrupts.forget()
                 raise self._worded(error, *self._lost) from error
             finally:
                 self._end()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ResourceError, UsageError
 from ..events import Event
 from ..streams import is_stdout
+from ..team import place
 from ._options import Invocation, Output, Processes, Resume, Talk
 from ._others import Others
 from ._processes import follow, gathering, team_size, with_own_threads
@@ -122,6 +123,8 @@ def _run(
     with contextlib.ExitStack() as around:
         if others is not None:
             around.enter_context(others.at_work())
+        if place()[1] > 1:
+            _import_torch()
         team = around.enter_context(joining(others))
         interrupts = around.enter_context(listening())
         if name is not None:
@@ -246,6 +249,12 @@ def check_names(plugins: Sequence[tuple[str, str, str]]) -> None:
     ]
     if problems:
         raise UsageError.collect(problems)
+
+
+def _import_torch() -> None:
+    """A signal waits until it is done: what is broken off leaves halves of modules, or goes on without a word."""
+    with listening() as interrupts, interrupts.deferred():
+        import torch.distributed  # noqa: F401
 
 
 def _open(files: Sequence[str]) -> list[Bundle]:
