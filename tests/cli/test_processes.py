@@ -1,4 +1,4 @@
-"""`--processes N`: the content of one process, nobody started by a wrong command line, nobody who outlives the others."""
+"""`--processes N`: the content of one process, nobody started by a wrong command line, nobody left behind."""
 
 from __future__ import annotations
 
