@@ -104,10 +104,11 @@ def _say_unless_told(team: Team, error: DdlabelError) -> None:
     """What failed in another process than the first, when that one has not said so."""
     from ..manifest import printable
 
-    follows = launched() and isinstance(error, InterruptedRunError | PeerGoneError)
-    if follows and not orphaned():  # the first process stopped this one, or is about to: it says why
-        return
-    if team.told() != _reason(error):
+    if launched() and isinstance(error, InterruptedRunError | PeerGoneError):
+        said = not orphaned()  # the first process stopped this one, or is about to: it says why
+    else:
+        said = team.told() == _reason(error)
+    if not said:
         for line in error.problems if isinstance(error, UsageError) else (str(error),):
             say(f"{speaker()}error: {printable(line)}")
 

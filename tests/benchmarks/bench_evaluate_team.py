@@ -1,9 +1,10 @@
 """`evaluate` by two processes against one: whole commands, one thread each, in turns.
 
-Run `python tests/benchmarks/bench_evaluate_team.py [rounds] [epochs] [torchrun]`. Four jobs (one net, one row, four seeds) on
-digits, some 25 s each on a free core. Prints wall and CPU seconds of every command with the load of the machine at its
-start, medians, the speed-up, what it would be at most by CPU seconds (which a busy machine changes less), and whether
-both bundles have the same content. The two are started by `--processes 2`, or by torchrun, which is a third process.
+Run `python tests/benchmarks/bench_evaluate_team.py [rounds] [epochs] [torchrun]`. Four jobs (one net, one row, four
+seeds) on digits, some 25 s each on a free core. Prints wall and CPU seconds of every command with the load of the
+machine at its start, medians, the speed-up, what it would be at most by CPU seconds (which a busy machine changes
+less), and whether both bundles have the same content. The two are started by `--processes 2`, or by torchrun, which is
+a third process.
 """
 
 from __future__ import annotations
