@@ -1,4 +1,4 @@
-"""Processes that do one job together, started by torchrun: who they are, and how they tell each other what they made.
+"""Processes that do one job together, however they were started: who they are, and how they tell what they made.
 
 Work is shared by number: what a process does follows from its rank alone, so that the result is that of one process.
 """
@@ -10,7 +10,8 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,10 +19,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .errors import ResourceError, UsageError
 
 if TYPE_CHECKING:
+    import socket
+
     from torch import Tensor
     from torch._C._distributed_c10d import Store
 
-__all__ = ["ALONE", "Team", "bits", "joined", "place"]
+__all__ = ["ALONE", "PeerGoneError", "Team", "bits", "joined", "place"]
 
 ARRIVAL = timedelta(minutes=10)
 """How long a process waits until all have come: nobody notices that one of them died before."""
@@ -33,6 +36,10 @@ _LAST_WORDS = timedelta(seconds=3)
 _TOLD = "told"
 
 _T = TypeVar("_T")
+
+
+class PeerGoneError(ResourceError):
+    """Another process is gone or cannot be reached."""
 
 
 def place() -> tuple[int, int]:
@@ -219,14 +226,17 @@ ALONE = Team()
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[Team]:
-    """The team that torchrun started this process in; `ALONE` where it did not.
+def joined(listener: socket.socket | None = None) -> Iterator[Team]:
+    """The team of this process as the environment says, in torchrun's words; `ALONE` where it says nothing.
 
     Everything travels by gloo, which notices a process that is gone; NCCL waits for it.
 
+    Args:
+        listener: where the others look for the first process, when it listens at that port already; it is closed.
+
     Raises:
         UsageError: half of what torchrun sets is missing.
-        ResourceError: the other processes cannot be reached, or have not come in time.
+        PeerGoneError: the other processes cannot be reached, or have not come in time.
     """
     size = place()[1]
     if size == 1:
@@ -241,19 +251,54 @@ def joined() -> Iterator[Team]:
             hint="use torchrun --nproc-per-node N -m ddlabel ..., or unset WORLD_SIZE",
         )
     from torch import distributed
-    from torch._C._distributed_c10d import PrefixStore
-    from torch.distributed.rendezvous import rendezvous
 
     with _peers():
-        store, rank, size = next(rendezvous("env://", timeout=ARRIVAL))
-        own = PrefixStore("ddlabel", store)
-        distributed.init_process_group("gloo", store=own, rank=rank, world_size=size, timeout=ARRIVAL)
-        _be_patient()
+        rank, size, board = _heeding_signals(lambda: _meet(listener))
     try:
-        yield Team(rank, size, int(os.environ["LOCAL_RANK"]), own)
+        yield Team(rank, size, int(os.environ["LOCAL_RANK"]), board)
     finally:
         with contextlib.suppress(RuntimeError):
             distributed.destroy_process_group()
+
+
+def _meet(listener: socket.socket | None) -> tuple[int, int, Store]:
+    """Wait until all processes have come; our rank, how many there are, and what all can write on."""
+    from torch import distributed
+    from torch._C._distributed_c10d import PrefixStore, TCPStore
+    from torch.distributed.rendezvous import rendezvous
+
+    if listener is None:
+        store, rank, size = next(rendezvous("env://", timeout=ARRIVAL))
+    else:
+        host, port = listener.getsockname()
+        (rank, size), descriptor = place(), listener.detach()
+        store = TCPStore(host, port, size, True, timeout=ARRIVAL, master_listen_fd=descriptor)
+    own = PrefixStore("ddlabel", store)
+    distributed.init_process_group("gloo", store=own, rank=rank, world_size=size, timeout=ARRIVAL)
+    _be_patient()
+    return rank, size, own
+
+
+def _heeding_signals(wait: Callable[[], _T]) -> _T:
+    """What a call returns, made by another thread: torch's waits let no handler of a signal run in the one they block.
+
+    A call that a signal is too soon for waits on, until the process ends.
+    """
+    results: list[_T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(wait())
+        except BaseException as error:  # noqa: BLE001 - raised below
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 def _be_patient() -> None:
@@ -274,8 +319,8 @@ def _peers() -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         text = str(error).strip().splitlines() or [type(error).__name__]
         reason = re.sub(r"^\[[^]]*\] ?", "", text[-1]).split(". ")[0][:120]  # without a file of torch's, and advice
-        raise ResourceError(
+        raise PeerGoneError(
             f"another process of this run is gone or cannot be reached ({reason})",
-            field="torchrun",
+            field="processes",
             hint="see its message, then run the same command with --resume",
         ) from error

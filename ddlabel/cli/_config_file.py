@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import UsageError, suggest
 from ..options import OptionDoc, build, describe
-from ._options import Command, ConfigFile, Invocation, Talk
+from ._options import Command, ConfigFile, Invocation, Processes, Talk
 
 __all__ = ["COMMON", "option_records", "stage_commands", "with_file"]
 
@@ -34,8 +34,8 @@ def stage_commands(commands: Sequence[Command]) -> dict[str, Command]:
 
 
 def option_records(command: Command) -> tuple[type[Any], ...]:
-    """The records whose options a file may hold: not how much is said, which is asked before any file is read."""
-    return tuple(record for record in command.records if record not in {Talk, ConfigFile})
+    """The records whose options a file may hold: not those of how much is said, and by how many processes."""
+    return tuple(record for record in command.records if record not in {Talk, ConfigFile, Processes})
 
 
 def with_file(invocation: Invocation, commands: Sequence[Command]) -> Invocation:

@@ -20,6 +20,7 @@ __all__ = [
     "Invocation",
     "Line",
     "Output",
+    "Processes",
     "Resume",
     "Talk",
     "flag_of",
@@ -57,6 +58,19 @@ class Resume:
 
     resume: bool = opt(
         False, "continue from OUTPUT.partial, the state that an unfinished run of the same command left there"
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Processes:
+    """How many processes share the work; for the command line alone, since results do not depend on it."""
+
+    processes: int | None = opt(
+        1,
+        "how many processes of this machine share the work, each with --threads threads, or else its share of the "
+        "cores; auto is one for each core (or GPU, where GPUs compute), and no more than there are jobs",
+        min=1,
+        max=1024,
     )
 
 
@@ -99,6 +113,8 @@ class Invocation:
     """Problems found so far; `fail_if_any` raises them together."""
     from_file: frozenset[str] = frozenset()
     """Names of options that were not typed, but are of `--config`."""
+    words: tuple[str, ...] = ()
+    """The command line itself, for processes that are started with the same."""
 
     def record(self, cls: type[Any]) -> Any:
         """Build an option record; its problems join the list, and the result is then None."""
@@ -147,6 +163,8 @@ class Line:
     """Found so far."""
     commands: Sequence[Command] = ()
     """All there are."""
+    words: Sequence[str] = ()
+    """The command and everything after it."""
     instead: Callable[[Invocation], None] | None = None
     """What runs in place of the command: it is shown what the command would have got."""
 

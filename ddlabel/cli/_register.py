@@ -68,6 +68,7 @@ def _invocation(command: Command, values: Mapping[str, Any], line: Line) -> Invo
         flags=flags,
         lists={name: tuple(values[name] or ()) for name in command.lists},
         problems=problems,
+        words=tuple(line.words),
     )
 
 

@@ -146,7 +146,7 @@ def _check_size(others: Mapping[int, str], size: int) -> None:
         raise UsageError(
             f"'{others[last]}' is the state of process {last} of a run of {last + 1} or more, this run has {size}",
             field="resume",
-            hint="use as many processes as it was started with, or --force to start over",
+            hint="use as many --processes as it was started with, or --force to start over",
         )
 
 

@@ -58,6 +58,10 @@ class Interrupts:
         finally:
             self._deferring, self._pending = deferring, pending
 
+    def forget(self) -> None:
+        """The signal so far was answered otherwise."""
+        self._pending = None
+
     def safe_point(self) -> None:
         """Raise the remembered signal, if there is one."""
         if self._pending is not None:

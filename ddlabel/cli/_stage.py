@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ResourceError, UsageError
 from ..events import Event
 from ..streams import is_stdout
-from ._options import Invocation, Output, Resume, Talk
+from ..team import place
+from ._options import Invocation, Output, Processes, Resume, Talk
+from ._others import Others
+from ._processes import follow, gathering, team_size, with_own_threads
 from ._report import Reporter, print_json, say
 from ._resume import SUFFIX, PartialFile, alone, check_finished, check_partial, is_partial, partial_name
 from ._signals import Interrupts, listening
@@ -44,6 +47,7 @@ def run_stage(
     *,
     options: Callable[[Any], Sequence[tuple[str, str, str]]] = lambda _config: (),
     output_optional: bool = False,
+    jobs: Callable[[Any], int | None] = lambda _config: None,
     show: Callable[[Bundle, Talk], None] | None = None,
     draw: Callable[[Bundle], None] | None = None,
 ) -> None:
@@ -56,14 +60,49 @@ def run_stage(
         options: the plugins (room, name, socket) whose options `--set` may name, so that all problems are found
             before any work.
         output_optional: the stage has something to say without writing a file.
+        jobs: how many jobs processes can share, where that is known without importing torch.
         show: prints the result on stdout; the default prints one line on stderr.
         draw: writes a picture of the result, after the result.
     """
-    talk, output, resume = invocation.record(Talk), invocation.record(Output), invocation.record(Resume)
     settings = invocation.settings()
     if "recipe" in invocation.texts:
         invocation, settings = follow_recipe(invocation, settings)
     record = invocation.record(config)
+    follow()
+    with gathering(_size(invocation, record, jobs), invocation.words) as others:
+        _check(invocation, settings, record, options, output_optional)
+        result = _run(invocation, settings, with_own_threads(record), stage, others)
+    if result is None:
+        return
+    talk, output = invocation.record(Talk), invocation.record(Output)
+    if draw is not None:
+        draw(result)
+    if talk.json:
+        print_json(invocation.command.name, _summary(result, output.output))
+    elif show is not None and not is_stdout(output.output):
+        show(result, talk)
+    if output.output is not None and not talk.quiet:
+        say(f"wrote {output.output}: {_size_of(result)}, content {result.content[:12]}")
+
+
+def _size(invocation: Invocation, record: Any, jobs: Callable[[Any], int | None]) -> int:
+    """How many processes this one starts, itself counted."""
+    wanted = invocation.record(Processes)
+    if record is None or wanted is None or wanted.processes == 1:
+        return 1
+    return invocation.attempt(lambda: team_size(wanted.processes, record.device, jobs(record))) or 1
+
+
+def _check(
+    invocation: Invocation,
+    settings: Mapping[str, str],
+    record: Any,
+    options: Callable[[Any], Sequence[tuple[str, str, str]]],
+    output_optional: bool,
+) -> None:
+    """What can be known before any work: all that is wrong is raised together."""
+    invocation.record(Talk)
+    output, resume = invocation.record(Output), invocation.record(Resume)
     continues = resume.resume and Resume in invocation.command.records
     _check_files(invocation, settings, output, output_optional, continues)
     invocation.attempt(_check_clock)
@@ -73,8 +112,23 @@ def run_stage(
         invocation.attempt(lambda: check_names(options(record)))
     invocation.refuse_json_among_output()
     invocation.fail_if_any()
+
+
+def _run(
+    invocation: Invocation, settings: Mapping[str, str], record: Any, stage: Callable[[], Stage], others: Others | None
+) -> Bundle | None:
+    """Compute and write the result; None in another process than the first."""
+    talk, output, resume = invocation.record(Talk), invocation.record(Output), invocation.record(Resume)
     name = partial_name(output.output) if Resume in invocation.command.records else None
-    with joining() as team, listening() as interrupts, contextlib.nullcontext() if name is None else alone(name, team):
+    with contextlib.ExitStack() as around:
+        if others is not None:
+            around.enter_context(others.at_work())
+        if place()[1] > 1:
+            _import_torch()
+        team = around.enter_context(joining(others))
+        interrupts = around.enter_context(listening())
+        if name is not None:
+            around.enter_context(alone(name, team))
         with interrupts.deferred():  # an import that is broken off leaves halves of modules
             run = stage()
         bundles = _open(invocation.files)
@@ -91,26 +145,19 @@ def run_stage(
         reporter = Reporter(quiet=talk.quiet or not team.leads, verbose=talk.verbose)
         with contextlib.ExitStack() as ending:
             with contextlib.nullcontext() if partial is None else partial.keeping(interrupts):
-                follow = {} if partial is None else {"progress": partial.progress}
-                result = _compute(run, bundles, record, settings, {**more, **follow}, reporter, interrupts)
+                reached = {} if partial is None else {"progress": partial.progress}
+                result = _compute(run, bundles, record, settings, {**more, **reached}, reporter, interrupts)
                 if partial is not None:  # no signal comes between the result and the end of its state
                     ending.enter_context(interrupts.finishing())
                 if output.output is not None and team.leads:
                     result.save(output.output, force=output.force, durable=not output.no_fsync)
+                if others is not None:
+                    others.dismiss()
                 with contextlib.suppress(ResourceError) if team.leads else contextlib.nullcontext():
                     team.exchange(b"")  # nobody gives a state up before the result is written
             if partial is not None:
                 partial.remove_all()
-        if not team.leads:
-            return
-    if draw is not None:
-        draw(result)
-    if talk.json:
-        print_json(invocation.command.name, _summary(result, output.output))
-    elif show is not None and not is_stdout(output.output):
-        show(result, talk)
-    if output.output is not None and not talk.quiet:
-        say(f"wrote {output.output}: {_size(result)}, content {result.content[:12]}")
+        return result if team.leads else None
 
 
 def follow_recipe(invocation: Invocation, settings: dict[str, str]) -> tuple[Invocation, dict[str, str]]:
@@ -204,6 +251,12 @@ def check_names(plugins: Sequence[tuple[str, str, str]]) -> None:
         raise UsageError.collect(problems)
 
 
+def _import_torch() -> None:
+    """A signal waits until it is done: what is broken off leaves halves of modules, or goes on without a word."""
+    with listening() as interrupts, interrupts.deferred():
+        import torch.distributed  # noqa: F401
+
+
 def _open(files: Sequence[str]) -> list[Bundle]:
     from ..bundle import Bundle
 
@@ -241,7 +294,7 @@ def _summary(bundle: Bundle, output: str | None) -> dict[str, Any]:
     }
 
 
-def _size(bundle: Bundle) -> str:
+def _size_of(bundle: Bundle) -> str:
     from ._tables import readable_bytes
 
     return readable_bytes(bundle.manifest.storage["total"])

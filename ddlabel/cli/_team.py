@@ -8,7 +8,9 @@ import signal
 from collections.abc import Iterator
 
 from ..errors import DdlabelError, InterruptedRunError, UsageError
-from ..team import Team, joined, place
+from ..team import PeerGoneError, Team, joined, place
+from ._others import Others
+from ._processes import launched, orphaned
 from ._report import say
 
 __all__ = ["SPREAD", "Told", "check_command", "check_inputs", "joining", "only_first_speaks", "speaker"]
@@ -74,13 +76,16 @@ def only_first_speaks(error: DdlabelError) -> bool:
 
 
 @contextlib.contextmanager
-def joining() -> Iterator[Team]:
+def joining(others: Others | None = None) -> Iterator[Team]:
     """The team of this process; what fails in it is told once, by the first process that it happens to.
+
+    Args:
+        others: those that this process has started.
 
     Raises:
         Told: in place of an error of another process than the first, when it is said.
     """
-    with joined() as team:
+    with joined(None if others is None else others.listener) as team:
         try:
             yield team
         except DdlabelError as failure:
@@ -99,7 +104,11 @@ def _say_unless_told(team: Team, error: DdlabelError) -> None:
     """What failed in another process than the first, when that one has not said so."""
     from ..manifest import printable
 
-    if team.told() != _reason(error):
+    if launched() and isinstance(error, InterruptedRunError | PeerGoneError):
+        said = not orphaned()  # the first process stopped this one, or is about to: it says why
+    else:
+        said = team.told() == _reason(error)
+    if not said:
         for line in error.problems if isinstance(error, UsageError) else (str(error),):
             say(f"{speaker()}error: {printable(line)}")
 
@@ -108,7 +117,10 @@ def _explained(error: DdlabelError, team: Team) -> DdlabelError:
     """Why a process of several may have been told to stop."""
     if team.size == 1 or not isinstance(error, InterruptedRunError) or error.signum != signal.SIGTERM:
         return error
-    why = "stopped by SIGTERM, which torchrun sends when it is stopped or another process has died"
+    if launched() and team.leads:
+        return error
+    torchrun = "stopped by SIGTERM, which torchrun sends when it is stopped or another process has died"
+    why = "stopped, for the first process is gone" if launched() else torchrun
     return InterruptedRunError(error.signum, error.message.replace("interrupted", why, 1), hint=error.hint)
 
 

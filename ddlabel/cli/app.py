@@ -146,7 +146,7 @@ def dispatch(arguments: list[str]) -> None:
     elif name not in {"--help", "-h"}:
         raise UsageError(f"unknown option '{name[:80]}', expected a command first", hint="run 'ddlabel --help'")
     try:
-        line = Line(problems, COMMANDS, None if stage is None else dump)
+        line = Line(problems, COMMANDS, arguments, None if stage is None else dump)
         _application()(arguments, standalone_mode=False, prog_name="ddlabel", obj=line)
     except Exception as error:
         # typer's own parse errors carry exit code 2 and a method that words them; nothing else does

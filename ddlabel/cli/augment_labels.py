@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..config import AugmentLabelsConfig
-from ._options import Command, ConfigFile, Invocation, Output, Resume, Talk
+from ._options import Command, ConfigFile, Invocation, Output, Processes, Resume, Talk
 from ._stage import SET_HELP, TEACHER_HELP, Stage, run_stage
 
 __all__ = ["COMMAND", "plugins_named"]
@@ -40,7 +40,7 @@ def _stage() -> Stage:
 COMMAND = Command(
     name="augment-labels",
     run=run,
-    records=(AugmentLabelsConfig, ConfigFile, Output, Resume, Talk),
+    records=(AugmentLabelsConfig, ConfigFile, Processes, Output, Resume, Talk),
     files="BUNDLE",
     lists={"teacher": TEACHER_HELP + " (what they say is averaged)", "set": SET_HELP},
 )

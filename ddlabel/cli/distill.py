@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..config import DistillConfig
-from ._options import Command, ConfigFile, Invocation, Output, Resume, Talk
+from ._options import Command, ConfigFile, Invocation, Output, Processes, Resume, Talk
 from ._stage import SET_HELP, TEACHER_HELP, Stage, run_stage
 
 __all__ = ["COMMAND"]
@@ -28,7 +28,7 @@ def _stage() -> Stage:
 COMMAND = Command(
     name="distill",
     run=run,
-    records=(DistillConfig, ConfigFile, Output, Resume, Talk),
+    records=(DistillConfig, ConfigFile, Processes, Output, Resume, Talk),
     lists={"teacher": TEACHER_HELP + " or several in a row", "set": SET_HELP},
     spread=("teacher",),
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..config import EvaluateConfig
 from ..errors import UsageError
 from ._gradcam import check_folder, remembering, write_overlays
-from ._options import Command, ConfigFile, Invocation, Output, Resume, Talk
+from ._options import Command, ConfigFile, Invocation, Output, Processes, Resume, Talk
 from ._stage import SET_HELP, Stage, run_stage
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def run(invocation: Invocation) -> None:
         lambda: remembering(_stage(), maps),
         options=plugins_named,
         output_optional=True,
+        jobs=_students,
         show=_show,
         draw=draw,
     )
@@ -128,6 +129,17 @@ def plugins_named(config: EvaluateConfig) -> list[tuple[str, str, str]]:
     return [*protocols, *losses]
 
 
+def _students(config: EvaluateConfig) -> int | None:
+    """How many are trained; None where that takes more than the command line to know."""
+    from .._plugins import is_known
+
+    more = (config.optimizer, config.protocol, config.recipe, config.incremental, config.diagnose)
+    groups = [arch for arch in config.arch if not is_known("nets", arch.partition("-")[0])]
+    if any(more) or groups or config.baselines or config.equal_bytes:
+        return None
+    return config.seeds * max(1, len(config.arch)) * max(1, len(config.loss))
+
+
 def _show(bundle: Bundle, talk: Talk) -> None:
     from ._diagnostics import print_diagnostics
     from ._ranking import print_ranking
@@ -148,7 +160,7 @@ def _stage() -> Stage:
 COMMAND = Command(
     name="evaluate",
     run=run,
-    records=(EvaluateConfig, ConfigFile, Output, Resume, Talk),
+    records=(EvaluateConfig, ConfigFile, Processes, Output, Resume, Talk),
     files="BUNDLE",
     lists={
         "teacher": "teacher that made the labels, for --baselines; alone, a live one for every batch; repeatable",

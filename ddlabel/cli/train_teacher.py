@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..config import TrainTeacherConfig
-from ._options import Command, ConfigFile, Invocation, Output, Resume, Talk
+from ._options import Command, ConfigFile, Invocation, Output, Processes, Resume, Talk
 from ._stage import TEACHER_SET_HELP, Stage, run_stage
 
 __all__ = ["COMMAND"]
@@ -16,7 +16,12 @@ def run(invocation: Invocation) -> None:
     Example:
       ddlabel train-teacher --data digits --arch convnet-d2-w32 --epochs 20 --keep 10,20 -o teacher.ddset
     """
-    run_stage(invocation, TrainTeacherConfig, _stage)
+    run_stage(invocation, TrainTeacherConfig, _stage, jobs=_nets)
+
+
+def _nets(config: TrainTeacherConfig) -> int | None:
+    """How many are trained; None where scores may need more."""
+    return None if config.scores or config.recipe else 1 if config.experts is None else config.experts
 
 
 def _stage() -> Stage:
@@ -28,6 +33,6 @@ def _stage() -> Stage:
 COMMAND = Command(
     name="train-teacher",
     run=run,
-    records=(TrainTeacherConfig, ConfigFile, Output, Resume, Talk),
+    records=(TrainTeacherConfig, ConfigFile, Processes, Output, Resume, Talk),
     lists={"set": TEACHER_SET_HELP},
 )

@@ -126,7 +126,7 @@ def _merge_of_the_alike(team: Team, losses: Tensor, known: int) -> Tensor:
     if others:
         raise ResourceError(
             f"process {others[0]} has other images, nets or random numbers than process 0, expected the same bits",
-            field="torchrun",
+            field="processes",
             hint="use machines of one kind with one version of torch and one number of threads",
         )
     return merged[: len(losses)].view(losses.dtype)

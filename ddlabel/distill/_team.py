@@ -36,7 +36,8 @@ def check_share(method: Method, problem: Problem) -> None:
         f"the steps of this method, with these options and net '{problem.arch}', follow from each other and from all "
         f"classes: {problem.team.size} processes would do the same",
         field="method",
-        hint="run it without torchrun, one process per setting or seed; train-teacher --experts shares its experts",
+        hint="run it without --processes or torchrun, one process per setting or seed; train-teacher --experts shares "
+        "its experts",
     )
 
 

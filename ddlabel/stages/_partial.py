@@ -249,7 +249,7 @@ class Progress:
             raise UsageError(
                 f"{saved.bundle.name} is the state of {_said(process)}, this is {_said(here)}",
                 field="resume",
-                hint="use as many processes as it was started with, or --force to start over",
+                hint="use as many --processes as it was started with, or --force to start over",
             )
         theirs = {"data": saved.bundle.manifest.data, "images": images, **saved.bundle.manifest.history[-1]}
         files = [bundle.name for bundle in task.inputs]

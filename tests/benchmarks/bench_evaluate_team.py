@@ -1,9 +1,10 @@
 """`evaluate` by two processes against one: whole commands, one thread each, in turns.
 
-Run `python tests/benchmarks/bench_evaluate_team.py [rounds] [epochs]`. Four jobs (one net, one row, four seeds) on
-digits, some 25 s each on a free core. Prints wall and CPU seconds of every command with the load of the machine at its
-start, medians, the speed-up, what it would be at most by CPU seconds (which a busy machine changes less), and whether
-both bundles have the same content. `torchrun` starts three interpreters where the other command is one.
+Run `python tests/benchmarks/bench_evaluate_team.py [rounds] [epochs] [torchrun]`. Four jobs (one net, one row, four
+seeds) on digits, some 25 s each on a free core. Prints wall and CPU seconds of every command with the load of the
+machine at its start, medians, the speed-up, what it would be at most by CPU seconds (which a busy machine changes
+less), and whether both bundles have the same content. The two are started by `--processes 2`, or by torchrun, which is
+a third process.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ddlabel.bundle import Bundle
 
 ROOT = Path(__file__).parents[2]
 ALONE = ("-m", "ddlabel")
-TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ddlabel")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ddlabel")
 
 
 def run(*arguments: str) -> tuple[float, float]:
@@ -45,13 +46,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         base = f"{folder}/base.ddset"
         run(*ALONE, "distill", "--data", "digits", "--method", "random", "--ipc", "10", "-o", base)
+        torchrun = "torchrun" in sys.argv[3:]
+        two = (TORCHRUN, ()) if torchrun else (ALONE, ("--processes", "2"))
         evaluate = ("evaluate", base, "--data", "digits", "--arch", "convnet-d2-w32", "--seeds", "4")
         seconds: dict[str, list[tuple[float, float]]] = {"one process": [], "two": []}
         for index in range(rounds):
-            for name, launcher in (("one process", ALONE), ("two", TWO)):
+            for name, (launcher, more) in (("one process", (ALONE, ())), ("two", two)):
                 load = os.getloadavg()[0]
                 output = ("--threads", "1", "-o", f"{folder}/{name}.{index}.ddset")
-                seconds[name].append(run(*launcher, *evaluate, "--epochs", epochs, *output))
+                seconds[name].append(run(*launcher, *evaluate, "--epochs", epochs, *more, *output))
                 wall, cpu = seconds[name][-1]
                 print(f"{name}: {wall:.1f} s, {cpu:.1f} s of CPU (load {load:.1f})", flush=True)
         walls, cpus = (

@@ -145,7 +145,7 @@ def test_another_process_says_what_the_first_does_not(
     object.__setattr__(member, "word", word)
 
     @contextlib.contextmanager
-    def joined() -> Iterator[Team]:
+    def joined(_listener: object) -> Iterator[Team]:
         yield member
 
     monkeypatch.setattr(_team, "joined", joined)
