@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from abc import ABC, abstractmethod
@@ -138,6 +139,7 @@ class Family(ABC):
         """
 
 
+@functools.lru_cache(maxsize=256)
 def canonical(name: str) -> str:
     """The full name of a net: `convnet-d3` becomes `convnet-d3-w128-instance`.
 
