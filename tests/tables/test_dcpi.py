@@ -244,8 +244,8 @@ def test_narrow_budgets_leave_out_nets_that_do_not_fit() -> None:
     ("row", "cells"),
     [
         ("dcpi-1/cifar10-ipc10-herding-tuned", {""}),
-        ("dcpi-6/cifar10-ipc10-dc-spatial", {"MLP", "ResNet", "ConvNet", "AlexNet"}),
-        ("dcpi-7/cifar10-ipc10-dc-mlp-dcpi", {"LeNet", "ConvNet"}),
+        ("dcpi-6/cifar10-ipc10-dc-spatial", {"MLP", "ConvNet", "AlexNet"}),
+        ("dcpi-7/cifar10-ipc10-dc-lenet-dcpi", {"LeNet", "ConvNet"}),
         ("dcpi-13/cifar10-ipc1-feature-soft", {""}),
         ("dcpi-11/cifar10-ipc1-datm-assigned", {""}),
         ("dcpi-3/imagenette-ipc1-mtt-dcpi", {""}),
