@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BundleError
@@ -57,8 +58,13 @@ def _is_measured(label: str, axes: Mapping[str, Mapping[str, str]]) -> bool:
     return not axes or all(part in axis for part, axis in zip(label.split("/"), axes.values(), strict=True))
 
 
-def _accuracy(bundle: Bundle, axes: Mapping[str, Mapping[str, str]], label: str) -> Measured:
-    """Test accuracy in percent of the row of the evaluation that the label's parts name."""
+def _accuracy(
+    bundle: Bundle, axes: Mapping[str, Mapping[str, str]], label: str, *, privileged: bool | None = None
+) -> Measured:
+    """Test accuracy in percent of the row of the evaluation that the label's parts name.
+
+    Where a bundle has privileged labels its images are scored with them and without; `privileged` says which is meant.
+    """
     wanted = (
         {axis: options[part] for (axis, options), part in zip(axes.items(), label.split("/"), strict=True)}
         if axes
@@ -66,6 +72,8 @@ def _accuracy(bundle: Bundle, axes: Mapping[str, Mapping[str, str]], label: str)
     )
     wanted.setdefault("images", "bundle")
     found = [result for result in bundle.manifest.evaluations[-1]["results"] if _fits(result, wanted)]
+    if privileged is not None:
+        found = [result for result in found if ("+" in result["labels"]) is privileged]
     if len(found) != 1:
         raise BundleError(f"{bundle.name}: {len(found)} results are of {wanted}, expected one")
     accuracy = found[0]["accuracy"]
@@ -100,6 +108,8 @@ def _flops(stage: str, part: str) -> Callable[[Bundle, Mapping[str, Mapping[str,
 
 METRICS: Mapping[str, Metric] = {
     "accuracy": Metric("%", _accuracy),
+    "with-privileged": Metric("%", partial(_accuracy, privileged=True)),
+    "without-privileged": Metric("%", partial(_accuracy, privileged=False)),
     "labelling": Metric("PFLOP", _flops("augment-labels", "labelling")),
     "deployment": Metric("PFLOP", _flops("evaluate", "students")),
 }

@@ -6,11 +6,12 @@ Importing this module costs typer and nothing heavier; each subcommand imports w
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import typer
 
@@ -155,7 +156,8 @@ def dispatch(arguments: list[str]) -> None:
         raise
 
 
-def _application() -> typer.Typer:
+@functools.cache  # building it takes longer than most commands that read a line and answer
+def _application() -> Callable[..., object]:
     app = typer.Typer(
         help=_HELP,
         rich_markup_mode=None,
@@ -165,7 +167,7 @@ def _application() -> typer.Typer:
     )
     for command in COMMANDS:
         register(app, command)
-    return app
+    return typer.main.get_command(app)
 
 
 def _out_of_memory(arguments: Sequence[str]) -> ResourceError:
