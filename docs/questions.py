@@ -6,13 +6,12 @@ and the pictures. Numbers in the text come from the results; the words are ours 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ddlabel.cli._curve import Point, frontier, svg
+from ddlabel.cli._curve import Point
 from ddlabel.cli._svg import COLOURS, PercentAxis, document, text
-from ddlabel.tables._results import Record, latest, paired, read_results
+from ddlabel.tables._results import Record, latest, paired
 
 HERE = Path(__file__).parent
 FILE = HERE / "results.jsonl"
