@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,8 +47,14 @@ class Work:
     """Repetitions before those; 0 where preparing has run a small one."""
     processes: bool = False
     """Whether a repetition starts processes: their CPU seconds count, their memory is not seen."""
-    memory: str = ""
-    """What of memory is wanted, in words."""
+    items: Callable[..., float] | None = None
+    """How many of `unit` a repetition takes, by size."""
+    unit: str = ""
+    """What is counted, such as crops."""
+    extra: bool = False
+    """Whether it runs only when it is named."""
+    tiny: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of a size that takes milliseconds: tests run it, and compare the tensors that both sides return."""
 
 
 @dataclass(frozen=True)
@@ -167,16 +173,15 @@ def summary(work: Work, size: str, samples: Mapping[str, Sequence[Sample]]) -> d
         work, size: what was measured.
         samples: of each side one a round.
     """
-    flops = None if work.flops is None else work.flops(**work.sizes[size])
+    flops, items = (None if count is None else count(**work.sizes[size]) for count in (work.flops, work.items))
     row: dict[str, Any] = {
         "work": work.name,
         "about": work.about,
         "size": size,
         "target": work.target,
-        "memory": work.memory,
+        "unit": work.unit,
         "processes": work.processes,
-        "flops": flops,
-        "sides": {side: _side(taken, flops) for side, taken in samples.items()},
+        "sides": {side: _side(taken, flops, items) for side, taken in samples.items()},
         "samples": {side: [asdict(sample) for sample in taken] for side, taken in samples.items()},
     }
     if len(samples) == len(SIDES):
@@ -186,14 +191,20 @@ def summary(work: Work, size: str, samples: Mapping[str, Sequence[Sample]]) -> d
     return row
 
 
-def _side(taken: Sequence[Sample], flops: float | None) -> dict[str, float | None]:
-    made: dict[str, float | None] = {
+def _side(taken: Sequence[Sample], flops: float | None, items: float | None) -> dict[str, float | None]:
+    made = {
         name: statistics.median(getattr(sample, name) for sample in taken)
         for name in ("seconds", "cpu_seconds", "peak_mb", "own_mb")
     }
     seconds, best = made["seconds"], max(sample.matmul_gflops for sample in taken)
-    rate = None if flops is None or not seconds else flops / seconds / 1e9
-    return made | {"matmul_gflops": best, "gflops": rate, "share": None if rate is None else rate / best}
+    rate = None if flops is None else flops / seconds / 1e9
+    return {
+        **made,
+        "matmul_gflops": best,
+        "gflops": rate,
+        "share": None if rate is None else rate / best,
+        "items_per_second": None if items is None else items / seconds,
+    }
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -35,9 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return sample(known[chosen.sample[0]], chosen.sample[1], chosen.sample[2], chosen)
     if chosen.list:
         for work in known.values():
-            print(f"{work.name:20} {', '.join(work.sizes)}: {work.about}")
+            print(f"{work.name:20} {', '.join(work.sizes)}: {work.about}{' (when named)' if work.extra else ''}")
         return 0
-    names = [name for name in known if any(fnmatch.fnmatch(name, wanted) for wanted in chosen.works or ["*"])]
+    usual = [name for name, work in known.items() if not work.extra]
+    names = [name for name in known if any(fnmatch.fnmatch(name, wanted) for wanted in chosen.works)] or usual
     unknown = [wanted for wanted in chosen.works if not fnmatch.filter(known, wanted)]
     if unknown:
         print(f"unknown work {', '.join(unknown)}; known are {', '.join(known)}", file=sys.stderr)
@@ -54,7 +55,10 @@ def parser() -> argparse.ArgumentParser:
     """Options."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument(
-        "works", nargs="*", metavar="WORK", help="names or patterns such as 'mtt*'; all when none is given"
+        "works",
+        nargs="*",
+        metavar="WORK",
+        help="names or patterns such as 'mtt*'; those of the published figures when none is given",
     )
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     made.add_argument("--threads", type=int, default=2)
@@ -109,6 +113,7 @@ def tell(row: dict[str, Any]) -> None:
     """A size on two or three lines."""
     for side, seen in row["sides"].items():
         rate = "" if seen["gflops"] is None else f", {seen['gflops']:5.0f} GFLOP/s, {seen['share']:4.0%} of the peak"
+        rate += "" if seen["items_per_second"] is None else f", {seen['items_per_second']:,.1f} {row['unit']} a second"
         memory = "" if row["processes"] else f", {seen['peak_mb']:6.0f} MB ({seen['own_mb']:.0f} own)"
         times = f"{seen['seconds']:8.4f} s ({seen['cpu_seconds']:.4f} of CPU)"
         print(f"  {row['size']:12} {side:9} {times}{rate}{memory}", flush=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
-from _matching import CLASSES, PIXELS, REAL, PlainNet, Reference, forward, our_steps
+from _matching import CLASSES, PIXELS, REAL, TINY, WIDTH, PlainNet, Reference, forward, our_steps
 from _work import Work
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
@@ -19,23 +20,15 @@ ABOUT = f"one step of {CLASSES} classes, ConvNet-D3 W128, {PIXELS} px, {REAL} re
 SIZES = {f"ipc {ipc}": {"ipc": ipc} for ipc in (1, 10)}
 
 
-def reference_dc(device: torch.device, ipc: int) -> Callable[[], object]:
-    """Gradients of whole batches, a graph of all classes until one backward pass."""
-
-    def match(net: PlainNet, real: Tensor, own: Tensor, label: int, _source: Generator) -> Tensor:
-        return gradient_distance(net, real, own, label)
-
-    return Reference(device, ipc, match)
+def match_gradients(net: PlainNet, real: Tensor, own: Tensor, label: int, _source: Generator) -> Tensor:
+    """DC: gradients of whole batches, a graph of all classes until one backward pass."""
+    return gradient_distance(net, real, own, label)
 
 
-def reference_dsa(device: torch.device, ipc: int) -> Callable[[], object]:
-    """The same behind one augmentation of both sides."""
-
-    def match(net: PlainNet, real: Tensor, own: Tensor, label: int, source: Generator) -> Tensor:
-        steps = build_augmentation("dsa").draw(1, PIXELS, PIXELS, source, siamese=True)
-        return gradient_distance(net, apply(real, steps), apply(own, steps), label)
-
-    return Reference(device, ipc, match)
+def match_augmented(net: PlainNet, real: Tensor, own: Tensor, label: int, source: Generator) -> Tensor:
+    """DSA: the same behind one augmentation of both sides."""
+    steps = build_augmentation("dsa").draw(1, PIXELS, PIXELS, source, siamese=True)
+    return gradient_distance(net, apply(real, steps), apply(own, steps), label)
 
 
 def gradient_distance(net: PlainNet, real: Tensor, own: Tensor, label: int) -> Tensor:
@@ -54,6 +47,17 @@ def gradient_distance(net: PlainNet, real: Tensor, own: Tensor, label: int) -> T
     return total
 
 
+def our_dc(device: torch.device, ipc: int, real: int = REAL, width: int = WIDTH) -> Callable[[], Tensor]:
+    """One loop of a step as shipped."""
+    return our_steps(GradientMatching(outer=1, batch_real=real), device, ipc, real, width)
+
+
+def our_dsa(device: torch.device, ipc: int, real: int = REAL, width: int = WIDTH) -> Callable[[], Tensor]:
+    """The same from the reference's noise."""
+    method = SiameseGradientMatching(outer=1, batch_real=real, init="noise")
+    return our_steps(method, device, ipc, real, width)
+
+
 def flops(ipc: int) -> float:
     """Forward 1 and backward 2 passes of a real image; 7 of a distilled one, differentiated twice."""
     return forward() * CLASSES * (3 * REAL + 7 * ipc)
@@ -64,18 +68,20 @@ WORKS = (
         "dc-step",
         ABOUT,
         SIZES,
-        ours=lambda device, ipc: our_steps(GradientMatching(outer=1), device, ipc),
-        reference=reference_dc,
+        ours=our_dc,
+        reference=partial(Reference, match_gradients),
         flops=flops,
         target=1.5,
+        tiny=TINY,
     ),
     Work(
         "dsa-step",
         f"{ABOUT}, DSA",
         SIZES,
-        ours=lambda device, ipc: our_steps(SiameseGradientMatching(outer=1, init="noise"), device, ipc),
-        reference=reference_dsa,
+        ours=our_dsa,
+        reference=partial(Reference, match_augmented),
         flops=flops,
         target=1.5,
+        tiny=TINY,
     ),
 )
