@@ -106,8 +106,8 @@ WORKS = (
     ),
     rded(
         "rded-resnet18",
-        f"scores {CROPS} crops of each of 100 images of a class, ResNet18, 32 px",
-        {"100 of 100": size("resnet18-modified", 32, 100)},
+        f"scores {CROPS} crops of each of 300 images of a class, ResNet18, 32 px",
+        {"300 of 300": size("resnet18-modified", 32, 300)},
     ),
     rded(
         "rded-224",
