@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bench.py --threads 2 --rounds 3 --json speed.json && python docs/tables_speed.py speed.json
 
-is all there is to type, on a machine that does nothing else: about ten minutes on two cores. Several files make one
+is all there is to type, on a machine that does nothing else: about twelve minutes on two cores. Several files make one
 page, such as one of a GPU (`--device cuda`) beside one of the CPU.
 """
 
@@ -21,7 +21,7 @@ HEAD = """# What the work costs
 Written by `python docs/tables_speed.py` from the JSON of `tests/benchmarks/bench.py`; do not edit.
 Seconds are medians of one repetition; every figure is of a fresh process, the published loop and ours in turns.
 The published loops are written out in `tests/benchmarks/works`, run torch as it comes, and return the same tensors.
-A ratio is reference / ours: the median of the rounds, the least and the most.
+A ratio is reference / ours: the median of the rounds (of two at most for `mtt-large`), the least and the most.
 GFLOP/s count the useful multiplications and additions of convolutions and linear layers, alike for both sides; their
 share is of the best float32 matrix product measured in the same process and threads.
 MB are the peak of the whole process, torch included, and in brackets what the work itself added; on a GPU what torch

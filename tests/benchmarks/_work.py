@@ -51,6 +51,8 @@ class Work:
     """How many of `unit` a repetition takes, by size."""
     unit: str = ""
     """What is counted, such as crops."""
+    rounds: int | None = None
+    """Rounds at most, where one takes a minute."""
     extra: bool = False
     """Whether it runs only when it is named."""
     tiny: Mapping[str, Any] = field(default_factory=dict)

@@ -88,7 +88,7 @@ def run(work: Work, chosen: argparse.Namespace) -> list[dict[str, Any]]:
             continue
         sides = SIDES if work.reference is not None else ("ours",)
         taken: dict[str, list[Sample]] = {side: [] for side in sides}
-        for _round in range(chosen.rounds):
+        for _round in range(min(chosen.rounds, work.rounds or chosen.rounds)):
             for side in sides:
                 taken[side].append(fresh(work, size, side, chosen))
         rows.append(summary(work, size, taken))

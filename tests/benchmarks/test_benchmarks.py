@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 WORKS = works()
 NAMED = {
     *("bundle-read", "bundle-write", "codec-decode", "codec-encode", "dense-labels", "help", "inspect"),
-    *("dc-step", "dm-step", "dsa-step", "mtt-iteration", "rded-convnet", "rded-resnet18", "sre2l-step"),
+    *("dc-step", "dm-step", "dsa-step", "mtt-iteration", "mtt-large", "rded-convnet", "rded-resnet18", "sre2l-step"),
 }
 SHORT = ("bundle-write", "bundle-read", "help", "inspect")
 """Works that take less than three seconds as they are."""

@@ -58,7 +58,7 @@ work = partial(
     sizes={f"{megabytes} MB": {"megabytes": megabytes} for megabytes in (10, 100)},
     items=count,
     unit="MB",
-    repeat=3,
+    repeat=2,
     tiny={"megabytes": 0.01},
 )
 WORKS = (

@@ -16,7 +16,6 @@ from ddlabel.options import build
 
 IMAGES, VIEWS, CLASSES = 1000, 40, 1000
 CODECS: dict[str, dict[str, Any]] = {
-    "f16": {},
     "q8": {},
     "topk-mr": {"k": 50, "bits": 3},
     "topk-ms": {"k": 50, "bits": 3},

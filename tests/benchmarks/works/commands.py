@@ -37,7 +37,7 @@ WORKS = (
         "ddlabel --help as a fresh process, no reference",
         {"-": {}},
         ours=show_help,
-        repeat=7,
+        repeat=3,
         processes=True,
     ),
     Work(
@@ -45,7 +45,7 @@ WORKS = (
         "ddlabel inspect FILE as a fresh process, no reference",
         {f"{megabytes} MB": {"megabytes": megabytes} for megabytes in (1, 100)},
         ours=inspect,
-        repeat=7,
+        repeat=3,
         processes=True,
     ),
 )

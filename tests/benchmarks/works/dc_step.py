@@ -72,6 +72,7 @@ WORKS = (
         reference=partial(Reference, match_gradients),
         flops=flops,
         target=1.5,
+        repeat=1,
         tiny=TINY,
     ),
     Work(
@@ -82,6 +83,7 @@ WORKS = (
         reference=partial(Reference, match_augmented),
         flops=flops,
         target=1.5,
+        repeat=1,
         tiny=TINY,
     ),
 )

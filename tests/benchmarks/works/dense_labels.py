@@ -79,6 +79,7 @@ WORKS = (
         flops=flops,
         items=views,
         unit="views",
+        repeat=1,
         tiny={"images": 3, "arch": "convnet-d1-w8"},
     ),
 )

@@ -43,6 +43,7 @@ WORKS = (
         reference=partial(Reference, match_means),
         flops=flops,
         target=1.5,
+        repeat=1,
         tiny=TINY,
     ),
 )

@@ -108,6 +108,7 @@ WORKS = (
         "rded-resnet18",
         f"scores {CROPS} crops of each of 300 images of a class, ResNet18, 32 px",
         {"300 of 300": size("resnet18-modified", 32, 300)},
+        warm=0,
     ),
     rded(
         "rded-224",

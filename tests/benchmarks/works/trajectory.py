@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,10 +23,12 @@ from ddlabel.privileged._form import LAST, make_form
 from ddlabel.privileged._objective import Objective
 
 PIXELS, CLASSES, WIDTH, LR = 32, 10, 128, 0.01
-SIZES: Mapping[str, Mapping[str, Any]] = {
-    f"N={steps} b={batch}": {"steps": steps, "batch": batch}
-    for steps, batch in ((10, 10), (50, 10), (10, 100), (20, 100))
-}
+ABOUT = f"gradient through N student steps of b images, ConvNet-D3 W128, {PIXELS} px, DSA: MTT, PAD and others"
+
+
+def sizes(batch: int, *counts: int) -> Mapping[str, Mapping[str, Any]]:
+    """Numbers of steps of one batch: memory should not grow with them."""
+    return {f"N={steps} b={batch}": {"steps": steps, "batch": batch} for steps in counts}
 
 
 class Iteration:
@@ -119,19 +122,13 @@ def flops(steps: int, batch: int, mode: str = "adjoint", part: int | None = None
     return 9 * steps * batch * forward_flops(f"convnet-d3-w{WIDTH}", channels=3, size=PIXELS, classes=CLASSES)
 
 
+TINY = {"steps": 2, "batch": 3, "width": 4}
+iteration = partial(
+    Work, about=ABOUT, ours=ours, reference=reference, flops=flops, target=1.3, repeat=1, warm=0, tiny=TINY
+)
 WORKS = (
-    Work(
-        "mtt-iteration",
-        f"gradient through N student steps of b images, ConvNet-D3 W128, {PIXELS} px, DSA: MTT, PAD and others",
-        SIZES,
-        ours=ours,
-        reference=reference,
-        flops=flops,
-        target=1.3,
-        repeat=1,
-        warm=0,
-        tiny={"steps": 2, "batch": 3, "width": 4},
-    ),
+    iteration("mtt-iteration", sizes=sizes(10, 10, 50)),
+    iteration("mtt-large", sizes=sizes(100, 10, 20), rounds=2),
     Work(
         "mtt-variants",
         "the same 20 steps of 100 images other ways, and 50 steps of them; no reference",
@@ -142,6 +139,6 @@ WORKS = (
         repeat=1,
         warm=0,
         extra=True,
-        tiny={"steps": 2, "batch": 3, "width": 4, "mode": "features"},
+        tiny={**TINY, "mode": "features"},
     ),
 )
