@@ -25,7 +25,7 @@ __all__ = ["UNROLLS", "Matched", "Unrolled", "Waypoint", "images_per_graph", "ma
 
 UNROLLS = ("adjoint", "full", "tesla")
 CPU_PART = 32
-"""Images per graph on the CPU: `tests/benchmarks/bench_trajectories.py` measures it."""
+"""Images per graph on the CPU: `mtt-large` of `tests/benchmarks/bench.py` measures it."""
 GPU_PART = 256
 
 

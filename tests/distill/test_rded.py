@@ -18,7 +18,7 @@ from ddlabel.data._dataset import load
 from ddlabel.distill._crops import cut, random_squares
 from ddlabel.distill._method import Distilled, Problem, run
 from ddlabel.distill._mosaic import cell_sides, centred, in_cells, stitched
-from ddlabel.distill._scoring import Scorer, folded
+from ddlabel.distill._scoring import Scorer, folded, memory_format
 from ddlabel.distill.rded import Rded, factor_for, spread
 from ddlabel.errors import DataError, UsageError
 from ddlabel.nets._net import Net, build
@@ -175,6 +175,28 @@ class TestScores:
 
         assert any(isinstance(module, nn.BatchNorm2d) for module in folded(net, (3, 8, 8)).modules())
         assert torch.allclose(expected, Scorer((net,), (3, 8, 8)).losses(images.clone(), 0), atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("name", "last"),
+        [("convnet-d2-w8-bn", True), ("convnet-d2-w8-bn-nopool", False), ("resnet18-modified", False)],
+    )
+    def test_nets_that_pool_run_channels_last(self, name: str, last: bool) -> None:
+        """On a CPU others are faster as they are."""
+        assert memory_format(made(name), (3, 16, 16)) is (torch.channels_last if last else torch.contiguous_format)
+
+    def test_images_stay_as_they_are(self) -> None:
+        """Also where the first layer is a rectifier, and the layout that of the images."""
+
+        class Rectified(Bright):
+            def chain(self) -> Sequence[Callable[[Tensor], Tensor]]:
+                return (functional.relu,)
+
+        net: Any = Rectified()
+        images = torch.randn(2, 3, 8, 8, generator=generator(0, "images"))
+        before = images.clone()
+        Scorer((net, net), (3, 8, 8)).losses(images, 0)
+
+        assert torch.equal(images, before)
 
     def test_several_nets_count_alike(self) -> None:
         """The mean of their losses, and of their cosines."""
