@@ -64,14 +64,35 @@ def _accuracy(bundle: Bundle, axes: Mapping[str, Mapping[str, str]], label: str)
         if axes
         else {}
     )
-    wanted.setdefault("images", "bundle")
-    found = [result for result in bundle.manifest.evaluations[-1]["results"] if _fits(result, wanted)]
+    result = _result(bundle, wanted)
+    return _percent(result["accuracy"], result["stored_bytes"])
+
+
+def _step_accuracy(bundle: Bundle, _axes: Mapping[str, Mapping[str, str]], label: str) -> Measured:
+    """Test accuracy in percent on the classes so far, at the step of classes that the label ends with: `step 3`."""
+    result = _result(bundle, {})
+    curve = result["incremental"]["curve"]
+    number = int(label.rpartition(" ")[2])
+    if not 1 <= number <= len(curve):
+        raise BundleError(f"{bundle.name}: its classes come in {len(curve)} steps, expected '{label}' among them")
+    return _percent(curve[number - 1]["accuracy"], result["stored_bytes"])
+
+
+def _result(bundle: Bundle, wanted: Mapping[str, str]) -> Mapping[str, Any]:
+    """The only row of the last evaluation that is of these; of the bundle's images and the labels that are evaluated,
+    where nothing is said of them: rows of other images or labels stand beside them.
+    """
+    evaluation = bundle.manifest.evaluations[-1]
+    wanted = {"images": "bundle", "labels": evaluation["labels"], **wanted}
+    found: list[Mapping[str, Any]] = [result for result in evaluation["results"] if _fits(result, wanted)]
     if len(found) != 1:
         raise BundleError(f"{bundle.name}: {len(found)} results are of {wanted}, expected one")
-    accuracy = found[0]["accuracy"]
-    values = tuple(100 * value for value in accuracy["values"])
+    return found[0]
+
+
+def _percent(accuracy: Mapping[str, Any], stored: int) -> Measured:
     interval = None if accuracy["ci95"] is None else 100 * accuracy["ci95"]
-    return Measured(100 * accuracy["mean"], values, interval, found[0]["stored_bytes"])
+    return Measured(100 * accuracy["mean"], tuple(100 * value for value in accuracy["values"]), interval, stored)
 
 
 def _fits(result: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
@@ -100,6 +121,7 @@ def _flops(stage: str, part: str) -> Callable[[Bundle, Mapping[str, Mapping[str,
 
 METRICS: Mapping[str, Metric] = {
     "accuracy": Metric("%", _accuracy),
+    "incremental": Metric("%", _step_accuracy),
     "labelling": Metric("PFLOP", _flops("augment-labels", "labelling")),
     "deployment": Metric("PFLOP", _flops("evaluate", "students")),
 }
