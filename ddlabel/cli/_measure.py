@@ -79,8 +79,10 @@ def _step_accuracy(bundle: Bundle, _axes: Mapping[str, Mapping[str, str]], label
 
 
 def _result(bundle: Bundle, wanted: Mapping[str, str]) -> Mapping[str, Any]:
-    """The only row of the last evaluation that is of these; of the bundle's images and the labels that are evaluated,
-    where nothing is said of them: rows of other images or labels stand beside them.
+    """The only row of the last evaluation that is of these.
+
+    Where nothing is said of them it is of the bundle's images and the labels that are evaluated: rows of other images
+    or labels stand beside them.
     """
     evaluation = bundle.manifest.evaluations[-1]
     wanted = {"images": "bundle", "labels": evaluation["labels"], **wanted}
