@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BundleError
@@ -63,23 +65,79 @@ def _accuracy(
 ) -> Measured:
     """Test accuracy in percent of the row of the evaluation that the label's parts name.
 
+    Where a part is a group of nets, or several with commas, it is the mean of the nets' means (evaluation.md 5.2).
     Where a bundle has privileged labels its images are scored with them and without; `privileged` says which is meant.
     """
-    wanted = (
-        {axis: options[part] for (axis, options), part in zip(axes.items(), label.split("/"), strict=True)}
-        if axes
-        else {}
-    )
-    wanted.setdefault("images", "bundle")
-    found = [result for result in bundle.manifest.evaluations[-1]["results"] if _fits(result, wanted)]
+    parts = zip(axes.items(), label.split("/"), strict=True) if axes else ()
+    wanted = {axis: options[part] for (axis, options), part in parts}
+    nets = _nets(wanted.pop("arch", None), bundle)
+    each = [_percent(_result(bundle, {**wanted, **({} if net is None else {"arch": net})}, privileged)) for net in nets]
+    return each[0] if len(each) == 1 else _mean_of_nets(each)
+
+
+def _nets(option: str | None, bundle: Bundle) -> tuple[str | None, ...]:
+    """The nets that an option of the axis `arch` means for the bundle's images; None where nothing names any."""
+    from ..nets._groups import expand
+
+    data = bundle.manifest.data
+    return (None,) if option is None or data is None else expand(option.split(","), data["height"])
+
+
+def _mean_of_nets(each: Sequence[Measured]) -> Measured:
+    """Mean of the nets' means, as LADD and GLaD print it.
+
+    Values are means over the nets, one per seed. Their published spread is the mean of the nets' standard deviations,
+    and so is the interval here: the mean of the nets' intervals, which is wider than that of independent nets.
+    """
+    values = tuple(fmean(seed) for seed in zip(*(net.values for net in each), strict=True))
+    intervals = [net.interval for net in each if net.interval is not None]
+    interval = fmean(intervals) if len(intervals) == len(each) else None
+    return Measured(fmean(net.mean for net in each), values, interval, each[0].stored)
+
+
+def _mean_accuracy(bundle: Bundle, _axes: Mapping[str, Mapping[str, str]], _label: str) -> Measured:
+    """Test accuracy in percent, mean over all nets, seed by seed: the last column of tables of several nets."""
+    evaluation = bundle.manifest.evaluations[-1]
+    found = [entry for entry in evaluation.get("summary", ()) if entry["images"] == "bundle"]
+    if len(found) != 1:
+        raise BundleError(f"{bundle.name}: {len(found)} means over nets, expected one")
+    stored = next(result["stored_bytes"] for result in evaluation["results"] if result["images"] == "bundle")
+    return _percent({"accuracy": found[0]["accuracy"], "stored_bytes": stored})
+
+
+def _step_accuracy(bundle: Bundle, _axes: Mapping[str, Mapping[str, str]], label: str) -> Measured:
+    """Test accuracy in percent on the classes so far, at the step of classes that the label ends with: `step 3`."""
+    result = _result(bundle, {})
+    curve = result["incremental"]["curve"]
+    number = int(label.rpartition(" ")[2])
+    if not 1 <= number <= len(curve):
+        raise BundleError(f"{bundle.name}: its classes come in {len(curve)} steps, expected '{label}' among them")
+    return _percent({**result, "accuracy": curve[number - 1]["accuracy"]})
+
+
+def _result(bundle: Bundle, wanted: Mapping[str, str], privileged: bool | None = None) -> Mapping[str, Any]:
+    """The only row of the last evaluation that is of these.
+
+    Rows of the bundle's own images are meant where nothing is said of images, and where several remain and nothing is
+    said of labels those of the labels that were asked for: a live teacher's rows have stored labels beside them.
+    """
+    evaluation = bundle.manifest.evaluations[-1]
+    found = [result for result in evaluation["results"] if _fits(result, {"images": "bundle", **wanted})]
     if privileged is not None:
         found = [result for result in found if ("+" in result["labels"]) is privileged]
+    elif len(found) > 1 and "labels" not in wanted:
+        found = [result for result in found if result["labels"] == evaluation["labels"]]
     if len(found) != 1:
-        raise BundleError(f"{bundle.name}: {len(found)} results are of {wanted}, expected one")
-    accuracy = found[0]["accuracy"]
-    values = tuple(100 * value for value in accuracy["values"])
+        raise BundleError(f"{bundle.name}: {len(found)} results are of {dict(wanted)}, expected one")
+    return found[0]
+
+
+def _percent(result: Mapping[str, Any]) -> Measured:
+    """The accuracy of a row, in percent, and its bytes."""
+    accuracy = result["accuracy"]
     interval = None if accuracy["ci95"] is None else 100 * accuracy["ci95"]
-    return Measured(100 * accuracy["mean"], values, interval, found[0]["stored_bytes"])
+    values = tuple(100 * value for value in accuracy["values"])
+    return Measured(100 * accuracy["mean"], values, interval, result["stored_bytes"])
 
 
 def _fits(result: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
@@ -97,20 +155,39 @@ def _fits(result: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
 
 def _flops(stage: str, part: str) -> Callable[[Bundle, Mapping[str, Mapping[str, str]], str], Measured]:
     def read(bundle: Bundle, _axes: Mapping[str, Mapping[str, str]], _label: str) -> Measured:
-        entries = [entry for entry in bundle.manifest.history if entry["stage"] == stage]
-        if not entries:
-            raise BundleError(f"{bundle.name}: no stage '{stage}' in its history")
-        spent = entries[-1]["metrics"]["flops"][part] / 1e15
+        spent = _last(bundle, stage)["metrics"]["flops"][part] / 1e15
         return Measured(spent, (spent,), None, None)
 
     return read
+
+
+def _schedule(bundle: Bundle, axes: Mapping[str, Mapping[str, str]], label: str) -> Measured:
+    """What a published schedule costs, in PFLOP: forward passes such as `3*10*13000`, each of the bundle's teacher.
+
+    The FLOPs of a pass are those that training recorded (of one image, conv and linear layers); a step of training is
+    three passes, one that a gradient goes through twice is nine (evaluation.md 10). The schedule itself is not run.
+    """
+    passes = sum(prod(int(factor) for factor in term.split("*")) for term in axes["passes"][label].split("+"))
+    spent = passes * _last(bundle, "train-teacher")["metrics"]["flops"]["forward"] / 1e15
+    return Measured(spent, (spent,), None, None)
+
+
+def _last(bundle: Bundle, stage: str) -> Mapping[str, Any]:
+    """The last entry of the bundle's history that is of a stage."""
+    entries = [entry for entry in bundle.manifest.history if entry["stage"] == stage]
+    if not entries:
+        raise BundleError(f"{bundle.name}: no stage '{stage}' in its history")
+    return entries[-1]
 
 
 METRICS: Mapping[str, Metric] = {
     "accuracy": Metric("%", _accuracy),
     "with-privileged": Metric("%", partial(_accuracy, privileged=True)),
     "without-privileged": Metric("%", partial(_accuracy, privileged=False)),
+    "mean-accuracy": Metric("%", _mean_accuracy),
+    "incremental": Metric("%", _step_accuracy),
     "labelling": Metric("PFLOP", _flops("augment-labels", "labelling")),
+    "schedule": Metric("PFLOP", _schedule),
     "deployment": Metric("PFLOP", _flops("evaluate", "students")),
 }
 """Kinds of numbers by the name that a row's `metric` gives."""

@@ -125,6 +125,7 @@ def _provenance(bundle: Bundle, row: Row, steps: Sequence[Step], use: Mapping[st
     return {
         "data": tests[-1] if tests else row.data,
         "stands_for": row.data,
+        "compliant": bundle.manifest.evaluations[-1]["assumption_compliant"] if tests else None,
         "digest": bundle.content,
         "commands": commands,
         "host": history[-1]["host"],
