@@ -79,8 +79,9 @@ def _nets(option: str | None, bundle: Bundle) -> tuple[str | None, ...]:
     """The nets that an option of the axis `arch` means for the bundle's images; None where nothing names any."""
     from ..nets._groups import expand
 
-    data = bundle.manifest.data
-    return (None,) if option is None or data is None else expand(option.split(","), data["height"])
+    if option is None:
+        return (None,)
+    return expand(option.split(","), (bundle.manifest.data or {})["height"])
 
 
 def _mean_of_nets(each: Sequence[Measured]) -> Measured:
@@ -122,7 +123,8 @@ def _result(bundle: Bundle, wanted: Mapping[str, str], privileged: bool | None =
     said of labels those of the labels that were asked for: a live teacher's rows have stored labels beside them.
     """
     evaluation = bundle.manifest.evaluations[-1]
-    found = [result for result in evaluation["results"] if _fits(result, {"images": "bundle", **wanted})]
+    rows: list[Mapping[str, Any]] = evaluation["results"]
+    found = [row for row in rows if _fits(row, {"images": "bundle", **wanted})]
     if privileged is not None:
         found = [result for result in found if ("+" in result["labels"]) is privileged]
     elif len(found) > 1 and "labels" not in wanted:
