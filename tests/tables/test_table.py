@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 import pytest
-import typer
 
 from ddlabel.cli import app
 from ddlabel.errors import UsageError
@@ -14,15 +10,8 @@ from ddlabel.recipes import recipe_names
 from ddlabel.tables._table import BUDGETS, axes_of, find_rows, load_table, missing, steps_of, table_names
 
 TABLES = table_names()
-BUILD = app._application
 VALID: set[tuple[str, ...]] = set()
 """Commands that were checked: many tables share them."""
-
-
-@functools.cache
-def parser() -> Any:
-    """The command line, built once: hundreds of commands are checked."""
-    return typer.main.get_command(BUILD())
 
 
 def everything(row) -> dict[str, str]:
@@ -30,15 +19,11 @@ def everything(row) -> dict[str, str]:
     return {row.data: "digits", **{name: f"{name}.safetensors" for name in row.needs}}
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_every_command_of_a_table_is_valid(
-    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def check_commands(rows, capsys: pytest.CaptureFixture[str]) -> None:
     """Names, options and values of every step, as `config dump` checks them; bundles are not read."""
-    monkeypatch.setattr(app, "_application", parser)
     lines = {
         (*step.words, "-o", step.output)
-        for row in load_table(name).rows
+        for row in rows
         for budget in BUDGETS
         if not missing(row, budget, everything(row))
         for step in steps_of(row, budget, everything(row))
@@ -52,6 +37,19 @@ def test_every_command_of_a_table_is_valid(
     capsys.readouterr()
     assert not problems, "\n".join(problems)
     VALID.update(lines)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_commands_of_every_pipeline_are_valid(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One row for each pipeline of a table."""
+    check_commands({row.given["use"]: row for row in load_table(name).rows}.values(), capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TABLES)
+def test_commands_of_every_row_are_valid(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """All rows: a thousand commands."""
+    check_commands(load_table(name).rows, capsys)
 
 
 @pytest.mark.parametrize("name", TABLES)
