@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BundleError
@@ -58,20 +60,50 @@ def _is_measured(label: str, axes: Mapping[str, Mapping[str, str]]) -> bool:
 
 
 def _accuracy(bundle: Bundle, axes: Mapping[str, Mapping[str, str]], label: str) -> Measured:
-    """Test accuracy in percent of the row of the evaluation that the label's parts name."""
+    """Test accuracy in percent of the row of the evaluation that the label's parts name.
+
+    Where that is a group of nets, or several with commas, it is the mean of the nets' means (evaluation.md 5.2).
+    """
     wanted = (
         {axis: options[part] for (axis, options), part in zip(axes.items(), label.split("/"), strict=True)}
         if axes
         else {}
     )
     wanted.setdefault("images", "bundle")
+    nets = _nets(wanted.pop("arch", None), bundle)
+    each = [_of_net(bundle, wanted if net is None else {**wanted, "arch": net}) for net in nets]
+    return each[0] if len(each) == 1 else _mean_of_nets(each)
+
+
+def _nets(option: str | None, bundle: Bundle) -> tuple[str | None, ...]:
+    """The nets that an option of the axis `arch` means for the bundle's images; None where nothing names any."""
+    from ..nets._groups import expand
+
+    data = bundle.manifest.data
+    return (None,) if option is None or data is None else expand(option.split(","), data["height"])
+
+
+def _of_net(bundle: Bundle, wanted: Mapping[str, str]) -> Measured:
+    """The one row of the evaluation that has what is wanted."""
     found = [result for result in bundle.manifest.evaluations[-1]["results"] if _fits(result, wanted)]
     if len(found) != 1:
-        raise BundleError(f"{bundle.name}: {len(found)} results are of {wanted}, expected one")
+        raise BundleError(f"{bundle.name}: {len(found)} results are of {dict(wanted)}, expected one")
     accuracy = found[0]["accuracy"]
     values = tuple(100 * value for value in accuracy["values"])
     interval = None if accuracy["ci95"] is None else 100 * accuracy["ci95"]
     return Measured(100 * accuracy["mean"], values, interval, found[0]["stored_bytes"])
+
+
+def _mean_of_nets(each: Sequence[Measured]) -> Measured:
+    """Mean of the nets' means, as LADD and GLaD print it.
+
+    Values are means over the nets, one per seed. Their published spread is the mean of the nets' standard deviations,
+    and so is the interval here: the mean of the nets' intervals, which is wider than that of independent nets.
+    """
+    values = tuple(mean(seed) for seed in zip(*(net.values for net in each), strict=True))
+    intervals = [net.interval for net in each if net.interval is not None]
+    interval = mean(intervals) if len(intervals) == len(each) else None
+    return Measured(mean(net.mean for net in each), values, interval, each[0].stored)
 
 
 def _fits(result: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
@@ -98,9 +130,24 @@ def _flops(stage: str, part: str) -> Callable[[Bundle, Mapping[str, Mapping[str,
     return read
 
 
+def _schedule(bundle: Bundle, axes: Mapping[str, Mapping[str, str]], label: str) -> Measured:
+    """What a published schedule costs, in PFLOP: forward passes such as `3*10*13000`, each of the teacher in the bundle.
+
+    The FLOPs of a pass are those that training recorded (of one image, conv and linear layers); a step of training is
+    three passes, one that a gradient goes through twice is nine (evaluation.md 10). The schedule itself is not run.
+    """
+    entries = [entry for entry in bundle.manifest.history if entry["stage"] == "train-teacher"]
+    if not entries:
+        raise BundleError(f"{bundle.name}: no stage 'train-teacher' in its history, expected a teacher bundle")
+    passes = sum(prod(int(factor) for factor in term.split("*")) for term in axes["passes"][label].split("+"))
+    spent = passes * entries[-1]["metrics"]["flops"]["forward"] / 1e15
+    return Measured(spent, (spent,), None, None)
+
+
 METRICS: Mapping[str, Metric] = {
     "accuracy": Metric("%", _accuracy),
     "labelling": Metric("PFLOP", _flops("augment-labels", "labelling")),
+    "schedule": Metric("PFLOP", _schedule),
     "deployment": Metric("PFLOP", _flops("evaluate", "students")),
 }
 """Kinds of numbers by the name that a row's `metric` gives."""
