@@ -131,7 +131,7 @@ def _flops(stage: str, part: str) -> Callable[[Bundle, Mapping[str, Mapping[str,
 
 
 def _schedule(bundle: Bundle, axes: Mapping[str, Mapping[str, str]], label: str) -> Measured:
-    """What a published schedule costs, in PFLOP: forward passes such as `3*10*13000`, each of the teacher in the bundle.
+    """What a published schedule costs, in PFLOP: forward passes such as `3*10*13000`, each of the bundle's teacher.
 
     The FLOPs of a pass are those that training recorded (of one image, conv and linear layers); a step of training is
     three passes, one that a gradient goes through twice is nine (evaluation.md 10). The schedule itself is not run.
