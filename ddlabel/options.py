@@ -80,7 +80,7 @@ class OptionDoc:
 
 def describe(cls: type[Any]) -> list[OptionDoc]:
     """The options of a record, in the order of their declaration."""
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     return [
         OptionDoc(
             name=field.name,
@@ -94,13 +94,23 @@ def describe(cls: type[Any]) -> list[OptionDoc]:
     ]
 
 
+_HINTS: dict[type[Any], dict[str, Any]] = {}
+
+
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    """Annotations of a record, read once."""
+    if cls not in _HINTS:
+        _HINTS[cls] = typing.get_type_hints(cls)
+    return _HINTS[cls]
+
+
 def build(cls: type[T], settings: Mapping[str, Any], *, what: str = "option") -> T:
     """Make a record from texts (converted by annotation) and already typed values, by name.
 
     Raises:
         UsageError: unknown names, unreadable values, values out of bounds: all of them in one error.
     """
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     fields = {field.name: field for field in _fields(cls)}
     problems: list[str] = []
     values: dict[str, Any] = {}
