@@ -74,6 +74,19 @@ def _accuracy(bundle: Bundle, axes: Mapping[str, Mapping[str, str]], label: str)
     return Measured(100 * accuracy["mean"], values, interval, found[0]["stored_bytes"])
 
 
+def _mean_accuracy(bundle: Bundle, _axes: Mapping[str, Mapping[str, str]], _label: str) -> Measured:
+    """Test accuracy in percent, mean over all nets, seed by seed: the last column of tables of several nets."""
+    evaluation = bundle.manifest.evaluations[-1]
+    found = [entry for entry in evaluation.get("summary", ()) if entry["images"] == "bundle"]
+    if len(found) != 1:
+        raise BundleError(f"{bundle.name}: {len(found)} means over nets, expected one")
+    accuracy = found[0]["accuracy"]
+    values = tuple(100 * value for value in accuracy["values"])
+    interval = None if accuracy["ci95"] is None else 100 * accuracy["ci95"]
+    stored = next(result["stored_bytes"] for result in evaluation["results"] if result["images"] == "bundle")
+    return Measured(100 * accuracy["mean"], values, interval, stored)
+
+
 def _fits(result: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
     from ..nets._net import canonical
 
@@ -100,6 +113,7 @@ def _flops(stage: str, part: str) -> Callable[[Bundle, Mapping[str, Mapping[str,
 
 METRICS: Mapping[str, Metric] = {
     "accuracy": Metric("%", _accuracy),
+    "mean-accuracy": Metric("%", _mean_accuracy),
     "labelling": Metric("PFLOP", _flops("augment-labels", "labelling")),
     "deployment": Metric("PFLOP", _flops("evaluate", "students")),
 }
