@@ -59,6 +59,7 @@ def run_rows(invocation: Invocation, talk: Talk, options: RunOptions) -> None:
     use = invocation.attempt(lambda: parse_assignments(invocation.lists.get("use", ()))) or {}
     invocation.fail_if_any()
     rows = list({row.full_name: row for several in found for row in several}.values())
+    use = _as_rows_name(use, rows)
     left = {row.full_name: reasons for row in rows if (reasons := missing(row, options.budget, use))}
     runnable = [row for row in rows if row.full_name not in left]
     _check_use(use, rows)
@@ -102,6 +103,12 @@ def table_listing() -> Iterator[str]:
     for name in table_names():
         table = load_table(name)
         yield f"  {name:22} {len(table.rows):3} rows  {table.title} ({table.source})"
+
+
+def _as_rows_name(use: Mapping[str, str], rows: Sequence[Row]) -> dict[str, str]:
+    """The same with names as rows have them: assignments are read with `_` where `-` was typed."""
+    spelled = {name.replace("-", "_"): name for row in rows for name in (row.data, *row.needs)}
+    return {spelled.get(name, name): value for name, value in use.items()}
 
 
 def _check_use(use: Mapping[str, str], rows: Sequence[Row]) -> None:
