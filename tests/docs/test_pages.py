@@ -92,7 +92,9 @@ def read(name: str) -> str:
     return (ROOT / name).read_text()
 
 
-@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RUN])
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RUN]
+)
 def test_every_command_runs_as_printed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All blocks of a page, in order, in one empty folder; only what takes time is cut."""
     monkeypatch.chdir(tmp_path)
