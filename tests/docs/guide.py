@@ -11,6 +11,7 @@ import contextlib
 import glob
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parent.parent.parent
 GENERATED = ("cli.md", "methods.md", "recipes.md")
 """Pages that `docs/generate.py` writes; recipes and options there are checked by other tests."""
 PROGRAMS = ("gzip",)
-"""What pages may call beside ddlabel."""
+"""What pages may call beside ddlabel and scripts of their own."""
 BLOCK = re.compile(r"^([^\n]*)\n+```([a-z]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 FEWER = {"--epochs": 3, "--seeds": 1, "--experts": 2, "--orders": 2}
 FEWER_SETTINGS = {
@@ -103,7 +104,7 @@ def shorter(words: list[str]) -> list[str]:
             most = FEWER_SETTINGS.get(name)
             word = f"{name}={min(int(value), most)}" if most and value.isdecimal() else word
         made.append(word)
-    return made
+    return [*made, *(["--epochs", "2"] if made[0] == "evaluate" and "--epochs" not in made else [])]
 
 
 @dataclass
@@ -145,6 +146,9 @@ class Shell:
         if program in PROGRAMS:
             done = subprocess.run(words, stdin=source, stdout=target, stderr=subprocess.PIPE, timeout=60)
             return done.returncode, done.stderr.decode()
+        if program == "python":
+            runpy.run_path(arguments[0], run_name="__main__")
+            return 0, ""
         assert program == "ddlabel", f"'{program}' is not run: list the line in tests/docs/test_pages.py with a reason"
         return in_process(shorter(arguments), source, target)
 
