@@ -104,7 +104,8 @@ def shorter(words: list[str]) -> list[str]:
             most = FEWER_SETTINGS.get(name)
             word = f"{name}={min(int(value), most)}" if most and value.isdecimal() else word
         made.append(word)
-    return [*made, *(["--epochs", "2"] if made[0] == "evaluate" and "--epochs" not in made else [])]
+    unsaid = {"--epochs": "2", "--seeds": "1"} if made[0] == "evaluate" else {}
+    return [*made, *(word for name, value in unsaid.items() if name not in made for word in (name, value))]
 
 
 @dataclass
