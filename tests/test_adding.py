@@ -65,21 +65,21 @@ def test_the_loss_of_the_page_works_as_printed(plug, run_cli, files) -> None:
 
 def test_a_new_method_codec_net_and_data_set_are_one_file_each(plug, run_cli, tmp_path: Path) -> None:
     """Those of the page, as printed, in one pipeline, without touching anything else."""
-    for room, name in (("distill", "first"), ("codecs", "whole"), ("nets", "linear"), ("data", "patterns")):
+    for room, name in (("distill", "first"), ("codecs", "sixteenths"), ("nets", "linear"), ("data", "patterns")):
         plug(room, name, FILES[f"ddlabel/{room}/{name}.py"])
     teacher, base, soft, scored = (tmp_path / f"{name}.ddset" for name in ("teacher", "base", "soft", "scored"))
     common = ("--data", "patterns", "--arch", "linear")
     outcomes = [
         run_cli("train-teacher", *common, "--epochs", "3", "-o", teacher),
         run_cli("distill", *common, "--method", "first", "--ipc", "2", "--set", "skip=1", "-o", base),
-        run_cli("augment-labels", base, "--teacher", teacher, "--codec", "whole", "--self-test", "0", "-o", soft),
+        run_cli("augment-labels", base, "--teacher", teacher, "--codec", "sixteenths", "--self-test", "0", "-o", soft),
         run_cli("evaluate", soft, *common, "--seeds", "1", "--epochs", "3", "-o", scored),
         run_cli("inspect", scored),
     ]
     bundle = Bundle.open(scored)
 
     assert [0] * 5 == [outcome.code for outcome in outcomes], [outcome.err for outcome in outcomes]
-    assert {"codec.whole"} <= set(bundle.manifest.requires)
+    assert {"codec.sixteenths"} <= set(bundle.manifest.requires)
     assert "linear" == bundle.manifest.evaluations[0]["results"][0]["arch"]
 
 
