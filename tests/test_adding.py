@@ -10,80 +10,10 @@ import pytest
 
 from ddlabel.bundle import Bundle
 
-PAGE = Path(__file__).parent.parent / "docs" / "adding.md"
+PAGE = (Path(__file__).parent.parent / "docs" / "adding.md").read_text()
+FILES = dict(re.findall(r"`(ddlabel/[a-z/]+\.py)`:\n\n```python\n(.*?)```", PAGE, re.DOTALL))
+"""Whole files that the page prints, by path."""
 
-METHOD = '''"""The first images of each class (a test)."""
-from dataclasses import dataclass
-from ddlabel.options import opt
-from ddlabel.distill._selection import Choice, Selection
-import torch
-
-@dataclass(frozen=True, kw_only=True)
-class First(Selection):
-    """Takes images in order. Differs from the authors' code in: nothing."""
-    skip: int = opt(0, "images skipped", min=0)
-    def choose(self, problem, label):
-        return Choice(order=torch.arange(self.skip, self.skip + problem.ipc))
-
-METHOD = First
-'''
-CODEC = '''"""Labels rounded to whole numbers (a test)."""
-from dataclasses import dataclass
-import torch
-from ddlabel.codecs._codec import Codec
-
-@dataclass(frozen=True, kw_only=True)
-class Whole(Codec):
-    """One byte a value."""
-    def encode(self, values): return {"values": values.round().clamp(-127, 127).to(torch.int8)}
-    def decode(self, parts, shape): return parts["values"].float().reshape(shape)
-    def tolerance(self, values): return torch.full(values.shape[:2], 0.5, dtype=torch.float64)
-
-CODEC = Whole
-'''
-NET = '''"""A linear classifier (a test)."""
-from torch import nn
-from ddlabel.nets._net import Family, Net, parse_options
-
-class Linear(Net):
-    """One layer."""
-    def __init__(self, features, classes):
-        super().__init__()
-        self.classifier = nn.Linear(features, classes)
-    def chain(self): return [nn.Identity()]
-    def gather(self, maps): return maps.flatten(1)
-    def classify(self, features): return self.classifier(features)
-
-class LinearFamily(Family):
-    """No options."""
-    def canonical(self, options):
-        parse_options("linear", options, {})
-        return "linear"
-    def build(self, options, *, channels, size, classes): return Linear(channels * size * size, classes)
-
-NET = LinearFamily()
-'''
-DATASET = '''"""Stripes and dots (a test)."""
-import torch
-from ddlabel.data._dataset import DatasetInfo, RawData, Split, statistics
-
-class Patterns:
-    """Two classes of noisy patterns."""
-    def load(self, path, size, on_event):
-        generator = torch.Generator().manual_seed(0)
-        def split(count):
-            labels = torch.arange(2).repeat_interleave(count)
-            noise = torch.randint(0, 120, (2 * count, 1, 8, 8), generator=generator)
-            noise[count:, :, ::2] += 120
-            return Split(noise.to(torch.uint8), labels)
-        train, test = split(12), split(6)
-        mean, std = statistics(train.pixels)
-        info = DatasetInfo(name="patterns", classes=("dots", "stripes"), channels=1, height=8, width=8, mean=mean,
-                           std=std, flip=True, licence="none")
-        return RawData(info, train, test)
-
-DATASET = Patterns()
-'''
 KIND = '''"""Both sides of an image (a test)."""
 from dataclasses import dataclass
 import torch
@@ -121,8 +51,7 @@ def plug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_the_loss_of_the_page_works_as_printed(plug, run_cli, files) -> None:
     """The page's own code, its own command line."""
-    (source,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    plug("losses", "huber", source)
+    plug("losses", "huber", FILES["ddlabel/losses/huber.py"])
     scored = run_cli(
         "evaluate", files.soft, "--data", files.data, "--arch", "mlp", "--seeds", "1", "--epochs", "2",
         "--loss", "huber", "--set", "delta=0.5", "--json",
@@ -135,27 +64,22 @@ def test_the_loss_of_the_page_works_as_printed(plug, run_cli, files) -> None:
 
 
 def test_a_new_method_codec_net_and_data_set_are_one_file_each(plug, run_cli, tmp_path: Path) -> None:
-    """All of them in one pipeline, without touching anything else."""
-    for room, name, source in (
-        ("distill", "first", METHOD),
-        ("codecs", "whole", CODEC),
-        ("nets", "linear", NET),
-        ("data", "patterns", DATASET),
-    ):
-        plug(room, name, source)
+    """Those of the page, as printed, in one pipeline, without touching anything else."""
+    for room, name in (("distill", "first"), ("codecs", "sixteenths"), ("nets", "linear"), ("data", "patterns")):
+        plug(room, name, FILES[f"ddlabel/{room}/{name}.py"])
     teacher, base, soft, scored = (tmp_path / f"{name}.ddset" for name in ("teacher", "base", "soft", "scored"))
     common = ("--data", "patterns", "--arch", "linear")
     outcomes = [
         run_cli("train-teacher", *common, "--epochs", "3", "-o", teacher),
         run_cli("distill", *common, "--method", "first", "--ipc", "2", "--set", "skip=1", "-o", base),
-        run_cli("augment-labels", base, "--teacher", teacher, "--codec", "whole", "--self-test", "0", "-o", soft),
+        run_cli("augment-labels", base, "--teacher", teacher, "--codec", "sixteenths", "--self-test", "0", "-o", soft),
         run_cli("evaluate", soft, *common, "--seeds", "1", "--epochs", "3", "-o", scored),
         run_cli("inspect", scored),
     ]
     bundle = Bundle.open(scored)
 
     assert [0] * 5 == [outcome.code for outcome in outcomes], [outcome.err for outcome in outcomes]
-    assert {"codec.whole"} <= set(bundle.manifest.requires)
+    assert {"codec.sixteenths"} <= set(bundle.manifest.requires)
     assert "linear" == bundle.manifest.evaluations[0]["results"][0]["arch"]
 
 

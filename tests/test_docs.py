@@ -1,21 +1,17 @@
-"""Documentation that cannot rot: generated pages are fresh, every command is documented, README commands run."""
+"""Documentation that cannot rot: generated pages are fresh, commands documented, printed numbers those of the code."""
 
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import re
 import runpy
-import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
 from ddlabel import _plugins
-from ddlabel.cli._options import split_unknown
 from ddlabel.cli.app import COMMANDS
-from ddlabel.cli.config import dumped_stage
 from ddlabel.cli.demo import PIPELINE
 from ddlabel.cli.methods import ROOMS
 from ddlabel.nets._net import on_meta
@@ -66,88 +62,6 @@ def table_rows(text: str, head: str) -> list[list[str]]:
     return [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in lines]
 
 
-def commands_of(text: str) -> list[list[str]]:
-    """Lines of shell blocks that start with ddlabel, as words."""
-    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines() if line.startswith("ddlabel") and "|" not in line]
-    return [shlex.split(line)[1:] for line in lines]
-
-
-def test_the_pipeline_of_the_readme_runs_as_printed(run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command, in one empty folder; only epochs, steps and seeds are cut."""
-    monkeypatch.chdir(tmp_path)
-    pipeline = commands_of(README)
-    for words in pipeline:
-        shorter = ["3" if before == "--epochs" else word for before, word in zip(["", *words], words, strict=False)]
-        shorter = ["1,3" if before == "--keep" else word for before, word in zip(["", *shorter], shorter, strict=False)]
-        shorter = ["1" if before == "--seeds" else word for before, word in zip(["", *shorter], shorter, strict=False)]
-        shorter = ["steps=3" if word.startswith("steps=") else word for word in shorter]
-        outcome = run_cli(*shorter)
-        assert 0 == outcome.code, (words, outcome.err)
-
-    stages = ["train-teacher", "distill", "augment-labels", "refine", "evaluate", "inspect"]
-    assert [*stages, "refine", "evaluate", "train-teacher", "distill"] == [words[0] for words in pipeline]
-
-
-def test_the_chain_of_the_matching_page_runs_as_printed(
-    run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Experts, matching, students; only the number of steps is cut."""
-    monkeypatch.chdir(tmp_path)
-    chain = commands_of((ROOT / "docs" / "matching.md").read_text())
-    for words in chain:
-        shorter = ["steps=2" if word == "steps=20" else word for word in words]
-        shorter = ["2" if word == "50" else word for word in shorter]
-        outcome = run_cli(*shorter)
-        assert 0 == outcome.code, (words, outcome.err)
-
-    assert ["train-teacher", "distill", "evaluate"] == [words[0] for words in chain]
-
-
-@pytest.mark.parametrize("name", ["privileged.md", "decoupled.md", "evaluating.md", "configuring.md", "importing.md"])
-def test_commands_of_the_guides_exist(name: str) -> None:
-    """Every option of every line, and every name that --set takes, is one that the reference explains."""
-    by_name, methods = {command.name: command for command in COMMANDS}, generator().methods_page()
-    lines = commands_of(page(name))
-
-    assert len(lines) > 5
-    for line in lines:
-        command, *words = dumped_stage(line, COMMANDS) or line
-        _, problems = split_unknown(by_name[command], words)
-        assert not problems, (words, problems)
-        settings = [word.split("=")[0] for before, word in itertools.pairwise(words) if before == "--set"]
-        assert not [setting for setting in settings if f"`--set {setting}=`" not in methods], words
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["decoupled.md", "evaluating.md"])
-def test_commands_of_the_guides_run_as_printed(
-    run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """One after the other, in one folder, word for word."""
-    monkeypatch.chdir(tmp_path)
-    for words in commands_of(page(name)):
-        outcome = run_cli(*words)
-        assert 0 == outcome.code, (words, outcome.err)
-
-
-@pytest.mark.slow
-def test_commands_of_the_page_on_privileged_labels_run(
-    run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One after the other, in one folder; only epochs, steps and seeds are cut."""
-    monkeypatch.chdir(tmp_path)
-    shorter = {"steps=20": "steps=1", "max_start_epoch=4": "max_start_epoch=1", "1,20": "1,3"}
-    for line in commands_of(page("privileged.md")):
-        if "DATA" in line:
-            continue
-        words = [shorter.get(word, word) for word in line]
-        for before in ("--epochs", "--seeds", "--checkpoint"):
-            words = ["3" if previous == before else word for previous, word in itertools.pairwise(["", *words])]
-        outcome = run_cli(*words)
-        assert 0 == outcome.code, (words, outcome.err)
-
-
 def test_blocks_of_nets_are_as_printed() -> None:
     """Shapes of labels by net and size, first to last."""
     for arch, pixels, blocks in table_rows(page("privileged.md"), "| net | pixels | blocks |"):
@@ -180,17 +94,6 @@ def test_bytes_of_privileged_labels_are_as_printed() -> None:
         assert found == list(zip(map(int, shrink.split(",")), map(int, grow.split(",")), strict=True)), row
 
 
-def test_python_examples_of_the_readme_run(files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    """In a folder where the pipeline left its files."""
-    monkeypatch.chdir(tmp_path)
-    for file in (files.base, files.dense):
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
-        exec(compile(block, "README.md", "exec"), {})
-
-    assert "torch.Size([12, 3, 8, 8])" in capsys.readouterr().out
-
-
 def test_python_blocks_of_the_guide_run_as_printed(
     run_cli, files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
@@ -212,6 +115,13 @@ def test_python_blocks_of_the_guide_run_as_printed(
     assert re.search(r"^\d+\.\d%$", printed, re.MULTILINE)
     assert "kl kl adamw" in printed
     assert "LoadedBundle(<distill>: images 4 x 3 x 8 x 8, 4 classes, hard labels)" in printed
+
+
+def test_the_pipeline_of_the_readme_has_every_stage() -> None:
+    """In order; tests/docs runs it."""
+    stages = ["train-teacher", "distill", "augment-labels", "refine", "evaluate", "inspect"]
+
+    assert stages == re.findall(r"^ddlabel (\S+)", README, re.MULTILINE)[: len(stages)]
 
 
 def test_the_demo_shows_every_stage() -> None:

@@ -239,25 +239,6 @@ def test_the_guide_names_every_format_and_every_array(run_cli, files, tmp_path: 
     assert {"images_float", "zca_matrix", "student_lr", "labels_<kind>_view_ids"} <= known
 
 
-@pytest.mark.slow
-def test_commands_of_the_guide_run_as_printed(run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One after the other in an empty folder; students are fewer and trained for less."""
-    import re
-    import shlex
-
-    monkeypatch.chdir(tmp_path)
-    lines = [line for block in re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines()]
-    for line in lines:
-        shorter = line.replace("--epochs 60 --seeds 3", "--epochs 3 --seeds 1 --arch mlp").replace(
-            "steps=60", "steps=3"
-        )
-        words = shlex.split(shorter)
-        outcome = run_cli(*words[1:])
-        assert 0 == outcome.code, (line, outcome.err)
-
-    assert 7 == len(lines)
-
-
 def test_an_interrupt_leaves_nothing(run_cli, files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the folder nor a temporary one."""
     import signal
