@@ -117,5 +117,5 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    question = f"did you mean '{near[0]}'? " if near else ""
-    return f"; {question}(known: {', '.join(names) or 'none'})"
+    question = f"; did you mean '{near[0]}'?" if near else ""
+    return f"{question} (known: {', '.join(names) or 'none'})"
