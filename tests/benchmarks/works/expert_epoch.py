@@ -49,7 +49,8 @@ WORKS = (
     Work(
         name="expert-epoch",
         about="ConvNet-D3 W128, CIFAR-10 shapes, batch 256, DSA: training on so many real images (a tenth of an epoch)",
-        sizes={"2,560 images": {"images": 2560}, "5,120 images": {"images": 5120}},
+        sizes={"1,280 images": {"images": 1280}, "2,560 images": {"images": 2560}},
+        repeat=1,
         ours=ours,
         reference=reference,
         flops=flops,
