@@ -231,6 +231,8 @@ def _filled(template: str, values: Mapping[str, Any], row: Row) -> str:
     text = template
     for _ in range(DEPTH):
         text = NAME.sub(value, text)
+    if left := NAME.search(text):
+        raise ValueError(f"{row.full_name}: {left[0]} is nested deeper than {DEPTH} in '{template}'")
     return text
 
 
