@@ -86,3 +86,16 @@ def test_equal_steps_of_two_rows_are_one_file() -> None:
     assert not {step.file for step in steps_of(first, "full", use)} & {
         step.file for step in steps_of(second, "full", use)
     }
+
+
+@pytest.mark.parametrize("budget", ["cpu", "full"])
+def test_images_of_the_question_of_bytes_fit_their_budget(budget: str) -> None:
+    """Side and number of images against the kilobytes in the row's name."""
+    for row in load_table("question-bytes").rows:
+        most = int(row.name.split("-")[1].removesuffix("kb"))
+        distill = next(
+            step.words for step in steps_of(row, budget, {"cifar10": "digits"}) if step.words[0] == "distill"
+        )
+        side = int(distill[distill.index("--size") + 1]) if "--size" in distill else 32
+        ipc = int(distill[distill.index("--ipc") + 1])
+        assert 10 * ipc * 3 * side * side <= 1000 * most, row.full_name
