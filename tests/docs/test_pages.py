@@ -71,13 +71,13 @@ NOT_RUN = {
         "was stopped, and the first line was not: tests/cli/test_resume_command.py stops such",
     },
     "docs/scale.md": {
-        "torchrun --nproc-per-node 4 -m ddlabel train-teacher --data cifar10 --experts 100 --epochs 50 "
-        "-o experts.ddset": PROCESSES,
-        "torchrun --nproc-per-node 4 -m ddlabel distill --data cifar10 --method dm --ipc 10 -o base.ddset": PROCESSES,
-        "torchrun --nproc-per-node 4 -m ddlabel augment-labels base.ddset --teacher experts.ddset --kind dense "
+        "ddlabel train-teacher --data cifar10 --experts 100 --epochs 50 --processes 4 -o experts.ddset": PROCESSES,
+        "ddlabel distill --data cifar10 --method dm --ipc 10 --processes 4 -o base.ddset": PROCESSES,
+        "ddlabel augment-labels base.ddset --teacher experts.ddset --kind dense --processes 4 "
         "-o dense.ddset": PROCESSES,
-        "torchrun --nproc-per-node 4 -m ddlabel evaluate dense.ddset --data cifar10 --seeds 8 "
-        "-o scored.ddset": PROCESSES,
+        "ddlabel evaluate dense.ddset --data cifar10 --seeds 8 --processes auto -o scored.ddset": PROCESSES,
+        "torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:29400 -m ddlabel "
+        "evaluate dense.ddset --data cifar10 --seeds 8 --threads 1 -o scored.ddset": PROCESSES,
     },
     "docs/sweeps.md": {
         'make -f docs/sweep.mk -j2 OUT=sweep DATA=digits METHODS="random dm" IPCS="1 5" SEEDS="0 1"': "tests/"

@@ -448,18 +448,3 @@ def test_a_net_trained_on_real_digits_knows_the_generated_ones() -> None:
     images = made.decode(made.init_latents(labels, seeding.generator(0, "x")), labels)
 
     assert float((net(images).argmax(dim=1) == labels).float().mean()) >= 0.95
-
-
-def test_the_page_has_an_example_that_runs(run_cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its file and its command, as printed but for fewer steps."""
-    page = (ROOM.parent.parent / "docs" / "glad.md").read_text()
-    (source,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    commands = [line.split()[1:] for line in page.splitlines() if line.startswith("ddlabel distill")]
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "strokes.py").write_text(source)
-
-    assert 2 <= len(commands)
-    for words in commands:
-        shorter = ["steps=2" if word.startswith("steps=") else word for word in words]
-        outcome = run_cli(*shorter, "--set", "batch_real=8", "--force")
-        assert 0 == outcome.code, outcome.err
