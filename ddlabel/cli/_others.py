@@ -102,7 +102,7 @@ class Others:
         for rank in range(1, self._size):
             environment = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             try:
-                with _ignored(signal.SIGINT, signal.SIGHUP):
+                with _held(signal.SIGINT, signal.SIGHUP):
                     child = subprocess.Popen(  # noqa: S603 - our own command line
                         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
                     )
@@ -184,14 +184,10 @@ class Others:
 
 
 @contextlib.contextmanager
-def _ignored(*numbers: signal.Signals) -> Iterator[None]:
-    """A process that is started inside ignores these signals; only the main thread can see to that."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+def _held(*numbers: signal.Signals) -> Iterator[None]:
+    """A process that is started inside never gets these signals; this one gets them afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -57,6 +57,7 @@ def run_rows(invocation: Invocation, talk: Talk, options: RunOptions) -> None:
         invocation.problems.append("no table or row given, expected such as 'ddlabel recipes run pad-1/cifar10-ipc10'")
     found = [invocation.attempt(partial(find_rows, word)) for word in words]
     use = invocation.attempt(lambda: parse_assignments(invocation.lists.get("use", ()))) or {}
+    invocation.problems.extend(f"'--use {name}=' gives nothing, expected NAME=VALUE" for name in use if not use[name])
     invocation.fail_if_any()
     rows = list({row.full_name: row for several in found for row in several}.values())
     use = _as_rows_name(use, rows)
@@ -65,7 +66,7 @@ def run_rows(invocation: Invocation, talk: Talk, options: RunOptions) -> None:
     _check_use(use, rows)
     more = _common_words(options)
     if options.print:
-        print("\n".join(script_of(runnable, options.budget, use, more)))
+        print("\n".join(["set -e", *script_of(runnable, options.budget, use, more)]))
     if not talk.quiet:
         for name, reasons in left.items():
             say(f"left out: {name}: {'; '.join(reasons)}")
@@ -74,6 +75,7 @@ def run_rows(invocation: Invocation, talk: Talk, options: RunOptions) -> None:
     if options.print:
         return
     folder = _folder(options.folder)
+    append_results([], folder / RESULTS)  # what cannot be read or written is found before any work
     records, failures = _run_all(runnable, options.budget, use, more, folder, talk)
     if talk.json:
         failed = {name: str(error) for name, error in failures.items()}
@@ -127,6 +129,8 @@ def _common_words(options: RunOptions) -> list[str]:
 
 def _folder(name: str) -> Path:
     folder = Path(name)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"folder '{name}' is a file, expected a folder", field="folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -143,13 +147,13 @@ def _run_all(
     for row in rows:
         try:
             own = run_row(row, budget, use, more, folder, quiet=talk.quiet)
+            append_results(own, folder / RESULTS)
         except InterruptedRunError:
             raise
         except DdlabelError as error:
             failures[row.full_name] = error
             say(f"failed: {row.full_name}: {error}")
             continue
-        append_results(own, folder / RESULTS)
         records += own
     return records, failures
 

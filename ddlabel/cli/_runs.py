@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import shlex
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BundleError, DdlabelError, InterruptedRunError
-from ..tables._table import SUFFIX, Row, Step, axes_of, steps_of
+from ..tables._table import Row, Step, axes_of, steps_of
 from ._options import Resume
 from ._report import say
 
@@ -55,13 +56,15 @@ def run_row(
     from ..bundle import Bundle
     from ._measure import METRICS, measure
 
+    commit = _commit()
     steps = steps_of(row, budget, use, more)
+    files = frozenset(step.file for step in steps)
     for step in steps:
-        _run_step(step, folder, quiet=quiet)
+        _run_step(step, folder, files, quiet=quiet)
     bundle = Bundle.open(folder / steps[-1].file)
     found = measure(bundle, row, axes_of(row, budget))
     published = {cell.label: cell.published for cell in row.cells}
-    shared = _provenance(bundle, row, steps, use)
+    shared = {**_provenance(bundle, row, steps, use), "commit": commit, "seconds": _seconds(steps, folder)}
     return [
         {
             "row": row.full_name,
@@ -80,15 +83,21 @@ def run_row(
     ]
 
 
-def _run_step(step: Step, folder: Path, *, quiet: bool) -> None:
+def _run_step(step: Step, folder: Path, files: frozenset[str], *, quiet: bool) -> None:
+    """One command in this process, its own result left out.
+
+    Raises:
+        BundleError: there is a bundle of that name that another command has made.
+    """
     from .app import COMMANDS, dispatch
 
     target = folder / step.file
-    if _is_there(target):
+    inputs = [folder / word for word in step.line[:-1] if word in files]
+    if _is_there(target, step, inputs):
         return
-    words = [str(folder / word) if word.endswith(SUFFIX) else word for word in step.line]
+    words = [str(folder / word) if word in files else word for word in step.line]
     resumes = any(command.name == words[0] and Resume in command.records for command in COMMANDS)
-    again = ["--force"] if target.exists() else ["--resume"] if resumes else []
+    again = [*(["--force"] if target.exists() else []), *(["--resume"] if resumes else [])]
     if not quiet:
         say(f"$ ddlabel {shlex.join(step.line)}")
     try:
@@ -101,17 +110,36 @@ def _run_step(step: Step, folder: Path, *, quiet: bool) -> None:
         raise
 
 
-def _is_there(path: Path) -> bool:
-    """Whether a step is done; a file that is no bundle is done again."""
+def _is_there(path: Path, step: Step, inputs: Sequence[Path]) -> bool:
+    """Whether a step is done; a file that is no bundle is done again.
+
+    Raises:
+        BundleError: the bundle is of another stage, or of other inputs, than the step.
+    """
     from ..bundle import Bundle
 
     if not path.exists():
         return False
     try:
-        Bundle.open(path)
+        bundle = Bundle.open(path)
     except BundleError:
         return False
+    last = bundle.manifest.history[-1]
+    known = {entry["content"] for entry in last["inputs"]}
+    if last["stage"] != step.line[0] or not {Bundle.open(file).content for file in inputs} <= known:
+        raise BundleError(
+            f"'{path}' is not what 'ddlabel {shlex.join(step.line)}' makes: its stage or its inputs are others",
+            hint="remove it, or give another --folder",
+        )
     return True
+
+
+def _seconds(steps: Sequence[Step], folder: Path) -> float:
+    """What all commands of a row took, those that it shares with others too."""
+    from ..bundle import Bundle
+
+    histories = [Bundle.open(folder / step.file).manifest.history for step in steps]
+    return round(sum(float(history[-1]["time"]["seconds"]) for history in histories), 1)
 
 
 def _provenance(bundle: Bundle, row: Row, steps: Sequence[Step], use: Mapping[str, str]) -> dict[str, Any]:
@@ -129,14 +157,13 @@ def _provenance(bundle: Bundle, row: Row, steps: Sequence[Step], use: Mapping[st
         "digest": bundle.content,
         "commands": commands,
         "host": history[-1]["host"],
-        "commit": _commit(),
         "seeds": bundle.manifest.evaluations[-1]["seeds"] if tests else [history[-1]["seed"]],
-        "seconds": round(sum(entry["time"]["seconds"] for entry in history), 1),
     }
 
 
+@functools.cache
 def _commit() -> str | None:
-    """Of the sources that run, where they are a checkout; with `-dirty` where they were changed since."""
+    """Of the sources that run, when the first row begins; None where they are no checkout, `-dirty` where changed."""
     git = shutil.which("git")
     if git is None:
         return None

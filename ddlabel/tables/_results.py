@@ -44,7 +44,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         UsageError: a line is no record, naming it.
     """
     records = []
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         try:
             record = json.loads(line)
@@ -75,5 +75,13 @@ def paired(record: Record, other: Record) -> tuple[float, float | None]:
     return fmean(differences), error
 
 
-def _identity(record: Record) -> tuple[str, str, str, str]:
-    return record["row"], record["cell"], record["budget"], record["digest"]
+def _identity(record: Record) -> tuple[str, ...]:
+    """Of which bundle and which number a record is.
+
+    Raises:
+        KeyError, TypeError: it is no record.
+    """
+    parts = tuple(record[name] for name in ("row", "cell", "budget", "digest"))
+    if not all(isinstance(part, str) for part in parts):
+        raise TypeError(f"expected texts, found {parts}")
+    return parts

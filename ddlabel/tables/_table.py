@@ -58,6 +58,9 @@ TABLE_WORDS = {"title", "source", "note", "rows"}
 ROW_WORDS = {"use", "data", "published", "metric", "axes", "needs", "against", "note", *BUDGETS}
 """Keys of a row that are no values of the pipeline's names."""
 NAME = re.compile(r"\{([a-z_]+)\}")
+MARK = "\0"
+"""Around names whose values the user gives: these are put in when a line has been split into words."""
+MARKED = re.compile(f"{MARK}([^{MARK}]+){MARK}")
 DEPTH = 4
 """How often a value may name another one."""
 SUFFIX = ".ddset"
@@ -194,11 +197,12 @@ def steps_of(row: Row, budget: str, use: Mapping[str, str], more: Sequence[str] 
     Raises:
         ValueError: a table's file names what nobody gives; tests go through all rows and budgets.
     """
-    values = {"data": use.get(row.data, row.data), **use, **_values(row, budget)}
+    given = {"data": use.get(row.data, row.data), **use}
+    values = {**{name: f"{MARK}{name}{MARK}" for name in given}, **_values(row, budget)}
     steps: list[Step] = []
     files: dict[str, str] = {}
     for template in row.pipeline["steps"]:
-        words = shlex.split(_filled(template, values, row))
+        words = [_with_given(word, given) for word in shlex.split(_filled(template, values, row))]
         if not words:
             continue
         *words, dash, output = words
@@ -234,6 +238,11 @@ def _filled(template: str, values: Mapping[str, Any], row: Row) -> str:
     if left := NAME.search(text):
         raise ValueError(f"{row.full_name}: {left[0]} is nested deeper than {DEPTH} in '{template}'")
     return text
+
+
+def _with_given(word: str, given: Mapping[str, str]) -> str:
+    """A word with what the user gave in it as it was given: spaces, quotes and braces are part of it."""
+    return MARKED.sub(lambda match: given[match[1]], word)
 
 
 def _values(row: Row, budget: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -63,6 +64,41 @@ def test_a_bundle_cut_in_half_is_made_again(run_cli, ran: tuple[Path, dict], tmp
     assert len((folder / "results.jsonl").read_text().splitlines()) == 1
 
 
+def test_a_bundle_that_another_command_made_is_refused(run_cli, ran: tuple[Path, dict], tmp_path: Path) -> None:
+    """Its numbers would pass for those of the row; nothing is overwritten."""
+    folder = tmp_path / "swapped"
+    shutil.copytree(ran[0], folder)
+    (base,), (scored,) = folder.glob("random-*.ddset"), folder.glob("scored-*.ddset")
+    scored.write_bytes(base.read_bytes())
+
+    done = run(run_cli, folder, ROW)
+
+    assert done.code == 3
+    assert "is not what 'ddlabel evaluate" in done.err
+    assert scored.read_bytes() == base.read_bytes()
+
+
+def test_values_that_the_user_gives_stay_whole_words(run_cli, tmp_path: Path) -> None:
+    """Spaces, quotes and braces of a path are part of it, in the script too."""
+    path = "npz:it's {ipc} of my\\ set.npz"
+    done = run(run_cli, tmp_path, ROW, "--budget", "cpu", "--use", f"cifar10={path}", "--print")
+
+    assert done.code == 0, done.err
+    lines = [shlex.split(line) for line in done.out.splitlines() if line.startswith("ddlabel")]
+    assert [line[line.index("--data") + 1] for line in lines] == [path] * 2
+
+
+def test_results_that_cannot_be_read_are_found_before_any_work(run_cli, tmp_path: Path) -> None:
+    """A file that is no file of results is left alone."""
+    for content in (b"\xff\xfe\n", b'{"row": [1], "cell": "", "budget": "", "digest": ""}\n'):
+        (tmp_path / "results.jsonl").write_bytes(content)
+        done = run(run_cli, tmp_path, ROW)
+
+        assert done.code == 2
+        assert "has no result in line 1" in done.err
+        assert [path.name for path in tmp_path.iterdir()] == ["results.jsonl"]
+
+
 def test_the_script_is_what_would_be_run(run_cli, tmp_path: Path) -> None:
     """Every command once, in order, with names of files; nothing is run."""
     done = run(
@@ -70,7 +106,7 @@ def test_the_script_is_what_would_be_run(run_cli, tmp_path: Path) -> None:
     )
 
     assert done.code == 0, done.err
-    lines = [line for line in done.out.splitlines() if not line.startswith("#")]
+    lines = [line for line in done.out.splitlines() if line.startswith("ddlabel")]
     assert len(lines) == len(set(lines))
     assert all(line.startswith("ddlabel ") and "--data npz:set.npz" in line for line in lines if "-o" in line)
     assert not (tmp_path / "none").exists()
@@ -94,6 +130,7 @@ def test_rows_without_their_data_are_left_out_by_name(run_cli, tmp_path: Path) -
         ((ROW, "--budget", "huge"), "one of smoke, cpu, full"),
         ((ROW, "--use", "cifar=digits"), "expected one of cifar10"),
         ((ROW, "--use", "cifar10"), "NAME=VALUE"),
+        ((ROW, "--use", "cifar10="), "gives nothing"),
     ],
 )
 def test_wrong_words_are_refused_before_any_work(run_cli, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
