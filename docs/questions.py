@@ -37,7 +37,7 @@ class Results:
 
     def gain(self, row: str, other: str, cell: str = "", other_cell: str | None = None) -> str:
         """`+1.2 ± 0.3`: the first minus the second, paired by seed, with its standard error."""
-        mean, error = paired(self(row, cell), self(other, cell if other_cell is None else other_cell))
+        mean, error, _pairs = paired(self(row, cell), self(other, cell if other_cell is None else other_cell))
         return f"{mean:+.1f} ± {error:.1f}"
 
 

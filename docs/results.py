@@ -32,7 +32,8 @@ Every line of that file has the commands, seeds, versions, hardware, commit and 
 
 *ours* is the mean test accuracy of the last epoch over *n* students, ± the half width of its 95 % interval.
 *gain* is the difference to the row named in the last column, as published and ours, the latter paired by seed with its
-standard error. *bytes* are those of the images and labels that the students saw.
+standard error, and with the number of pairs where not all seeds are in both.
+*bytes* are those of the images and labels that the students saw.
 """
 Numbers = Mapping[tuple[str, str, str], Record]
 
@@ -112,11 +113,17 @@ def gains(row: Row, label: str, budget: str, numbers: Numbers) -> list[str]:
 
 
 def difference(record: Record, other: Record) -> str:
-    """Of two rows, paired by seed: `+1.2 ± 0.3`; nothing where the seeds differ."""
-    if record["seeds"] != other["seeds"]:
+    """Of two rows, paired by the seeds of both: `+1.2 ± 0.3`, with the number of pairs where one has more seeds.
+
+    Nothing where they have no seed in common, or one where either has more.
+    """
+    most = max(record["n"], other["n"])
+    common = len(set(record["seeds"]) & set(other["seeds"]))
+    if common < min(2, most):
         return ""
-    mean, error = paired(record, other)
-    return f"{mean:+.2f}" + ("" if error is None else f" ± {error:.2f}")
+    mean, error, pairs = paired(record, other)
+    said = f"{mean:+.2f}" + ("" if error is None else f" ± {error:.2f}")
+    return said if pairs == most else f"{said} ({pairs} pairs)"
 
 
 def origin(table: Table, budget: str, numbers: Numbers) -> Iterator[str]:

@@ -62,17 +62,20 @@ def latest(records: Iterable[Record]) -> dict[tuple[str, str, str], Record]:
     return {(record["row"], record["cell"], record["budget"]): record for record in records}
 
 
-def paired(record: Record, other: Record) -> tuple[float, float | None]:
-    """The first minus the second, paired by seed, and its standard error; None of the latter for one pair.
+def paired(record: Record, other: Record) -> tuple[float, float | None, int]:
+    """The first minus the second at the seeds that both have, its standard error, and the number of pairs.
+
+    The error is None for one pair.
 
     Raises:
-        ValueError: they were not measured with the same seeds.
+        ValueError: no seed is in both.
     """
-    if record["seeds"] != other["seeds"] or len(record["values"]) != len(other["values"]):
-        raise ValueError(f"{record['row']} and {other['row']} were not measured with the same seeds")
-    differences = [one - another for one, another in zip(record["values"], other["values"], strict=True)]
+    first, second = (dict(zip(each["seeds"], each["values"], strict=True)) for each in (record, other))
+    differences = [value - second[seed] for seed, value in first.items() if seed in second]
+    if not differences:
+        raise ValueError(f"{record['row']} and {other['row']} have no seed in common")
     error = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else None
-    return fmean(differences), error
+    return fmean(differences), error, len(differences)
 
 
 def _identity(record: Record) -> tuple[str, ...]:

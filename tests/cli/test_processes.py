@@ -277,7 +277,7 @@ def test_whoever_is_stopped_nobody_stays_and_nothing_is_lost(
 
     assert code == run.process.wait(60)
     assert gone(other, limit_s=60)
-    assert time.monotonic() - sent < 20
+    assert time.monotonic() - sent < 60
     said = run.said.read_text()
     assert words in said
     assert "--resume" in said

@@ -83,10 +83,24 @@ def test_adding_after_half_a_line_keeps_both_lines_whole(tmp_path: Path) -> None
 
 
 def test_pairs_are_by_seed() -> None:
-    """Differences one by one, their mean and its standard error."""
-    assert paired(record(values=[3.0, 5.0]), record(values=[1.0, 1.0])) == (3.0, 1.0)
-    with pytest.raises(ValueError, match="same seeds"):
-        paired(record(values=[3.0, 5.0]), record(values=[1.0, 1.0, 1.0]))
+    """Differences one by one, their mean, its standard error and their number; seeds that only one has are left out."""
+    assert paired(record(values=[3.0, 5.0]), record(values=[1.0, 1.0])) == (3.0, 1.0, 2)
+    assert paired(record(values=[3.0, 5.0, 90.0]), record(values=[1.0, 1.0], seeds=[1, 0])) == (3.0, 1.0, 2)
+    assert paired(record(values=[3.0, 5.0]), record(values=[4.0], seeds=[1])) == (1.0, None, 1)
+    with pytest.raises(ValueError, match="no seed in common"):
+        paired(record(values=[3.0, 5.0]), record(values=[1.0, 1.0], seeds=[2, 3]))
+
+
+def test_a_difference_says_how_many_pairs_it_has_where_not_all() -> None:
+    """Five students against twenty are five pairs; one pair of several students is no difference."""
+    difference = script("results").difference
+    few, many = record(values=[10.0, 12.0]), record(values=[11.0, 15.0, 0.0])
+
+    assert difference(many, few) == "+2.00 ± 1.00 (2 pairs)"
+    assert difference(few, many) == "-2.00 ± 1.00 (2 pairs)"
+    assert difference(few, few) == "+0.00 ± 0.00"
+    assert difference(record(values=[3.0]), record(values=[1.0])) == "+2.00"
+    assert difference(many, record(values=[1.0, 1.0], seeds=[2, 3])) == ""
 
 
 def test_the_page_has_published_and_ours_and_the_paired_gain() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from ddlabel.cli import app
 from ddlabel.errors import UsageError
-from ddlabel.recipes import recipe_names
+from ddlabel.recipes import load_recipe, recipe_names
 from ddlabel.tables._table import BUDGETS, axes_of, find_rows, load_table, missing, steps_of, table_names
 
 TABLES = table_names()
@@ -99,3 +99,40 @@ def test_images_of_the_question_of_bytes_fit_their_budget(budget: str) -> None:
         side = int(distill[distill.index("--size") + 1]) if "--size" in distill else 32
         ipc = int(distill[distill.index("--ipc") + 1])
         assert 10 * ipc * 3 * side * side <= 1000 * most, row.full_name
+
+
+def said(step, option: str) -> str | None:
+    """What a step types for an option, or its recipe has."""
+    if f"--{option}" in step.words:
+        return step.words[step.words.index(f"--{option}") + 1]
+    if "--recipe" not in step.words:
+        return None
+    return load_recipe(step.words[step.words.index("--recipe") + 1]).stages[step.words[0]].get(option)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_no_recipe_loses_its_settings(name: str) -> None:
+    """Another method, loss or kind than the recipe's takes all of its --set away: it is typed without the recipe."""
+    for row in load_table(name).rows:
+        if missing(row, "full", everything(row)):
+            continue
+        for step in steps_of(row, "full", everything(row)):
+            if "--recipe" in step.words:
+                recipe = load_recipe(step.words[step.words.index("--recipe") + 1])
+                own = recipe.stages[step.words[0]]
+                other = [key for key in ("method", "loss", "kind") if said(step, key) != own.get(key)]
+                assert not other or not recipe.settings[step.words[0]], (row.full_name, step.words)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_bundles_that_meet_are_of_one_space(name: str) -> None:
+    """Images, their experts and the nets that label them see the same inputs, where two of them say which."""
+    for row in load_table(name).rows:
+        if missing(row, "full", everything(row)):
+            continue
+        spaces: dict[str, str | None] = {}
+        for step in steps_of(row, "full", everything(row)):
+            met = {spaces.get(word) for word in step.words} - {None}
+            own = said(step, "space")
+            assert len(met | ({own} - {None})) < 2, (row.full_name, step.words, met, own)
+            spaces[step.output] = own or next(iter(met), None)
