@@ -173,7 +173,7 @@ def test_cores_are_shared_where_nobody_says_how_many_threads(monkeypatch, given:
     assert config == _processes.with_own_threads(config)
 
 
-LONG = ("--epochs", "3000", "--seeds", "2", "--arch", "mlp", "--threads", "1", "--no-fsync")
+LONG = ("--epochs", "20000", "--seeds", "2", "--arch", "mlp", "--threads", "1", "--no-fsync")
 
 
 @dataclasses.dataclass
@@ -271,7 +271,7 @@ def test_whoever_is_stopped_nobody_stays_and_nothing_is_lost(
     command = ("evaluate", files.base, "--data", files.data, *LONG)
     output = tmp_path / "x.ddset"
     run = start(*command, "-v", "--processes", "2", "-o", output)
-    run.wait_for("/3001")  # some seconds of training: there is a student to keep
+    run.wait_for("/20001, ")  # ten seconds of training: there is a student to keep
     other, sent = run.other, time.monotonic()
     send(run)
 

@@ -132,3 +132,11 @@ def test_the_page_is_fresh() -> None:
     module = script("results")
 
     assert module.page(read_results(module.FILE)) == (DOCS / "results.md").read_text()
+
+
+def test_the_page_of_questions_is_fresh() -> None:
+    """Run `python docs/questions.py` when this fails, and read its words again with the new numbers."""
+    module = script("questions")
+
+    for name, content in module.pages(read_results(module.FILE)).items():
+        assert content == (DOCS / name).read_text(), name
