@@ -104,8 +104,9 @@ def fresh(work: Work, size: str, side: str, chosen: argparse.Namespace) -> Sampl
     """What `sample` prints, in a new process."""
     command = [sys.executable, str(HERE / "bench.py"), "--sample", work.name, size, side]
     command += ["--device", chosen.device, "--threads", str(chosen.threads)]
-    threads = {name: str(chosen.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **threads})
+    own = {name: str(chosen.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    own["PYTHONPATH"] = str(HERE.parents[1])
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **own})
     return Sample(**json.loads(done.stdout.splitlines()[-1]))
 
 
