@@ -66,7 +66,8 @@ def coverage(tables: Sequence[Table], numbers: Numbers) -> Iterator[str]:
 
 def heading(table: Table, budget: str) -> Iterator[str]:
     yield f"## {table.title}: {budget}\n"
-    yield f"`{table.name}`, {table.source}.{f' {table.note[0].upper()}{table.note[1:].rstrip(".")}.' if table.note else ''}\n"
+    note = table.note.rstrip(".")
+    yield f"`{table.name}`, {table.source}.{f' {note[0].upper()}{note[1:]}.' if note else ''}\n"
     yield "| row | cell | published | ours | ± 95 % | n | bytes | published gain | our gain | against | digest |"
     yield "|---|---|---|---|---|---|---|---|---|---|---|"
 
