@@ -29,10 +29,10 @@ def append_results(records: Sequence[Record], path: Path) -> None:
         known = {_identity(record) for record in read_results(path)} if path.exists() else set()
         fresh = [record for record in records if _identity(record) not in known]
         lines = "".join(json.dumps(record, sort_keys=True, allow_nan=False) + "\n" for record in fresh)
-        if path.exists() and (text := path.read_text(encoding="utf-8")) and not text.endswith("\n"):
-            path.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")  # what a kill left of a line
-        with path.open("a", encoding="utf-8") as file:
-            file.write(lines)
+        with path.open("ab") as file:
+            content = path.read_bytes()
+            file.truncate(content.rfind(b"\n") + 1)  # without what a kill left of a line
+            file.write(lines.encode())
     except OSError as error:
         raise ResourceError(f"results cannot be written to '{path}' ({error.strerror})") from error
 
@@ -45,13 +45,11 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     """
     records = []
     text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
+    for number, line in enumerate(text.split("\n")[:-1], 1):
         try:
             record = json.loads(line)
             _identity(record)
         except (ValueError, KeyError, TypeError) as error:
-            if not line.endswith("\n"):
-                break
             raise UsageError(f"'{path}' has no result in line {number}", field="folder") from error
         records.append(record)
     return records

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -71,11 +72,12 @@ def test_half_a_last_line_is_passed_over_and_other_nonsense_is_named(tmp_path: P
         read_results(path)
 
 
-def test_adding_after_half_a_line_keeps_both_lines_whole(tmp_path: Path) -> None:
-    """What a kill left behind does not swallow the next record."""
+@pytest.mark.parametrize("tail", [b'{"row": "pa', b"\xff\xfe", json.dumps(record(digest="b" * 64)).encode()])
+def test_adding_after_half_a_line_keeps_both_lines_whole(tmp_path: Path, tail: bytes) -> None:
+    """What a kill left behind swallows no record, also where only the end of the line is missing."""
     path = tmp_path / "results.jsonl"
     append_results([record()], path)
-    path.write_text(path.read_text() + '{"row": "pa')
+    path.write_bytes(path.read_bytes() + tail)
 
     append_results([record(digest="b" * 64)], path)
 
